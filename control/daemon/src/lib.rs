@@ -1,0 +1,1 @@
+//! Boots shards, opens doors.

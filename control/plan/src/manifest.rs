@@ -1,0 +1,208 @@
+//! What a key's version consists of.
+//!
+//! A manifest names chunks and, for each file, which bytes of which chunk it is. It is kept as postcard behind
+//! one byte of format version. A list of files that would make the root too large is itself stored as a chunk
+//! ([`Files::Chunk`]), so that the catalog keeps roots only.
+
+use serde::{Deserialize, Serialize};
+
+/// The format that [`Manifest::encode`] writes.
+const FORMAT: u8 = 1;
+
+/// The root of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Whether the key is one file, a tree, or a stream that was given on standard input.
+    pub shape: Shape,
+    /// Bytes of all files together, holes included.
+    pub size: u64,
+    /// How many regular files.
+    pub file_count: u64,
+    /// Every chunk that the files are made of, each once.
+    pub chunks: Vec<ChunkEntry>,
+    /// The files.
+    pub files: Files,
+}
+
+/// What was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shape {
+    /// One regular file; its entry's path is its base name.
+    File,
+    /// A directory; paths are relative to it.
+    Tree,
+    /// Bytes without a name or mode; the only entry's path is empty.
+    Stream,
+}
+
+/// A chunk that a manifest refers to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkEntry {
+    /// BLAKE3 of its bytes.
+    pub id: [u8; 32],
+    /// Bytes.
+    pub size: u64,
+    /// Bytes of a piece.
+    pub piece_size: u32,
+    /// BLAKE3 of geometry and piece checksums.
+    pub descriptor_digest: [u8; 32],
+}
+
+/// Where the list of files is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Files {
+    /// Here.
+    Inline(Vec<FileEntry>),
+    /// In a chunk of its own, as [`encode_files`] writes it. It is not among [`Manifest::chunks`].
+    Chunk(ChunkEntry),
+}
+
+/// One entry of a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Path relative to the root, as bytes: names need not be UTF-8. Components are separated by `/`; none is
+    /// empty, `.` or `..`.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: i64,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileKind {
+    /// A regular file.
+    Regular {
+        /// Bytes, holes included.
+        size: u64,
+        /// BLAKE3 of its bytes, holes read as zeros.
+        digest: [u8; 32],
+        /// Its bytes, ascending; what no extent covers is a hole.
+        extents: Vec<Extent>,
+    },
+    /// A directory.
+    Directory,
+    /// A symbolic link and what it points to.
+    Symlink {
+        /// The target, as bytes.
+        target: Vec<u8>,
+    },
+}
+
+/// A run of a file's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Where it begins in the file.
+    pub file_offset: u64,
+    /// Index into [`Manifest::chunks`].
+    pub chunk: u32,
+    /// Where it begins in the chunk.
+    pub chunk_offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// Bytes that are not a manifest that this build may trust.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Written by a newer build.
+    #[error("the manifest has format {0}, this build reads format {FORMAT}; upgrade this side")]
+    Format(u8),
+    /// Not an encoding of a manifest.
+    #[error("the manifest is malformed")]
+    Malformed,
+    /// The parts contradict each other.
+    #[error("the manifest is inconsistent: {0}")]
+    Inconsistent(&'static str),
+    /// A path would leave the destination.
+    #[error("the manifest holds the path {0:?}, which would leave its destination")]
+    Path(String),
+}
+
+impl Manifest {
+    /// The bytes that the catalog keeps.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a root and checks it: extents lie within their chunks and files, paths stay inside.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let manifest: Manifest = decode(bytes)?;
+        if let Files::Inline(files) = &manifest.files {
+            manifest.check_files(files)?;
+        }
+        Ok(manifest)
+    }
+
+    /// Checks a list of files against this root.
+    pub fn check_files(&self, files: &[FileEntry]) -> Result<(), ManifestError> {
+        files.iter().try_for_each(|file| {
+            check_path(&file.path, self.shape)?;
+            let FileKind::Regular { size, extents, .. } = &file.kind else { return Ok(()) };
+            let mut reached = 0;
+            for extent in extents {
+                let chunk = self.chunks.get(extent.chunk as usize);
+                let chunk = chunk.ok_or(ManifestError::Inconsistent("an extent names a chunk that is not listed"))?;
+                let ends = |at: u64| at.checked_add(extent.length);
+                if ends(extent.chunk_offset).is_none_or(|end| end > chunk.size) {
+                    return Err(ManifestError::Inconsistent("an extent reaches past its chunk"));
+                }
+                if extent.file_offset < reached || ends(extent.file_offset).is_none_or(|end| end > *size) {
+                    return Err(ManifestError::Inconsistent("an extent overlaps another or reaches past its file"));
+                }
+                reached = extent.file_offset + extent.length;
+            }
+            Ok(())
+        })
+    }
+
+    /// Every chunk that must be kept for this version, the list of files included.
+    pub fn all_chunks(&self) -> impl Iterator<Item = &ChunkEntry> {
+        let list = match &self.files {
+            Files::Chunk(chunk) => Some(chunk),
+            Files::Inline(_) => None,
+        };
+        self.chunks.iter().chain(list)
+    }
+}
+
+/// A list of files as the bytes of a chunk.
+pub fn encode_files(files: &[FileEntry]) -> Vec<u8> {
+    encode(&files)
+}
+
+/// Reads what [`encode_files`] wrote. Check it with [`Manifest::check_files`].
+pub fn decode_files(bytes: &[u8]) -> Result<Vec<FileEntry>, ManifestError> {
+    decode(bytes)
+}
+
+fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![FORMAT]).expect("a manifest holds only vectors and numbers, which always serialise")
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError> {
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((value, [])) => Ok(value),
+            _ => Err(ManifestError::Malformed),
+        },
+        Some((&format, _)) => Err(ManifestError::Format(format)),
+        None => Err(ManifestError::Malformed),
+    }
+}
+
+fn check_path(path: &[u8], shape: Shape) -> Result<(), ManifestError> {
+    let fine = match shape {
+        Shape::Stream => path.is_empty(),
+        Shape::File => is_name(path),
+        Shape::Tree => path.split(|&byte| byte == b'/').all(is_name),
+    };
+    if fine { Ok(()) } else { Err(ManifestError::Path(String::from_utf8_lossy(path).into_owned())) }
+}
+
+fn is_name(name: &[u8]) -> bool {
+    !name.is_empty() && name != b"." && name != b".." && !name.contains(&0) && !name.contains(&b'/')
+}

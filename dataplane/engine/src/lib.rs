@@ -1,0 +1,1 @@
+//! Execution of the data plane: shards, rings, stores, transports.

@@ -1,0 +1,1 @@
+//! Who fetches which piece from whom, and what a source sends next.

@@ -1,0 +1,163 @@
+//! Node to node: membership, trackers, replicas.
+
+use rkyv::{Archive, Deserialize, Serialize};
+use serde::Serialize as Json;
+
+use crate::chunk::{ChunkId, Geometry};
+
+/// Names a node for its lifetime on one data directory: random, never zero.
+pub type NodeId = u64;
+
+/// One node as the cluster knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize, Json)]
+pub struct NodeRecord {
+    /// The node.
+    pub node: NodeId,
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// Where its peers reach it: `host:port`.
+    pub address: String,
+    /// The rack it stands in; empty when unknown.
+    pub rack: String,
+    /// How many shards it runs.
+    pub shards: u16,
+    /// Grows with each start of the node: milliseconds since 1970 when it started.
+    pub incarnation: u64,
+    /// Whether it takes part, is being drained, or is not heard from.
+    pub state: NodeState,
+    /// Whether it holds the catalog.
+    pub head: bool,
+    /// Bytes of DRAM it may hold.
+    pub memory_limit: u64,
+    /// Bytes of DRAM in use.
+    pub memory_used: u64,
+    /// Bytes of chunks on its NVMe device.
+    pub nvme_used: u64,
+}
+
+/// What the head knows of a node's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize, Json)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Heard from within the last heartbeats.
+    Alive,
+    /// Gives its chunks away; no new ones are placed on it.
+    Draining,
+    /// Not heard from; its soft state is dropped.
+    Dead,
+}
+
+/// A node asks the head to take it in; answered by [`Membership`] or a `Failure`.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Join {
+    /// The node.
+    pub record: NodeRecord,
+}
+
+/// A node's sign of life to the head; answered by [`Membership`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The node, with its current figures.
+    pub record: NodeRecord,
+    /// The membership epoch that the node knows.
+    pub epoch: u64,
+    /// Version leases that clients of this node still hold.
+    pub leases: Vec<u64>,
+}
+
+/// All members. `nodes` is empty when `epoch` is the one the asker already knows.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Membership {
+    /// Grows with every change.
+    pub epoch: u64,
+    /// The cluster, random at its first start.
+    pub cluster: u64,
+    /// The members.
+    pub nodes: Vec<NodeRecord>,
+}
+
+/// How much of a chunk a node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Holding {
+    /// All of it.
+    Complete,
+    /// Some of it, and more arrives.
+    Partial,
+    /// Nothing any more.
+    None,
+}
+
+/// A node tells a tracker what it holds; answered by `Done`.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct TrackerAnnounce {
+    /// The holder.
+    pub node: NodeId,
+    /// What it holds, chunk by chunk.
+    pub holdings: Vec<(ChunkId, Holding)>,
+}
+
+/// A node joins a swarm and asks for peers; answered by [`TrackerPeers`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct TrackerJoin {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The receiver.
+    pub node: NodeId,
+    /// The most peers wanted.
+    pub limit: u32,
+}
+
+/// Members of a swarm to fetch from.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct TrackerPeers {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The peers, holders of all of it first.
+    pub peers: Vec<TrackerPeer>,
+}
+
+/// One member of a swarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct TrackerPeer {
+    /// The node.
+    pub node: NodeId,
+    /// Whether it holds all of the chunk.
+    pub complete: bool,
+    /// Whether it stands in the asker's rack.
+    pub near: bool,
+}
+
+/// Asks one node for the replicas it has; answered by [`ReplicaReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ReplicaQuery {
+    /// Only this chunk, or all.
+    pub chunk: Option<ChunkId>,
+}
+
+/// The replicas on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ReplicaReport {
+    /// One entry for each chunk.
+    pub replicas: Vec<ReplicaRecord>,
+}
+
+/// The copies of one chunk on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ReplicaRecord {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// How it is cut.
+    pub geometry: Geometry,
+    /// BLAKE3 digest of the descriptor; see [`crate::chunk::Descriptor::digest`].
+    pub descriptor_digest: [u8; 32],
+    /// The node.
+    pub node: NodeId,
+    /// Verified pieces in DRAM.
+    pub dram_pieces: u32,
+    /// Pieces on NVMe.
+    pub nvme_pieces: u32,
+    /// Whether it must not be evicted.
+    pub pinned: bool,
+    /// Whether a transfer into this node is under way.
+    pub fetching: bool,
+}

@@ -1,0 +1,104 @@
+//! Shard to shard: who has what, grants, pieces.
+//!
+//! A receiver grants a source a slot for one piece; the source answers every grant with exactly one
+//! [`PieceData`] or [`Decline`], unless it was revoked before it was sent. Request ids are not used here: the
+//! grant's number serves.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::chunk::{ChunkId, Descriptor};
+
+/// "I take part in this chunk's swarm, I have these pieces, tell me what you have." Answered by an `Interest`
+/// of the other side when `reply` is set; from then on both send [`Have`] until one sends [`Leave`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Interest {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Pieces of the chunk as the sender knows them.
+    pub pieces: u32,
+    /// Words of the bitmap of the pieces that the sender has verified; see [`crate::bitmap::Bitmap::words`].
+    pub have: Vec<u64>,
+    /// Whether an `Interest` is wanted back.
+    pub reply: bool,
+}
+
+/// Pieces that the sender has verified since it last said so.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Have {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Indices of the pieces.
+    pub pieces: Vec<u32>,
+}
+
+/// The sender does not take part in the chunk's swarm any more, or never did.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Leave {
+    /// The chunk.
+    pub chunk: ChunkId,
+}
+
+/// A slot is ready for one piece.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Grant {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The receiver's number of this grant, unique on the connection.
+    pub grant: u64,
+    /// Which piece.
+    pub want: Want,
+}
+
+/// Which piece a grant asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Want {
+    /// This one.
+    Piece(u32),
+    /// Whichever of these the source has sent least often: words of a bitmap.
+    LeastSent(Vec<u64>),
+}
+
+/// The grant is withdrawn. Bytes of it that still arrive are dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Revoke {
+    /// The receiver's number of the grant.
+    pub grant: u64,
+}
+
+/// The source will not serve the grant.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Decline {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The receiver's number of the grant.
+    pub grant: u64,
+}
+
+/// The piece itself; `length` bytes of payload follow the frame.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct PieceData {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The receiver's number of the grant that this fills.
+    pub grant: u64,
+    /// Index of the piece.
+    pub piece: u32,
+    /// Bytes of payload that follow.
+    pub length: u32,
+    /// CRC-64/NVME of the payload.
+    pub checksum: u64,
+}
+
+/// Asks for a chunk's descriptor; answered by [`Description`] or [`Leave`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Describe {
+    /// The chunk.
+    pub chunk: ChunkId,
+}
+
+/// A chunk's descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Description {
+    /// The descriptor.
+    pub descriptor: Descriptor,
+}

@@ -1,0 +1,14 @@
+//! Frames, messages and the handshake: everything that crosses a socket.
+//!
+//! A frame is a fixed [`frame::Header`] of 32 bytes, a body, and for [`data::PieceData`] alone a payload. Bodies
+//! are rkyv archives, checked before they are read. A message type never changes; a change is a new type.
+
+pub mod control; // node to node: membership, trackers
+pub mod data; // shard to shard: grants, pieces, who has what
+pub mod frame; // the header
+pub mod handshake; // who is there, which version, is the token right
+pub mod message; // the list of all messages and their numbers
+pub mod session; // client to node: keys, chunks, slots
+
+pub use frame::{Header, HeaderError};
+pub use message::{Message, MessageError};

@@ -1,0 +1,1 @@
+//! The node's arena: shared memory that pieces live in.

@@ -1,0 +1,1 @@
+//! A seeded world that drives flow and plan.

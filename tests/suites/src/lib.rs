@@ -1,0 +1,1 @@
+//! Conformance, cluster and crash suites over real processes.
