@@ -1,1 +1,23 @@
-//! The node's arena: shared memory that pieces live in.
+//! The memory that pieces live in.
+//!
+//! A node owns one [`Arena`]: a memfd, mapped once, cut into power-of-two slots that are leased piece by piece.
+//! Local clients receive its descriptors and make a [`Mapping`] of their own, so that bytes pass between client and
+//! node without a socket. This is a crate of its own because node and client both need it and the client must
+//! never link the engine.
+//!
+//! It is one of the few rooms where `unsafe` is allowed; every block says why it is sound.
+#![allow(unsafe_code)]
+
+mod arena; // the memfd and its backing
+mod buddy; // which ranges are free: pure
+mod lease; // the right to one slot
+mod mapping; // a client's view
+
+pub use arena::{Arena, ArenaError, Backing};
+pub use lease::{Lease, SharedLease};
+pub use mapping::{Mapping, SlotWriter};
+
+/// Smallest slot, in bytes: one page.
+pub const SLOT_SIZE_MIN: u64 = 4 << 10;
+/// Largest slot, in bytes: the largest piece.
+pub const SLOT_SIZE_MAX: u64 = 16 << 20;

@@ -1,0 +1,192 @@
+//! A client's view of a node's arena.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// An arena of another process, mapped into this one.
+pub struct Mapping {
+    base: *mut u8,
+    size: u64,
+    writable: bool,
+    writers: Mutex<BTreeMap<u64, u64>>,
+}
+
+// SAFETY: the mapping lives as long as the value, and it is reached only by bounds-checked shared views and by
+// `SlotWriter`s, of which no two overlap.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; the registry of writers is behind a mutex.
+unsafe impl Sync for Mapping {}
+
+/// The exclusive right of this process to write one range of a [`Mapping`].
+pub struct SlotWriter<'a> {
+    mapping: &'a Mapping,
+    offset: u64,
+    length: usize,
+}
+
+impl Mapping {
+    /// Maps the arena behind `fd`, which the node sent, whole. `size` is what the node said its size is.
+    pub fn map_shared(fd: impl AsFd, size: u64, writable: bool) -> io::Result<Self> {
+        let actual = rustix::fs::fstat(&fd)?.st_size;
+        if u64::try_from(actual) != Ok(size) || size == 0 {
+            let text = format!("the node's arena has {actual} bytes where it announced {size}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        // An arena that could still shrink would turn a later access into SIGBUS.
+        let seals = rustix::fs::fcntl_get_seals(&fd)?;
+        if !seals.contains(rustix::fs::SealFlags::SHRINK) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the node's arena is not sealed against shrinking",
+            ));
+        }
+        let protect = if writable {
+            ProtFlags::READ | ProtFlags::WRITE
+        } else {
+            ProtFlags::READ
+        };
+        // SAFETY: the kernel chooses an address that nothing else uses; the file has `size` bytes and cannot shrink.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                size as usize,
+                protect,
+                MapFlags::SHARED,
+                fd,
+                0,
+            )?
+        };
+        Ok(Self {
+            base: base.cast(),
+            size,
+            writable,
+            writers: Mutex::default(),
+        })
+    }
+
+    /// Bytes in all.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The bytes of a range that the node gave out for reading; `None` when it is not within the arena.
+    ///
+    /// The node neither reuses nor changes the range until the client releases it, so a view must not be used after
+    /// its piece was released.
+    pub fn read(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        self.contains(offset, length).then(|| {
+            // SAFETY: the range is within the mapping; the protocol keeps its bytes unchanged while it is given out.
+            unsafe { std::slice::from_raw_parts(self.base.add(offset as usize), length) }
+        })
+    }
+
+    /// The right to write a range that the node leased to this client; `None` when it is not within the arena, the
+    /// mapping is read-only, or this process already writes part of it.
+    pub fn writer(&self, offset: u64, length: usize) -> Option<SlotWriter<'_>> {
+        if !self.writable || !self.contains(offset, length) {
+            return None;
+        }
+        let end = offset + length as u64;
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        if writers
+            .range(..end)
+            .next_back()
+            .is_some_and(|(_, &other_end)| other_end > offset)
+        {
+            return None;
+        }
+        writers.insert(offset, end);
+        Some(SlotWriter {
+            mapping: self,
+            offset,
+            length,
+        })
+    }
+
+    fn contains(&self, offset: u64, length: usize) -> bool {
+        length > 0
+            && offset
+                .checked_add(length as u64)
+                .is_some_and(|end| end <= self.size)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: views and writers borrow the mapping, so none is left.
+        let _ = unsafe { rustix::mm::munmap(self.base.cast(), self.size as usize) };
+    }
+}
+
+impl Deref for SlotWriter<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the range was checked when the writer was made and no other writer of this process overlaps it; the
+        // node does not touch it while it is leased to this client.
+        unsafe { std::slice::from_raw_parts(self.mapping.base.add(self.offset as usize), self.length) }
+    }
+}
+
+impl DerefMut for SlotWriter<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `deref`, and `&mut self` makes it the only reference of this writer.
+        unsafe { std::slice::from_raw_parts_mut(self.mapping.base.add(self.offset as usize), self.length) }
+    }
+}
+
+impl Drop for SlotWriter<'_> {
+    fn drop(&mut self) {
+        let mut writers = self
+            .mapping
+            .writers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        writers.remove(&self.offset);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Arena;
+
+    #[test]
+    fn a_client_writes_what_the_node_reads() {
+        let arena = Arena::new(16 << 20, 1).unwrap();
+        let lease = arena.lease(0, 8192).unwrap();
+        let mapping = Mapping::map_shared(arena.read_write_fd(), arena.size(), true).unwrap();
+        let mut writer = mapping.writer(lease.offset(), 8192).unwrap();
+        writer.copy_from_slice(&[5; 8192]);
+        assert!(
+            mapping.writer(lease.offset() + 4096, 1).is_none(),
+            "ranges of two writers overlap"
+        );
+        drop(writer);
+        assert_eq!(lease.as_slice(), [5; 8192]);
+        let reader = Mapping::map_shared(arena.read_only_fd(), arena.size(), false).unwrap();
+        assert_eq!(reader.read(lease.offset(), 8192), Some(&[5; 8192][..]));
+        assert!(reader.writer(0, 1).is_none(), "a read-only mapping is written");
+    }
+
+    #[test]
+    fn the_read_only_descriptor_cannot_be_mapped_for_writing() {
+        let arena = Arena::new(16 << 20, 1).unwrap();
+        assert!(Mapping::map_shared(arena.read_only_fd(), arena.size(), true).is_err());
+    }
+
+    #[test]
+    fn ranges_outside_are_refused() {
+        let arena = Arena::new(16 << 20, 1).unwrap();
+        let mapping = Mapping::map_shared(arena.read_write_fd(), arena.size(), true).unwrap();
+        assert!(mapping.read(16 << 20, 1).is_none());
+        assert!(mapping.read(u64::MAX, 2).is_none());
+        assert!(mapping.read(0, (16 << 20) + 1).is_none());
+        assert!(Mapping::map_shared(arena.read_write_fd(), arena.size() + 1, true).is_err());
+    }
+}
