@@ -1,1 +1,31 @@
-//! Execution of the data plane: shards, rings, stores, transports.
+//! The execution of Shoal's data plane: shards on glommio executors, one ring for chunk bytes each, the stores and
+//! the transports.
+//!
+//! The control plane drives it through [`Handle`] and listens to [`Event`]s; what is decided is decided in `flow`.
+
+mod command; // what the control plane asks of a shard
+mod error; // why a request to the engine failed
+mod event; // what a shard asks of the control plane
+mod handle; // the engine as the control plane sees it
+mod machine; // what the machine offers
+mod ring; // our own io_uring, for chunk bytes
+mod shard; // one executor: replicas, fetches, serving
+mod store; // chunk files on NVMe
+mod transport; // frames and pieces over a connection
+
+pub use error::EngineError;
+pub use event::{Event, Fault};
+pub use handle::{Config, Engine, Handle, StartError};
+pub use machine::{Finding, machine_memory_bytes, probe};
+pub use store::Footer;
+
+/// A member as the shards need to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The node.
+    pub node: flow::wire::control::NodeId,
+    /// How many shards it runs.
+    pub shards: u16,
+    /// Whether it stands in this node's rack.
+    pub near: bool,
+}

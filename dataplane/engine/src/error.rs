@@ -1,0 +1,80 @@
+//! Why a request to the engine failed.
+
+use flow::chunk::{ChunkId, GeometryError};
+use flow::wire::session::{Failure, FailureCode};
+
+/// Why a request to the engine failed. Nothing is left half done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// A size or piece size outside the limits.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The calls make no sense together.
+    #[error("{0}")]
+    Invalid(String),
+    /// A handle that was never given out, or is closed.
+    #[error("handle {0} is not open")]
+    NoHandle(u64),
+    /// The node has no replica of the chunk.
+    #[error("chunk {0} is not on this node")]
+    NoChunk(ChunkId),
+    /// A larger chunk than the device can ever hold.
+    #[error("{wanted} bytes of memory are wanted, and all {limit} bytes are pinned, leased or in flight")]
+    MemoryFull {
+        /// Bytes wanted.
+        wanted: u64,
+        /// Bytes of the arena.
+        limit: u64,
+    },
+    /// No room on NVMe.
+    #[error("the NVMe device is full: {0}")]
+    DiskFull(String),
+    /// Reading or writing a chunk file failed.
+    #[error("{0}")]
+    Io(String),
+    /// Bytes failed their checksum and nobody had them right.
+    #[error("chunk {chunk}: piece {piece} is damaged on this node and no other node has it")]
+    Corrupt {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The piece.
+        piece: u32,
+    },
+    /// No live node has the bytes.
+    #[error("chunk {chunk}: {pieces} of {of} pieces are on this node and no live node has the others")]
+    Unavailable {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Pieces that are here.
+        pieces: u32,
+        /// Pieces that there are.
+        of: u32,
+    },
+    /// The chunk is pinned, or someone reads it.
+    #[error("chunk {0} is in use")]
+    InUse(ChunkId),
+    /// The engine is shutting down.
+    #[error("the node is shutting down")]
+    Stopping,
+}
+
+impl EngineError {
+    /// The failure as it goes to a client.
+    pub fn failure(&self) -> Failure {
+        let (code, hint) = match self {
+            Self::Geometry(_) | Self::Invalid(_) => (FailureCode::Invalid, ""),
+            Self::NoHandle(_) => (FailureCode::NotFound, ""),
+            Self::NoChunk(_) => (FailureCode::NotFound, "`shoal chunk ls` shows where it is"),
+            Self::MemoryFull { .. } => {
+                (FailureCode::MemoryFull, "unpin chunks, put without --volatile, or start the node with a larger --max-memory")
+            }
+            Self::DiskFull(_) => (FailureCode::DiskFull, "remove keys, or start the node with a --data-dir on a larger device"),
+            Self::Io(_) => (FailureCode::Io, "`shoal doctor` checks the data directory"),
+            Self::Corrupt { .. } => (FailureCode::Corrupt, "put the data again"),
+            Self::Unavailable { .. } => (FailureCode::Unavailable, "`shoal chunk info` and `shoal node ls` show which nodes are missing"),
+            Self::InUse(_) => (FailureCode::Conflict, "unpin it, or use --force"),
+            Self::Stopping => (FailureCode::Draining, "ask another node"),
+        };
+        Failure { code, message: self.to_string(), hint: hint.to_owned() }
+    }
+}

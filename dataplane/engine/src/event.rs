@@ -1,0 +1,46 @@
+//! What a shard asks of the control plane.
+
+use flow::chunk::ChunkId;
+use flow::wire::control::{Holding, NodeId};
+
+/// What a shard asks of the control plane. The channel is bounded; a control plane that does not read stalls its
+/// shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A data connection is wanted; answered by `Handle::attach` or `Handle::dial_failed`.
+    Dial {
+        /// The shard that wants it.
+        from_shard: u16,
+        /// The node to reach.
+        peer: NodeId,
+        /// The shard to reach there.
+        to_shard: u16,
+    },
+    /// Peers for a chunk are wanted; answered by `Handle::peers`, perhaps with none.
+    FindPeers {
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// What this node holds of a chunk has changed; its trackers must hear of it.
+    Holding {
+        /// The chunk.
+        chunk: ChunkId,
+        /// How much.
+        holding: Holding,
+    },
+    /// Something was found damaged and is being mended or given up.
+    Fault(Fault),
+}
+
+/// A damage that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The piece.
+    pub piece: u32,
+    /// The peer that sent it, or `None` when it was read from NVMe.
+    pub peer: Option<NodeId>,
+    /// What was wrong, for the log.
+    pub message: String,
+}

@@ -1,0 +1,257 @@
+//! The engine as the control plane sees it.
+
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use flow::chunk::ChunkId;
+use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
+use flow::wire::session::{
+    ChunkFetched, ChunkOpened, ChunkReference, ChunkSealed, Device, FilledPiece, SlotRef,
+};
+use memory::Arena;
+
+use crate::command::{Command, Reply};
+use crate::{EngineError, Event, Finding, Peer};
+
+/// How an engine is started.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node.
+    pub node: NodeId,
+    /// Chunk files live in `chunks` below it.
+    pub data_dir: PathBuf,
+    /// How many shards, at least one.
+    pub shards: u16,
+    /// Whether each shard stays on a core of its own; needs as many cores as shards.
+    pub pin_to_cores: bool,
+    /// Bytes of the arena.
+    pub memory_bytes: u64,
+    /// TCP congestion control of data connections, or the system's own when `None`.
+    pub congestion_control: Option<String>,
+    /// For tests: one in so many pieces leaves this node with a flipped bit. Zero is never.
+    pub corrupt_one_in: u32,
+}
+
+/// Why an engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No arena.
+    #[error(transparent)]
+    Arena(#[from] memory::ArenaError),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {path}: {source}; choose another --data-dir")]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// What failed.
+        source: std::io::Error,
+    },
+    /// No executor or ring.
+    #[error("cannot start shard {shard}: {message}; `shoal doctor` says what io_uring needs")]
+    Shard {
+        /// The shard.
+        shard: u16,
+        /// What failed.
+        message: String,
+    },
+}
+
+/// A running engine. Dropping it without [`Engine::stop`] leaves its threads running until the process ends.
+pub struct Engine {
+    handle: Handle,
+    findings: Vec<Finding>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts all shards; chunks that are on NVMe are found again before this returns. Events come out of the
+    /// receiver.
+    pub fn start(config: Config) -> Result<(Self, flume::Receiver<Event>), StartError> {
+        let started = crate::shard::start(config)?;
+        let shards = started.senders.into();
+        let handle = Handle { arena: started.arena, shards, next: Arc::default() };
+        Ok((Self { handle, findings: started.findings, threads: started.threads }, started.events))
+    }
+
+    /// What was found on the machine, and which fast path was taken.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// The way to the shards.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Stops all shards: what is in flight ends, files are synced. Blocks until the threads are gone.
+    pub fn stop(self) {
+        for shard in self.handle.shards.iter() {
+            let (reply, stopped) = flume::bounded(1);
+            if shard.send(Command::Stop { reply }).is_ok() {
+                let _ = stopped.recv();
+            }
+        }
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The way to the shards, from any thread or runtime.
+#[derive(Clone)]
+pub struct Handle {
+    arena: Arena,
+    shards: Arc<[flume::Sender<Command>]>,
+    next: Arc<AtomicUsize>,
+}
+
+impl Handle {
+    /// The node's memory.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> u16 {
+        self.shards.len() as u16
+    }
+
+    /// Begins a chunk; gives its handle. `durable`: every piece reaches NVMe before the chunk is sealed.
+    pub async fn create(&self, size: u64, piece_size: u32, durable: bool) -> Result<u64, EngineError> {
+        let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        self.ask(shard, |reply| Command::Create { size, piece_size, durable, reply }).await
+    }
+
+    /// Slots for pieces `first..first + count` of a chunk that is being written; waits for at least one.
+    pub async fn lease(&self, handle: u64, first: u32, count: u32) -> Result<Vec<SlotRef>, EngineError> {
+        self.ask(shard_of(handle), |reply| Command::Lease { handle, first, count, reply }).await
+    }
+
+    /// Takes pieces that the client has written into their slots.
+    pub async fn fill(&self, handle: u64, pieces: Vec<FilledPiece>) -> Result<(), EngineError> {
+        self.ask(shard_of(handle), |reply| Command::Fill { handle, pieces, reply }).await
+    }
+
+    /// Makes a written chunk visible under its id.
+    pub async fn seal(&self, handle: u64, id: ChunkId, size: u64) -> Result<ChunkSealed, EngineError> {
+        self.ask(shard_of(handle), |reply| Command::Seal { handle, id, size, reply }).await
+    }
+
+    /// Gives up a chunk that is not sealed. Unknown handles are ignored.
+    pub async fn abort(&self, handle: u64) -> Result<(), EngineError> {
+        self.ask(shard_of(handle), |reply| Command::Abort { handle, reply }).await
+    }
+
+    /// Opens a chunk for reading and begins to fetch what is not here.
+    pub async fn open(&self, chunk: ChunkReference) -> Result<ChunkOpened, EngineError> {
+        self.ask(self.owner(&chunk.id), |reply| Command::Open { chunk, reply }).await
+    }
+
+    /// Verified pieces of an open chunk, each once; waits for at least one.
+    pub async fn next(&self, handle: u64, first: u32, count: u32, limit: u32) -> Result<Vec<SlotRef>, EngineError> {
+        self.ask(shard_of(handle), |reply| Command::Next { handle, first, count, limit, reply }).await
+    }
+
+    /// Lets go of pieces that were given out.
+    pub async fn release(&self, handle: u64, pieces: Vec<u32>) -> Result<(), EngineError> {
+        self.ask(shard_of(handle), |reply| Command::Release { handle, pieces, reply }).await
+    }
+
+    /// Closes an open chunk. Unknown handles are ignored.
+    pub async fn close(&self, handle: u64) -> Result<(), EngineError> {
+        self.ask(shard_of(handle), |reply| Command::Close { handle, reply }).await
+    }
+
+    /// Brings a replica here and keeps it on `device`.
+    pub async fn fetch(&self, chunk: ChunkReference, device: Device) -> Result<ChunkFetched, EngineError> {
+        self.ask(self.owner(&chunk.id), |reply| Command::Fetch { chunk, device, reply }).await
+    }
+
+    /// Reads all of a local chunk and gives the BLAKE3 digest that the bytes have.
+    pub async fn verify(&self, id: ChunkId) -> Result<ChunkId, EngineError> {
+        self.ask(self.owner(&id), |reply| Command::Verify { id, reply }).await
+    }
+
+    /// Sets or clears a chunk's pin; false when the chunk is not here.
+    pub async fn pin(&self, id: ChunkId, pinned: bool) -> Result<bool, EngineError> {
+        self.ask(self.owner(&id), |reply| Command::Pin { id, pinned, reply }).await
+    }
+
+    /// Drops the replica on `device`, or on all; false when there is none. Pieces that are read or sent at the
+    /// moment stay until that is over.
+    pub async fn drop_replica(&self, id: ChunkId, device: Option<Device>, force: bool) -> Result<bool, EngineError> {
+        self.ask(self.owner(&id), |reply| Command::Drop { id, device, force, reply }).await
+    }
+
+    /// What is on this node.
+    pub async fn replicas(&self, chunk: Option<ChunkId>) -> Result<Vec<ReplicaRecord>, EngineError> {
+        if let Some(id) = chunk {
+            return self.ask(self.owner(&id), |reply| Command::Replicas { chunk, reply }).await;
+        }
+        let mut all = Vec::new();
+        for shard in 0..self.shards.len() {
+            all.append(&mut self.ask(shard, |reply| Command::Replicas { chunk, reply }).await?);
+        }
+        Ok(all)
+    }
+
+    /// Counters since the start, summed over the shards.
+    pub async fn counters(&self) -> Result<Vec<(String, u64)>, EngineError> {
+        let mut sums: Vec<(String, u64)> = Vec::new();
+        for shard in 0..self.shards.len() {
+            for (name, value) in self.ask(shard, |reply| Command::Counters { reply }).await? {
+                match sums.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, sum)) => *sum += value,
+                    None => sums.push((name, value)),
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Tells the shards who the live peers are, this node not among them. Connections to others are closed.
+    pub fn members(&self, peers: &[Peer]) {
+        for shard in self.shards.iter() {
+            let _ = shard.send(Command::Members { peers: peers.to_vec() });
+        }
+    }
+
+    /// Answers [`Event::FindPeers`].
+    pub fn peers(&self, chunk: ChunkId, peers: Vec<TrackerPeer>) {
+        let _ = self.shards[self.owner(&chunk)].send(Command::Peers { chunk, peers });
+    }
+
+    /// Hands over a data connection whose handshake is done: between our `shard` and `peer_shard` of `peer`,
+    /// whoever dialled.
+    pub fn attach(&self, shard: u16, peer: NodeId, peer_shard: u16, stream: TcpStream) {
+        if let Some(sender) = self.shards.get(usize::from(shard)) {
+            let _ = sender.send(Command::Attach { peer, peer_shard, stream });
+        }
+    }
+
+    /// Answers [`Event::Dial`] when the peer was not reached.
+    pub fn dial_failed(&self, shard: u16, peer: NodeId, peer_shard: u16) {
+        if let Some(sender) = self.shards.get(usize::from(shard)) {
+            let _ = sender.send(Command::DialFailed { peer, peer_shard });
+        }
+    }
+
+    fn owner(&self, id: &ChunkId) -> usize {
+        usize::from(id.shard(self.shards()))
+    }
+
+    async fn ask<T>(&self, shard: usize, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
+        let (reply, answer) = flume::bounded(1);
+        let shard = self.shards.get(shard).ok_or_else(|| EngineError::Invalid("the handle names no shard".into()))?;
+        shard.send_async(command(reply)).await.map_err(|_| EngineError::Stopping)?;
+        answer.recv_async().await.map_err(|_| EngineError::Stopping)?
+    }
+}
+
+/// The shard that gave out `handle`; it stands in the upper 16 bits.
+fn shard_of(handle: u64) -> usize {
+    (handle >> 48) as usize
+}

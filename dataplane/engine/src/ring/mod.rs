@@ -1,0 +1,1 @@
+//! Our own io_uring, for chunk bytes.

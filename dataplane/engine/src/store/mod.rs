@@ -1,0 +1,3 @@
+//! Chunk files on NVMe.
+/// Footer.
+pub struct Footer;

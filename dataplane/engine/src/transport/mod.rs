@@ -1,0 +1,1 @@
+//! Frames and pieces over a connection.
