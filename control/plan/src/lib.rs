@@ -1,4 +1,11 @@
 //! Names, membership and placement: what the control plane decides, without I/O.
+//!
+//! Nothing here reads a clock, opens a file or spawns. Time is an argument, in milliseconds; nodes are numbers
+//! and chunks 32 bytes, so that production and the simulator drive the same code.
 #![forbid(unsafe_code)]
 
+pub mod key; // what a key may look like
 pub mod manifest; // what a key's version consists of
+pub mod membership; // who is in the cluster, as its head sees it
+pub mod placement; // which node shall hold a chunk
+pub mod rendezvous; // which nodes track a chunk

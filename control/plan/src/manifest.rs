@@ -128,7 +128,7 @@ impl Manifest {
         encode(self)
     }
 
-    /// Reads a root and checks it: extents lie within their chunks and files, paths stay inside.
+    /// Reads a root and checks it as [`Manifest::check_files`] does, when the list is here.
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Manifest = decode(bytes)?;
         if let Files::Inline(files) = &manifest.files {
@@ -137,26 +137,60 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Checks a list of files against this root.
+    /// Checks a list of files against this root: paths stay inside, none is given twice or lies below something
+    /// that is not a directory, extents lie within their chunks and files, and the totals are right.
     pub fn check_files(&self, files: &[FileEntry]) -> Result<(), ManifestError> {
-        files.iter().try_for_each(|file| {
+        let (mut size, mut file_count) = (0_u64, 0);
+        for file in files {
             check_path(&file.path, self.shape)?;
-            let FileKind::Regular { size, extents, .. } = &file.kind else { return Ok(()) };
-            let mut reached = 0;
-            for extent in extents {
-                let chunk = self.chunks.get(extent.chunk as usize);
-                let chunk = chunk.ok_or(ManifestError::Inconsistent("an extent names a chunk that is not listed"))?;
-                let ends = |at: u64| at.checked_add(extent.length);
-                if ends(extent.chunk_offset).is_none_or(|end| end > chunk.size) {
-                    return Err(ManifestError::Inconsistent("an extent reaches past its chunk"));
+            match &file.kind {
+                FileKind::Regular {
+                    size: file_size,
+                    extents,
+                    ..
+                } => {
+                    self.check_extents(*file_size, extents)?;
+                    size = size.checked_add(*file_size).ok_or(TOTALS)?;
+                    file_count += 1;
                 }
-                if extent.file_offset < reached || ends(extent.file_offset).is_none_or(|end| end > *size) {
-                    return Err(ManifestError::Inconsistent("an extent overlaps another or reaches past its file"));
+                FileKind::Directory => {}
+                FileKind::Symlink { target } if target.is_empty() || target.contains(&0) => {
+                    return Err(ManifestError::Inconsistent(
+                        "a symbolic link has a target that no link can have",
+                    ));
                 }
-                reached = extent.file_offset + extent.length;
+                FileKind::Symlink { .. } => {}
             }
-            Ok(())
-        })
+        }
+        if (size, file_count) != (self.size, self.file_count) {
+            return Err(TOTALS);
+        }
+        if self.shape != Shape::Tree && (files.len(), file_count) != (1, 1) {
+            return Err(ManifestError::Inconsistent(
+                "a file or stream has other than one regular file",
+            ));
+        }
+        check_tree(files)
+    }
+
+    fn check_extents(&self, file_size: u64, extents: &[Extent]) -> Result<(), ManifestError> {
+        let mut reached = 0;
+        for extent in extents {
+            let chunk = self.chunks.get(extent.chunk as usize);
+            let chunk = chunk.ok_or(ManifestError::Inconsistent(
+                "an extent names a chunk that is not listed",
+            ))?;
+            let end_of = |at: u64| at.checked_add(extent.length);
+            if end_of(extent.chunk_offset).is_none_or(|end| end > chunk.size) {
+                return Err(ManifestError::Inconsistent("an extent reaches past its chunk"));
+            }
+            let end =
+                end_of(extent.file_offset).filter(|&end| end <= file_size && extent.file_offset >= reached);
+            reached = end.ok_or(ManifestError::Inconsistent(
+                "an extent overlaps another or reaches past its file",
+            ))?;
+        }
+        Ok(())
     }
 
     /// Every chunk that must be kept for this version, the list of files included.
@@ -180,7 +214,8 @@ pub fn decode_files(bytes: &[u8]) -> Result<Vec<FileEntry>, ManifestError> {
 }
 
 fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![FORMAT]).expect("a manifest holds only vectors and numbers, which always serialise")
+    postcard::to_extend(value, vec![FORMAT])
+        .expect("a manifest holds only vectors and numbers, which always serialise")
 }
 
 fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError> {
@@ -194,15 +229,59 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError> {
     }
 }
 
+const TOTALS: ManifestError =
+    ManifestError::Inconsistent("size or number of files is not that of the files listed");
+
+/// A path below a symbolic link of the same tree would be written wherever the link points.
+fn check_tree(files: &[FileEntry]) -> Result<(), ManifestError> {
+    // With the separator before all other bytes, what lies below an entry follows it at once. Looking each
+    // parent up instead would let one long path cost time in the square of its length.
+    let separator_first = |&byte: &u8| if byte == b'/' { 0 } else { byte };
+    let mut sorted: Vec<&FileEntry> = files.iter().collect();
+    sorted.sort_unstable_by(|left, right| {
+        left.path
+            .iter()
+            .map(separator_first)
+            .cmp(right.path.iter().map(separator_first))
+    });
+    let mut not_directory = None;
+    for (at, file) in sorted.iter().enumerate() {
+        if at > 0 && sorted[at - 1].path == file.path {
+            return Err(ManifestError::Inconsistent("a path is given twice"));
+        }
+        let below = |parent: &Vec<u8>| {
+            file.path
+                .strip_prefix(parent.as_slice())
+                .is_some_and(|rest| rest.first() == Some(&b'/'))
+        };
+        if not_directory.is_some_and(below) {
+            return Err(ManifestError::Inconsistent(
+                "a path lies below something that is not a directory",
+            ));
+        }
+        if file.kind != FileKind::Directory {
+            not_directory = Some(&file.path);
+        }
+    }
+    Ok(())
+}
+
 fn check_path(path: &[u8], shape: Shape) -> Result<(), ManifestError> {
     let fine = match shape {
         Shape::Stream => path.is_empty(),
         Shape::File => is_name(path),
         Shape::Tree => path.split(|&byte| byte == b'/').all(is_name),
     };
-    if fine { Ok(()) } else { Err(ManifestError::Path(String::from_utf8_lossy(path).into_owned())) }
+    if fine {
+        Ok(())
+    } else {
+        Err(ManifestError::Path(String::from_utf8_lossy(path).into_owned()))
+    }
 }
 
 fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name != b"." && name != b".." && !name.contains(&0) && !name.contains(&b'/')
 }
+
+#[cfg(test)]
+mod tests;
