@@ -1,0 +1,116 @@
+//! What a fetch knows of one source.
+
+use std::time::Duration;
+
+use crate::bitmap::Bitmap;
+use crate::time::Instant;
+use crate::wire::control::NodeId;
+
+/// Grants that a source gets before it has delivered anything.
+const WINDOW_START: usize = 2;
+/// How often the deadline of a source that misses it doubles.
+const PATIENCE_MAX: u32 = 6;
+/// Rest after a source declined, doubled with each time in a row.
+const REST: Duration = Duration::from_millis(5);
+/// How often the rest of a source that declines doubles.
+const REST_DOUBLINGS_MAX: u32 = 8;
+
+/// How far the acquaintance has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Named by the tracker.
+    Named,
+    /// A connection was asked for; given up at this time.
+    Connecting(Instant),
+    /// It said what it has.
+    Connected,
+}
+
+/// One possible source of one chunk.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) node: NodeId,
+    pub(super) near: bool,
+    pub(super) stage: Stage,
+    /// It had the whole chunk when it was first heard of.
+    pub(super) origin: bool,
+    pub(super) have: Bitmap,
+    /// Grants open towards it.
+    pub(super) open: usize,
+    /// Grants it may have open.
+    pub(super) window: usize,
+    /// Nothing that it has is both missing and unasked. Cleared when that may have changed.
+    pub(super) exhausted: bool,
+    /// Pieces that it sent wrongly.
+    pub(super) spoiled: Vec<u32>,
+    /// Wrong pieces, and pieces that were not asked for.
+    pub(super) bad: u32,
+    /// Deadlines missed since it last delivered.
+    pub(super) missed: u32,
+    /// It is not asked before this time.
+    pub(super) rest_until: Instant,
+    missed_at: Instant,
+    declines: u32,
+    /// Moving average of the time from grant to verified piece.
+    service: Option<Duration>,
+}
+
+impl Peer {
+    pub(super) fn new(node: NodeId, near: bool, origin: bool, pieces: u32) -> Self {
+        Self {
+            node,
+            near,
+            stage: Stage::Named,
+            origin,
+            have: Bitmap::new(pieces),
+            open: 0,
+            window: WINDOW_START,
+            exhausted: false,
+            spoiled: Vec::new(),
+            bad: 0,
+            missed: 0,
+            rest_until: Instant::ZERO,
+            missed_at: Instant::ZERO,
+            declines: 0,
+            service: None,
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.stage == Stage::Connected
+    }
+
+    /// Whether another grant may be opened towards it.
+    pub(super) fn has_room(&self, now: Instant) -> bool {
+        self.is_connected() && self.open < self.window && self.rest_until <= now
+    }
+
+    /// How long a grant may take: three times what grants took, longer after each deadline missed.
+    pub(super) fn patience(&self, least: Duration) -> Duration {
+        let usual = self.service.map_or(least, |service| (service * 3).max(least));
+        usual * (1 << self.missed.min(PATIENCE_MAX))
+    }
+
+    pub(super) fn delivered(&mut self, took: Duration, window_max: usize) {
+        self.service = Some(self.service.map_or(took, |service| (service * 7 + took) / 8));
+        self.missed = 0;
+        self.declines = 0;
+        self.window = (self.window + 1).min(window_max);
+    }
+
+    /// A grant opened at `opened` missed its deadline. Grants that were open at the same time count as one.
+    pub(super) fn missed_deadline(&mut self, opened: Instant, now: Instant) {
+        if opened < self.missed_at {
+            return;
+        }
+        self.missed_at = now;
+        self.missed = self.missed.saturating_add(1);
+        self.window = (self.window / 2).max(1);
+    }
+
+    pub(super) fn declined(&mut self, now: Instant) {
+        self.rest_until = now + REST * (1 << self.declines.min(REST_DOUBLINGS_MAX));
+        self.declines = self.declines.saturating_add(1);
+        self.window = (self.window / 2).max(1);
+    }
+}

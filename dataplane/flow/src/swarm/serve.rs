@@ -1,0 +1,325 @@
+//! The source side of one shard: which of the grants of all receivers is filled next.
+//!
+//! Receivers take turns. One piece is under way to each at a time, and a second only when no other receiver waits, so
+//! that a lone receiver's stream never idles. Where the source may choose, it sends the piece that it has sent least
+//! often, and not one that this receiver was just sent.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::bitmap::Bitmap;
+use crate::chunk::ChunkId;
+use crate::limits::{GRANTS_PER_PEER, GRANTS_QUEUED_PER_PEER};
+use crate::time::Instant;
+use crate::wire::control::NodeId;
+use crate::wire::data::Want;
+
+/// Pieces under way to one receiver at once.
+const UPLOADS_PER_PEER: usize = 2;
+/// Pieces that are remembered for each receiver, so that they are not chosen for it again.
+const RECENT_PER_PEER: usize = 2 * GRANTS_PER_PEER;
+/// Counts of a chunk are dropped when nobody has asked for it for so long.
+const COUNTS_KEPT: Duration = Duration::from_secs(60);
+/// Most chunks whose counts are kept.
+const COUNTED_CHUNKS_MAX: usize = 1024;
+/// How often a piece is sent before all further times count the same.
+const LAYERS_MAX: usize = 32;
+
+/// What a shard can serve.
+pub trait Holdings {
+    /// The verified pieces of a chunk, if there are any.
+    fn pieces(&self, chunk: &ChunkId) -> Option<&Bitmap>;
+}
+
+/// A receiver has too many grants queued; decline this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("node {peer:x} has {GRANTS_QUEUED_PER_PEER} grants queued here already; the grant must be declined")]
+pub struct QueueFull {
+    /// The receiver.
+    pub peer: NodeId,
+}
+
+/// What the caller shall send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upload {
+    /// A piece. It holds an upload slot until [`Serve::on_sent`] or [`Serve::on_lost`].
+    Send {
+        /// The receiver.
+        peer: NodeId,
+        /// The chunk.
+        chunk: ChunkId,
+        /// The receiver's number of the grant.
+        grant: u64,
+        /// The piece.
+        piece: u32,
+    },
+    /// A refusal: the piece is not here.
+    Decline {
+        /// The receiver.
+        peer: NodeId,
+        /// The chunk.
+        chunk: ChunkId,
+        /// The receiver's number of the grant.
+        grant: u64,
+    },
+}
+
+/// The state of the source side; see the module.
+#[derive(Debug)]
+pub struct Serve {
+    uploads_at_once: usize,
+    uploads: usize,
+    receivers: BTreeMap<NodeId, Receiver>,
+    /// Receivers with grants queued, the next to be served first. Each is in it once.
+    turns: VecDeque<NodeId>,
+    counts: BTreeMap<ChunkId, Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Receiver {
+    queue: VecDeque<Queued>,
+    /// Grants whose pieces are under way.
+    sending: Vec<u64>,
+    recent: VecDeque<(ChunkId, u32)>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    chunk: ChunkId,
+    grant: u64,
+    want: Want,
+}
+
+impl Serve {
+    /// A source that sends at most `uploads_at_once` pieces at once.
+    pub fn new(uploads_at_once: usize) -> Self {
+        Self {
+            uploads_at_once: uploads_at_once.max(1),
+            uploads: 0,
+            receivers: BTreeMap::new(),
+            turns: VecDeque::new(),
+            counts: BTreeMap::new(),
+        }
+    }
+
+    /// A receiver grants a slot.
+    pub fn on_grant(
+        &mut self,
+        now: Instant,
+        peer: NodeId,
+        chunk: ChunkId,
+        grant: u64,
+        want: Want,
+    ) -> Result<(), QueueFull> {
+        let receiver = self.receivers.entry(peer).or_default();
+        if receiver.queue.len() >= GRANTS_QUEUED_PER_PEER {
+            return Err(QueueFull { peer });
+        }
+        if receiver.queue.is_empty() {
+            self.turns.push_back(peer);
+        }
+        receiver.queue.push_back(Queued { chunk, grant, want });
+        self.touch(now, chunk);
+        Ok(())
+    }
+
+    /// A grant is withdrawn. If its piece is under way, nothing changes.
+    pub fn on_revoke(&mut self, peer: NodeId, grant: u64) {
+        let Some(receiver) = self.receivers.get_mut(&peer) else {
+            return;
+        };
+        let queued = receiver.queue.len();
+        receiver.queue.retain(|waiting| waiting.grant != grant);
+        if queued > 0 && receiver.queue.is_empty() {
+            self.turns.retain(|&turn| turn != peer);
+        }
+    }
+
+    /// A receiver is gone, and all that it waited for.
+    pub fn on_lost(&mut self, peer: NodeId) {
+        if let Some(receiver) = self.receivers.remove(&peer) {
+            self.uploads -= receiver.sending.len();
+            self.turns.retain(|&turn| turn != peer);
+        }
+    }
+
+    /// The piece of a grant is sent; its upload slot is free.
+    pub fn on_sent(&mut self, peer: NodeId, grant: u64) {
+        if let Some(receiver) = self.receivers.get_mut(&peer)
+            && let Some(at) = receiver.sending.iter().position(|&sending| sending == grant)
+        {
+            receiver.sending.swap_remove(at);
+            self.uploads -= 1;
+        }
+    }
+
+    /// Drops what is remembered of a chunk.
+    pub fn forget(&mut self, chunk: &ChunkId) {
+        self.counts.remove(chunk);
+    }
+
+    /// What to send next; called until there is nothing.
+    pub fn poll(&mut self, now: Instant, holdings: &impl Holdings) -> Option<Upload> {
+        if self.uploads >= self.uploads_at_once {
+            return None;
+        }
+        let at = self.next_turn()?;
+        let peer = self.turns.remove(at)?;
+        let receiver = self.receivers.get_mut(&peer)?;
+        let Queued { chunk, grant, want } = receiver.queue.pop_front()?;
+        if !receiver.queue.is_empty() {
+            self.turns.push_back(peer);
+        }
+        let Some(piece) = self.choose(now, peer, chunk, grant, want, holdings.pieces(&chunk)) else {
+            return Some(Upload::Decline { peer, chunk, grant });
+        };
+        self.uploads += 1;
+        let receiver = self.receivers.get_mut(&peer)?;
+        receiver.sending.push(grant);
+        receiver.recent.push_back((chunk, piece));
+        if receiver.recent.len() > RECENT_PER_PEER {
+            receiver.recent.pop_front();
+        }
+        Some(Upload::Send {
+            peer,
+            chunk,
+            grant,
+            piece,
+        })
+    }
+
+    /// Whose turn it is: the first to whom nothing is under way, or else the first who may have more.
+    fn next_turn(&self) -> Option<usize> {
+        let under_way = |peer: &NodeId| {
+            self.receivers
+                .get(peer)
+                .map_or(usize::MAX, |receiver| receiver.sending.len())
+        };
+        let idle = self.turns.iter().position(|peer| under_way(peer) == 0);
+        idle.or_else(|| {
+            self.turns
+                .iter()
+                .position(|peer| under_way(peer) < UPLOADS_PER_PEER)
+        })
+    }
+
+    fn choose(
+        &mut self,
+        now: Instant,
+        peer: NodeId,
+        chunk: ChunkId,
+        grant: u64,
+        want: Want,
+        held: Option<&Bitmap>,
+    ) -> Option<u32> {
+        let held = held?;
+        self.touch(now, chunk);
+        let counts = self.counts.get_mut(&chunk)?;
+        let piece = match want {
+            Want::Piece(piece) => held.contains(piece).then_some(piece)?,
+            Want::LeastSent(mut words) => {
+                words.resize(held.words().len(), 0);
+                words
+                    .iter_mut()
+                    .zip(held.words())
+                    .for_each(|(word, held)| *word &= held);
+                let recent = self.receivers.get(&peer).map(|receiver| &receiver.recent);
+                let recent = recent
+                    .into_iter()
+                    .flatten()
+                    .filter(|sent| sent.0 == chunk)
+                    .map(|sent| sent.1);
+                counts.least_sent(words, recent, grant)?
+            }
+        };
+        counts.sent(piece, held.len());
+        Some(piece)
+    }
+
+    /// Notes that a chunk is asked for, and drops what has not been asked for in a while.
+    fn touch(&mut self, now: Instant, chunk: ChunkId) {
+        if let Some(counts) = self.counts.get_mut(&chunk) {
+            counts.asked = now;
+            return;
+        }
+        self.counts
+            .retain(|_, counts| now.since(counts.asked) < COUNTS_KEPT);
+        if self.counts.len() >= COUNTED_CHUNKS_MAX
+            && let Some(oldest) = self
+                .counts
+                .iter()
+                .min_by_key(|(_, counts)| counts.asked)
+                .map(|(id, _)| *id)
+        {
+            self.counts.remove(&oldest);
+        }
+        self.counts.insert(
+            chunk,
+            Counts {
+                asked: now,
+                layers: VecDeque::new(),
+            },
+        );
+    }
+}
+
+/// How often each piece of a chunk was sent.
+#[derive(Debug)]
+struct Counts {
+    asked: Instant,
+    /// Layer `n` has the pieces that were sent more than `n` times; what all have in common is cut off.
+    layers: VecDeque<Bitmap>,
+}
+
+impl Counts {
+    /// One of the pieces in `words` that were sent least often, rather not one of `recent`.
+    fn least_sent(&self, words: Vec<u64>, recent: impl Iterator<Item = u32>, grant: u64) -> Option<u32> {
+        let mut fresh = words.clone();
+        for piece in recent {
+            if let Some(word) = fresh.get_mut(piece as usize / 64) {
+                *word &= !(1 << (piece % 64));
+            }
+        }
+        self.lowest(&fresh, grant).or_else(|| self.lowest(&words, grant))
+    }
+
+    fn lowest(&self, words: &[u64], grant: u64) -> Option<u32> {
+        for layer in &self.layers {
+            let sent = layer.words();
+            let unsent = |at: usize| words[at] & !sent.get(at).copied().unwrap_or(0);
+            if let Some(piece) = any(words.len(), grant, unsent) {
+                return Some(piece);
+            }
+        }
+        any(words.len(), grant, |at| words[at])
+    }
+
+    fn sent(&mut self, piece: u32, pieces: u32) {
+        let depth = self
+            .layers
+            .iter()
+            .position(|layer| !layer.contains(piece))
+            .unwrap_or(self.layers.len());
+        if depth == self.layers.len() && depth < LAYERS_MAX {
+            self.layers.push_back(Bitmap::new(pieces));
+        }
+        if let Some(layer) = self.layers.get_mut(depth) {
+            layer.insert(piece);
+        }
+        while self.layers.front().is_some_and(Bitmap::is_full) {
+            self.layers.pop_front();
+        }
+    }
+}
+
+/// Some piece in the words, a different one for each `salt`.
+fn any(words: usize, salt: u64, word_at: impl Fn(usize) -> u64) -> Option<u32> {
+    let spread = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let begin = (spread >> 32) as usize % words.max(1);
+    let turn = (spread >> 26) as u32 % 64;
+    (begin..words).chain(0..begin).find_map(|at| {
+        let word = word_at(at);
+        let bit = (word.rotate_right(turn).trailing_zeros() + turn) % 64;
+        (word != 0).then_some(at as u32 * 64 + bit)
+    })
+}
