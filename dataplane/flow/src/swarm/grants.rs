@@ -82,7 +82,6 @@ impl Grants {
             number,
             peer,
             piece,
-            least_sent,
             arriving,
             overdue,
             opened,
