@@ -1,0 +1,42 @@
+//! Runs cargo.
+
+use std::process::Command;
+
+use crate::Error;
+
+/// A cargo command with the workspace root as its folder.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root());
+    // Cargo describes the package that it runs in these variables. Passed on, they look to build scripts like a
+    // change and make them run again.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"]
+            .iter()
+            .any(|head| text.starts_with(head))
+        {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Runs a command whose output goes to the terminal; whether it succeeded.
+pub(crate) fn succeeds(command: &mut Command) -> Result<bool, Error> {
+    let status = command.status().map_err(|source| Error::Spawn { command: spelled(command), source })?;
+    Ok(status.success())
+}
+
+/// The command line, for messages.
+pub(crate) fn spelled(command: &Command) -> String {
+    let words = command.get_args().map(|word| word.to_string_lossy());
+    std::iter::once("cargo".into()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// The folder of the workspace.
+pub(crate) fn root() -> &'static std::path::Path {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("this crate lies two folders below the root")
+}

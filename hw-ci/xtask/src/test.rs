@@ -1,0 +1,121 @@
+//! Every test, on a machine that has built nothing yet.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use cargo_metadata::MetadataCommand;
+
+use crate::Error;
+use crate::cargo::{cargo, root, spelled, succeeds};
+
+pub(crate) const HELP: &str = "\
+Builds the `shoal` binary of the dev profile first and names it to the suites in SHOAL_BINARY (a SHOAL_BINARY that
+is already set is used as it is). The last line is the total: `N passed, N failed`.
+
+Examples:
+  cargo xtask test                       everything
+  cargo xtask test --quick               without the simulated and the real clusters
+  cargo xtask test -p flow               words are passed on to `cargo test`
+  cargo xtask test -p flow -- bitmap     words after -- go to the tests themselves";
+
+/// Crates whose tests take minutes: they run whole clusters, simulated or real.
+const LONG: [&str; 2] = ["sim", "suites"];
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Leave out the suites that run whole clusters
+    #[arg(long)]
+    quick: bool,
+    /// Passed on to `cargo test`; without any, the whole workspace is tested
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    passed: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<bool, Error> {
+    let binary = match std::env::var_os("SHOAL_BINARY") {
+        Some(binary) => PathBuf::from(binary),
+        None => build_binary()?,
+    };
+    let mut command = cargo(&["test", "--locked", "--no-fail-fast"]);
+    command.env("SHOAL_BINARY", binary);
+    if !arguments.passed.iter().any(|word| word == "-p" || word.starts_with("--package")) {
+        command.arg("--workspace");
+    }
+    if arguments.quick {
+        command.args(LONG.iter().flat_map(|long| ["--exclude", long]));
+    }
+    command.args(&arguments.passed);
+
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|source| Error::Spawn { command: spelled(&command), source })?;
+    let mut total = Total::default();
+    if let Some(output) = child.stdout.take() {
+        // Test output need not be UTF-8.
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            total.count(&line);
+        }
+    }
+    let status = child.wait().map_err(|source| Error::Spawn { command: spelled(&command), source })?;
+    if !status.success() && total.failed == 0 {
+        return Err(Error::Failed(spelled(&command)));
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(status.success())
+}
+
+/// Builds `shoal` and says where it is.
+fn build_binary() -> Result<PathBuf, Error> {
+    let mut build = cargo(&["build", "--locked", "-p", "cli", "--bin", "shoal"]);
+    if !succeeds(&mut build)? {
+        return Err(Error::Failed(spelled(&build)));
+    }
+    let metadata = MetadataCommand::new().current_dir(root()).no_deps().exec()?;
+    Ok(metadata.target_directory.join("debug").join("shoal").into())
+}
+
+/// Tests counted over all test binaries.
+#[derive(Default, Debug, PartialEq)]
+struct Total {
+    passed: u64,
+    failed: u64,
+}
+
+impl Total {
+    /// Adds a line such as `test result: ok. 5 passed; 0 failed; 0 ignored; …`; other lines count nothing.
+    fn count(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        let Some((_, counts)) = result.split_once(". ") else {
+            return;
+        };
+        for count in counts.split("; ") {
+            match count.split_once(' ') {
+                Some((number, "passed")) => self.passed += number.parse().unwrap_or(0),
+                Some((number, "failed")) => self.failed += number.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_binaries_add_up() {
+        let mut total = Total::default();
+        total.count("running 3 tests");
+        total.count(
+            "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        );
+        total.count("test result: FAILED. 7 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out");
+        assert_eq!(total, Total { passed: 9, failed: 1 });
+    }
+}
