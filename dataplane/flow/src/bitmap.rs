@@ -1,9 +1,9 @@
 //! A set of piece indices of one chunk.
 
-use rkyv::{Archive, Deserialize, Serialize};
-
 /// A fixed-size set of the numbers `0..len`. Bits past `len` are always zero.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
+///
+/// It has no encoding of its own: messages carry [`Bitmap::words`], and [`Bitmap::from_words`] checks them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bitmap {
     len: u32,
     ones: u32,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use rkyv::rancor::{Fallible, Source};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::limits::{CHUNK_SIZE_MAX, PIECE_SIZE_MAX, PIECE_SIZE_MIN, PIECES_PER_CHUNK};
@@ -59,10 +60,21 @@ impl FromStr for ChunkId {
 }
 
 /// How a chunk of `size` bytes is cut into pieces of `piece_size` bytes; the last may be shorter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+///
+/// A geometry is always within the limits: one that a peer states otherwise does not decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 pub struct Geometry {
     size: u64,
     piece_size: u32,
+}
+
+impl<D> Deserialize<Geometry, D> for ArchivedGeometry
+where
+    D: Fallible<Error: Source> + ?Sized,
+{
+    fn deserialize(&self, _: &mut D) -> Result<Geometry, D::Error> {
+        Geometry::new(self.size.into(), self.piece_size.into()).map_err(Source::new)
+    }
 }
 
 /// A size or piece size outside the limits.
@@ -135,10 +147,9 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// Whether the parts fit together: the geometry is within the limits and each piece has a checksum.
+    /// Whether the parts fit together: each piece has a checksum.
     pub fn is_consistent(&self) -> bool {
-        Geometry::new(self.geometry.size, self.geometry.piece_size) == Ok(self.geometry)
-            && self.checksums.len() == self.geometry.pieces() as usize
+        self.checksums.len() == self.geometry.pieces() as usize
     }
 
     /// BLAKE3 over geometry and checksums. A manifest records it, so that a descriptor may be taken from any

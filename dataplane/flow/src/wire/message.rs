@@ -51,6 +51,9 @@ macro_rules! messages {
         })*
 
         impl Message {
+            /// Every message: its number and its name, by number.
+            pub const ALL: &[(u16, &str)] = &[$(($number, stringify!($name)),)*];
+
             /// The number that stands in the header.
             pub fn number(&self) -> u16 {
                 match self {

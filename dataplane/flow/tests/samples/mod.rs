@@ -1,0 +1,243 @@
+//! Any message, drawn from a seed.
+//!
+//! The golden vectors depend on what is drawn here: a change of [`Draw`] changes all of them. Fields and list
+//! entries are drawn in order, so that a new message type changes no vector of another.
+
+use flow::chunk::{ChunkId, Descriptor, Geometry};
+use flow::wire::Message;
+use flow::wire::control::*;
+use flow::wire::data::*;
+use flow::wire::handshake::*;
+use flow::wire::session::*;
+
+/// The messages of every type, drawn from one seed.
+pub fn all(seed: u64) -> Vec<Message> {
+    MAKERS.iter().map(|make| make(&mut Draw::new(seed))).collect()
+}
+
+/// A sequence of numbers (SplitMix64), the same for ever.
+pub struct Draw {
+    state: u64,
+}
+
+impl Draw {
+    fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.state ^ self.state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+trait Sample {
+    fn sample(draw: &mut Draw) -> Self;
+}
+
+macro_rules! numbers {
+    ($($number:ty)*) => {
+        $(impl Sample for $number {
+            fn sample(draw: &mut Draw) -> Self {
+                draw.next() as $number
+            }
+        })*
+    };
+}
+
+numbers! { u8 u16 u32 u64 }
+
+impl Sample for bool {
+    fn sample(draw: &mut Draw) -> Self {
+        draw.below(2) == 1
+    }
+}
+
+impl Sample for String {
+    fn sample(draw: &mut Draw) -> Self {
+        // Up to eight bytes an archive keeps a text in place, beyond it elsewhere.
+        let alphabet = ['a', 'Z', '7', '/', '.', ' ', 'ß', '魚'];
+        let length = draw.below(20);
+        (0..length).map(|_| alphabet[draw.below(8) as usize]).collect()
+    }
+}
+
+impl<T: Sample> Sample for Vec<T> {
+    fn sample(draw: &mut Draw) -> Self {
+        (0..draw.below(4)).map(|_| T::sample(draw)).collect()
+    }
+}
+
+impl<T: Sample> Sample for Option<T> {
+    fn sample(draw: &mut Draw) -> Self {
+        bool::sample(draw).then(|| T::sample(draw))
+    }
+}
+
+impl<A: Sample, B: Sample> Sample for (A, B) {
+    fn sample(draw: &mut Draw) -> Self {
+        (A::sample(draw), B::sample(draw))
+    }
+}
+
+impl Sample for [u8; 32] {
+    fn sample(draw: &mut Draw) -> Self {
+        std::array::from_fn(|_| u8::sample(draw))
+    }
+}
+
+impl Sample for ChunkId {
+    fn sample(draw: &mut Draw) -> Self {
+        ChunkId(Sample::sample(draw))
+    }
+}
+
+impl Sample for Geometry {
+    fn sample(draw: &mut Draw) -> Self {
+        let piece_size = 1 << (20 + draw.below(5));
+        Geometry::new(1 + draw.below(1 << 36), piece_size).unwrap()
+    }
+}
+
+impl Sample for Descriptor {
+    fn sample(draw: &mut Draw) -> Self {
+        let geometry = Geometry::new(1 + draw.below(8 << 20), 1 << 20).unwrap();
+        let checksums = (0..geometry.pieces()).map(|_| draw.next()).collect();
+        Descriptor { id: Sample::sample(draw), geometry, checksums }
+    }
+}
+
+macro_rules! choices {
+    ($($name:ident { $($choice:expr,)* })*) => {
+        $(impl Sample for $name {
+            fn sample(draw: &mut Draw) -> Self {
+                let choices: &[fn(&mut Draw) -> $name] = &[$($choice,)*];
+                choices[draw.below(choices.len() as u64) as usize](draw)
+            }
+        })*
+    };
+}
+
+choices! {
+    Role { |_| Role::Client, |_| Role::Control, |draw| Role::Data(Sample::sample(draw)), }
+    NodeState { |_| NodeState::Alive, |_| NodeState::Draining, |_| NodeState::Dead, }
+    Holding { |_| Holding::Complete, |_| Holding::Partial, |_| Holding::None, }
+    Want { |draw| Want::Piece(Sample::sample(draw)), |draw| Want::LeastSent(Sample::sample(draw)), }
+    Device { |_| Device::Dram, |_| Device::Nvme, }
+    FailureCode {
+        |_| FailureCode::Invalid, |_| FailureCode::NotFound, |_| FailureCode::Conflict, |_| FailureCode::MemoryFull,
+        |_| FailureCode::DiskFull, |_| FailureCode::Corrupt, |_| FailureCode::Unavailable,
+        |_| FailureCode::Draining, |_| FailureCode::Io, |_| FailureCode::Internal,
+    }
+}
+
+macro_rules! parts {
+    ($($name:ident { $($field:ident)* })*) => {
+        $(impl Sample for $name {
+            fn sample(_draw: &mut Draw) -> Self {
+                $name { $($field: Sample::sample(_draw),)* }
+            }
+        })*
+    };
+}
+
+macro_rules! messages {
+    ($($name:ident { $($field:ident)* })*) => {
+        parts! { $($name { $($field)* })* }
+
+        const MAKERS: &[fn(&mut Draw) -> Message] = &[$(|draw| Message::$name(Sample::sample(draw)),)*];
+    };
+}
+
+parts! {
+    ShardPair { from to }
+    NodeRecord {
+        node name address rack shards incarnation state head memory_limit memory_used nvme_used
+    }
+    TrackerPeer { node complete near }
+    ReplicaRecord { chunk geometry descriptor_digest node dram_pieces nvme_pieces pinned fetching }
+    KeySummary { key version created_ms size files }
+    SlotRef { piece length offset }
+    FilledPiece { piece length checksum }
+    ChunkReference { id geometry descriptor_digest }
+}
+
+messages! {
+    Hello { version_min version_max role node expected_node nonce }
+    Challenge { version node nonce proof }
+    Proof { proof }
+    Welcome { name arena_size shards }
+    Refuse { reason }
+    Failure { code message hint }
+    Done {}
+
+    Interest { chunk pieces have reply }
+    Have { chunk pieces }
+    Leave { chunk }
+    Grant { chunk grant want }
+    Revoke { grant }
+    Decline { chunk grant }
+    PieceData { chunk grant piece length checksum }
+    Describe { chunk }
+    Description { descriptor }
+
+    Join { record }
+    Membership { epoch cluster nodes }
+    Heartbeat { record epoch leases }
+    TrackerAnnounce { node holdings }
+    TrackerJoin { chunk node limit }
+    TrackerPeers { chunk peers }
+    ReplicaQuery { chunk }
+    ReplicaReport { replicas }
+
+    KeyCommit { key manifest expected_version }
+    KeyCommitted { version revision }
+    KeyOpen { key lease }
+    KeyEntry { key version revision created_ms manifest lease }
+    LeaseRelease { lease }
+    KeyList { prefix after limit }
+    KeyListing { keys more }
+    KeyRemove { key recursive }
+    KeyRemoved { count }
+    ChunkReferences { chunks }
+    ChunkReferenced { referenced }
+
+    ChunkCreate { size piece_size durable }
+    ChunkCreated { handle }
+    SlotLease { handle first count }
+    SlotLeased { slots }
+    PieceFill { handle pieces }
+    ChunkSeal { handle id size }
+    ChunkSealed { geometry descriptor_digest }
+    ChunkAbort { handle }
+    ChunkOpen { chunk }
+    ChunkOpened { handle local_pieces }
+    PieceNext { handle first count limit }
+    PieceViews { slots }
+    PieceRelease { handle pieces }
+    ChunkClose { handle }
+    ChunkFetch { chunk device }
+    ChunkFetched {
+        elapsed_us pieces_local pieces_from_origin pieces_from_peers pieces_corrupt pieces_duplicate progress
+    }
+    ChunkVerify { id }
+    ChunkVerified { digest }
+    PieceBytes { handle piece length checksum }
+
+    ChunkList { chunk }
+    ChunkListing { replicas silent }
+    ChunkPin { id pinned node }
+    ChunkPlace { id node device remove_source from }
+    ChunkRemove { id node device force }
+    NodeList {}
+    NodeListing { epoch nodes }
+    NodeDrain { node }
+    StatusQuery {}
+    Status { node findings counters }
+}
