@@ -16,10 +16,7 @@ pub fn check_key(key: &str) -> Result<(), KeyError> {
         _ if key.split('/').any(|part| part == "." || part == "..") => "it holds a component '.' or '..'",
         _ => return Ok(()),
     };
-    Err(KeyError {
-        key: key.chars().take(80).collect(),
-        reason,
-    })
+    Err(KeyError { key: key.chars().take(80).collect(), reason })
 }
 
 /// A text that cannot be a key.
@@ -40,35 +37,17 @@ mod tests {
 
     #[test]
     fn path_like_names_are_keys() {
-        for key in [
-            "a",
-            "models/llama/step-100",
-            "...",
-            "a/.b/c..",
-            "ключ/鍵",
-            "a b",
-            &"k".repeat(1024),
-        ] {
+        for key in ["a", "models/llama/step-100", "...", "a/.b/c..", "ключ/鍵", "a b", &"k".repeat(1024)]
+        {
             assert_eq!(check_key(key), Ok(()), "{key}");
         }
     }
 
     #[test]
     fn what_would_confuse_paths_is_refused() {
-        for key in [
-            "",
-            "/",
-            "/a",
-            "a/",
-            "a//b",
-            ".",
-            "..",
-            "a/./b",
-            "a/..",
-            "../a",
-            "a\0b",
-            &"k".repeat(1025),
-        ] {
+        for key in
+            ["", "/", "/a", "a/", "a//b", ".", "..", "a/./b", "a/..", "../a", "a\0b", &"k".repeat(1025)]
+        {
             assert!(check_key(key).is_err(), "{key}");
         }
     }

@@ -144,11 +144,7 @@ impl Manifest {
         for file in files {
             check_path(&file.path, self.shape)?;
             match &file.kind {
-                FileKind::Regular {
-                    size: file_size,
-                    extents,
-                    ..
-                } => {
+                FileKind::Regular { size: file_size, extents, .. } => {
                     self.check_extents(*file_size, extents)?;
                     size = size.checked_add(*file_size).ok_or(TOTALS)?;
                     file_count += 1;
@@ -166,9 +162,7 @@ impl Manifest {
             return Err(TOTALS);
         }
         if self.shape != Shape::Tree && (files.len(), file_count) != (1, 1) {
-            return Err(ManifestError::Inconsistent(
-                "a file or stream has other than one regular file",
-            ));
+            return Err(ManifestError::Inconsistent("a file or stream has other than one regular file"));
         }
         check_tree(files)
     }
@@ -177,18 +171,16 @@ impl Manifest {
         let mut reached = 0;
         for extent in extents {
             let chunk = self.chunks.get(extent.chunk as usize);
-            let chunk = chunk.ok_or(ManifestError::Inconsistent(
-                "an extent names a chunk that is not listed",
-            ))?;
+            let chunk =
+                chunk.ok_or(ManifestError::Inconsistent("an extent names a chunk that is not listed"))?;
             let end_of = |at: u64| at.checked_add(extent.length);
             if end_of(extent.chunk_offset).is_none_or(|end| end > chunk.size) {
                 return Err(ManifestError::Inconsistent("an extent reaches past its chunk"));
             }
             let end =
                 end_of(extent.file_offset).filter(|&end| end <= file_size && extent.file_offset >= reached);
-            reached = end.ok_or(ManifestError::Inconsistent(
-                "an extent overlaps another or reaches past its file",
-            ))?;
+            reached = end
+                .ok_or(ManifestError::Inconsistent("an extent overlaps another or reaches past its file"))?;
         }
         Ok(())
     }
@@ -239,10 +231,7 @@ fn check_tree(files: &[FileEntry]) -> Result<(), ManifestError> {
     let separator_first = |&byte: &u8| if byte == b'/' { 0 } else { byte };
     let mut sorted: Vec<&FileEntry> = files.iter().collect();
     sorted.sort_unstable_by(|left, right| {
-        left.path
-            .iter()
-            .map(separator_first)
-            .cmp(right.path.iter().map(separator_first))
+        left.path.iter().map(separator_first).cmp(right.path.iter().map(separator_first))
     });
     let mut not_directory = None;
     for (at, file) in sorted.iter().enumerate() {
@@ -250,14 +239,10 @@ fn check_tree(files: &[FileEntry]) -> Result<(), ManifestError> {
             return Err(ManifestError::Inconsistent("a path is given twice"));
         }
         let below = |parent: &Vec<u8>| {
-            file.path
-                .strip_prefix(parent.as_slice())
-                .is_some_and(|rest| rest.first() == Some(&b'/'))
+            file.path.strip_prefix(parent.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'))
         };
         if not_directory.is_some_and(below) {
-            return Err(ManifestError::Inconsistent(
-                "a path lies below something that is not a directory",
-            ));
+            return Err(ManifestError::Inconsistent("a path lies below something that is not a directory"));
         }
         if file.kind != FileKind::Directory {
             not_directory = Some(&file.path);
@@ -272,11 +257,7 @@ fn check_path(path: &[u8], shape: Shape) -> Result<(), ManifestError> {
         Shape::File => is_name(path),
         Shape::Tree => path.split(|&byte| byte == b'/').all(is_name),
     };
-    if fine {
-        Ok(())
-    } else {
-        Err(ManifestError::Path(String::from_utf8_lossy(path).into_owned()))
-    }
+    if fine { Ok(()) } else { Err(ManifestError::Path(String::from_utf8_lossy(path).into_owned())) }
 }
 
 fn is_name(name: &[u8]) -> bool {

@@ -177,11 +177,7 @@ impl Membership {
     /// No members. Epochs grow from `first_epoch`: a head passes the milliseconds since 1970, so that epochs
     /// grow over its restarts too and no node takes the members it knew before for the present ones.
     pub fn new(first_epoch: u64, nodes_max: usize) -> Self {
-        Self {
-            epoch: first_epoch,
-            nodes_max,
-            records: BTreeMap::new(),
-        }
+        Self { epoch: first_epoch, nodes_max, records: BTreeMap::new() }
     }
 
     /// Takes a node in, or renews what is known of it. A dead node gives its name up to another that asks for
@@ -198,15 +194,10 @@ impl Membership {
         let draining =
             known.is_some_and(|known| known.draining && known.member.incarnation == member.incarnation);
         let namesake = self.holder_of(&member);
-        if let Some(Record {
-            member: Member { name, address, .. },
-            ..
-        }) = namesake.filter(|holder| holder.member.state != State::Dead)
+        if let Some(Record { member: Member { name, address, .. }, .. }) =
+            namesake.filter(|holder| holder.member.state != State::Dead)
         {
-            return Err(JoinError::NameTaken {
-                name: name.clone(),
-                address: address.clone(),
-            });
+            return Err(JoinError::NameTaken { name: name.clone(), address: address.clone() });
         }
         let namesake = namesake.map(|holder| holder.member.node);
         if known.is_none() && namesake.is_none() {
@@ -225,26 +216,18 @@ impl Membership {
         figures: Figures,
         now_ms: u64,
     ) -> Result<(), HeartbeatError> {
-        let Some(record) = self
-            .records
-            .get_mut(&node)
-            .filter(|known| known.member.incarnation >= incarnation)
+        let Some(record) =
+            self.records.get_mut(&node).filter(|known| known.member.incarnation >= incarnation)
         else {
             return Err(HeartbeatError::Unknown { node });
         };
         if record.member.incarnation > incarnation {
-            return Err(HeartbeatError::Superseded {
-                name: record.member.name.clone(),
-            });
+            return Err(HeartbeatError::Superseded { name: record.member.name.clone() });
         }
         record.heard_ms = record.heard_ms.max(now_ms);
         record.member.figures = figures;
         if record.member.state == State::Dead {
-            record.member.state = if record.draining {
-                State::Draining
-            } else {
-                State::Alive
-            };
+            record.member.state = if record.draining { State::Draining } else { State::Alive };
             self.epoch += 1;
         }
         Ok(())
@@ -252,13 +235,9 @@ impl Membership {
 
     /// Takes a node out of placement until it starts again, and returns it. A dead node drains when it returns.
     pub fn drain(&mut self, name: &str) -> Result<u64, UnknownName> {
-        let record = self
-            .records
-            .values_mut()
-            .find(|record| record.member.name == name);
-        let record = record.ok_or_else(|| UnknownName {
-            name: name.chars().take(NAME_LENGTH_MAX).collect(),
-        })?;
+        let record = self.records.values_mut().find(|record| record.member.name == name);
+        let record =
+            record.ok_or_else(|| UnknownName { name: name.chars().take(NAME_LENGTH_MAX).collect() })?;
         record.draining = true;
         if record.member.state == State::Alive {
             record.member.state = State::Draining;
@@ -294,10 +273,7 @@ impl Membership {
 
     /// The members and the epoch.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            epoch: self.epoch,
-            members: self.members().cloned().collect(),
-        }
+        Snapshot { epoch: self.epoch, members: self.members().cloned().collect() }
     }
 
     /// The members, by ascending node.
@@ -307,9 +283,7 @@ impl Membership {
 
     /// The members that are not dead, by ascending node: those that track chunks.
     pub fn live_nodes(&self) -> impl Iterator<Item = u64> {
-        self.members()
-            .filter(|member| member.state != State::Dead)
-            .map(|member| member.node)
+        self.members().filter(|member| member.state != State::Dead).map(|member| member.node)
     }
 
     /// One member.
@@ -328,16 +302,9 @@ impl Membership {
         if self.records.len() < self.nodes_max {
             return Ok(());
         }
-        let dead = self
-            .records
-            .values()
-            .filter(|record| record.member.state == State::Dead);
-        let longest = dead
-            .min_by_key(|record| record.heard_ms)
-            .map(|record| record.member.node);
-        let longest = longest.ok_or(JoinError::Full {
-            nodes_max: self.nodes_max,
-        })?;
+        let dead = self.records.values().filter(|record| record.member.state == State::Dead);
+        let longest = dead.min_by_key(|record| record.heard_ms).map(|record| record.member.node);
+        let longest = longest.ok_or(JoinError::Full { nodes_max: self.nodes_max })?;
         self.records.remove(&longest);
         Ok(())
     }
@@ -345,62 +312,29 @@ impl Membership {
     fn put(&mut self, mut member: Member, draining: bool, now_ms: u64) {
         member.state = if draining { State::Draining } else { State::Alive };
         let known = self.records.get(&member.node).map(|record| &record.member);
-        let unchanged = known.is_some_and(|known| {
-            Member {
-                figures: member.figures,
-                ..known.clone()
-            } == member
-        });
+        let unchanged =
+            known.is_some_and(|known| Member { figures: member.figures, ..known.clone() } == member);
         if !unchanged {
             self.epoch += 1;
         }
-        self.records.insert(
-            member.node,
-            Record {
-                member,
-                draining,
-                heard_ms: now_ms,
-            },
-        );
+        self.records.insert(member.node, Record { member, draining, heard_ms: now_ms });
     }
 }
 
 fn check(member: &Member) -> Result<(), JoinError> {
     let unusable = |what, text: &str, remedy| {
-        Err(JoinError::Unusable {
-            what,
-            text: text.chars().take(NAME_LENGTH_MAX).collect(),
-            remedy,
-        })
+        Err(JoinError::Unusable { what, text: text.chars().take(NAME_LENGTH_MAX).collect(), remedy })
     };
-    let odd = |text: &str| {
-        text.chars()
-            .any(|character| character.is_control() || character.is_whitespace())
-    };
-    let Member {
-        node,
-        name,
-        address,
-        rack,
-        shards,
-        ..
-    } = member;
+    let odd = |text: &str| text.chars().any(|character| character.is_control() || character.is_whitespace());
+    let Member { node, name, address, rack, shards, .. } = member;
     if *node == 0 {
         return unusable("the node id", "0", "give it a data directory of its own");
     }
     if name.is_empty() || name.len() > NAME_LENGTH_MAX || odd(name) || name.contains([':', '/']) {
-        return unusable(
-            "the name",
-            name,
-            "a name has 1 to 64 bytes and no blank, ':' or '/'",
-        );
+        return unusable("the name", name, "a name has 1 to 64 bytes and no blank, ':' or '/'");
     }
     if address.is_empty() || address.len() > TEXT_LENGTH_MAX || odd(address) {
-        return unusable(
-            "the address",
-            address,
-            "it must be host:port, of at most 256 bytes",
-        );
+        return unusable("the address", address, "it must be host:port, of at most 256 bytes");
     }
     if rack.len() > TEXT_LENGTH_MAX || odd(rack) {
         return unusable("the rack", rack, "a rack has at most 256 bytes and no blank");

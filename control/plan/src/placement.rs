@@ -95,34 +95,14 @@ pub fn drain_moves(draining: u64, replicas: &[Replica], members: &[Member]) -> R
         }
     }
     let mut leaving: Vec<&Replica> = leaving.into_values().collect();
-    leaving.retain(|replica| {
-        kept.get(&replica.chunk)
-            .is_none_or(|kept| *kept < firmness(replica))
-    });
+    leaving.retain(|replica| kept.get(&replica.chunk).is_none_or(|kept| *kept < firmness(replica)));
     // The largest first: what is small still fits into what they leave.
     leaving.sort_by_key(|replica| (Reverse(replica.size), replica.chunk));
     let moved = |replica: &Replica| {
-        let &Replica {
-            chunk,
-            size,
-            device,
-            pinned,
-            ..
-        } = replica;
+        let &Replica { chunk, size, device, pinned, .. } = replica;
         let to = room.take(size, device, &BTreeSet::new());
-        let to = to.ok_or(NoRoom {
-            size,
-            wanted: 1,
-            found: 0,
-        })?;
-        Ok(Move {
-            chunk,
-            size,
-            from: draining,
-            to,
-            device,
-            pinned,
-        })
+        let to = to.ok_or(NoRoom { size, wanted: 1, found: 0 })?;
+        Ok(Move { chunk, size, from: draining, to, device, pinned })
     };
     leaving.into_iter().map(moved).collect()
 }
@@ -137,17 +117,10 @@ pub fn pick_nodes(demand: Demand<'_>, members: &[Member]) -> Result<Vec<u64>, No
     let mut picked = Vec::new();
     while picked.len() < demand.copies {
         let Some(node) = room.take(demand.size, demand.device, &taken) else {
-            return Err(NoRoom {
-                size: demand.size,
-                wanted: demand.copies,
-                found: picked.len(),
-            });
+            return Err(NoRoom { size: demand.size, wanted: demand.copies, found: picked.len() });
         };
         taken.insert(node);
-        let rack = members
-            .iter()
-            .find(|member| member.node == node)
-            .map(|member| member.rack.as_str());
+        let rack = members.iter().find(|member| member.node == node).map(|member| member.rack.as_str());
         *room.copies.entry(rack.unwrap_or_default()).or_default() += 1;
         picked.push(node);
     }
@@ -186,29 +159,16 @@ struct Place<'a> {
 impl<'a> Room<'a> {
     /// The room on all live, undrained members but `leaver`, whose rack counts as the one to avoid.
     fn of(members: &'a [Member], leaver: u64) -> Self {
-        let mut room = Self {
-            places: BTreeMap::new(),
-            copies: BTreeMap::new(),
-        };
+        let mut room = Self { places: BTreeMap::new(), copies: BTreeMap::new() };
         for member in members {
             if member.node == leaver {
                 room.copies.insert(&member.rack, 1);
             } else if member.state == State::Alive {
-                let dram_free = member
-                    .figures
-                    .memory_limit
-                    .saturating_sub(member.figures.memory_used);
+                let dram_free = member.figures.memory_limit.saturating_sub(member.figures.memory_used);
                 // Nodes do not tell the size of their device: the one that holds least counts as the freest,
                 // and one that is full after all refuses.
                 let nvme_free = u64::MAX - member.figures.nvme_used;
-                room.places.insert(
-                    member.node,
-                    Place {
-                        rack: &member.rack,
-                        dram_free,
-                        nvme_free,
-                    },
-                );
+                room.places.insert(member.node, Place { rack: &member.rack, dram_free, nvme_free });
             }
         }
         room
@@ -224,10 +184,7 @@ impl<'a> Room<'a> {
             Device::Dram => place.dram_free,
             Device::Nvme => place.nvme_free,
         };
-        let fits = self
-            .places
-            .iter()
-            .filter(|(node, place)| !except.contains(node) && free(place) >= size);
+        let fits = self.places.iter().filter(|(node, place)| !except.contains(node) && free(place) >= size);
         let copies = |place: &Place<'_>| self.copies.get(place.rack).copied().unwrap_or_default();
         let best = fits.max_by_key(|(node, place)| (Reverse(copies(place)), free(place), Reverse(**node)));
         let node = *best?.0;
@@ -257,22 +214,12 @@ mod tests {
             incarnation: 1,
             state,
             head: false,
-            figures: Figures {
-                memory_limit: 1_000,
-                memory_used: 1_000 - free,
-                nvme_used: 1_000 - free,
-            },
+            figures: Figures { memory_limit: 1_000, memory_used: 1_000 - free, nvme_used: 1_000 - free },
         }
     }
 
     fn replica(chunk: u8, node: u64, device: Device, pinned: bool) -> Replica {
-        Replica {
-            chunk: [chunk; 32],
-            size: 100,
-            node,
-            device,
-            pinned,
-        }
+        Replica { chunk: [chunk; 32], size: 100, node, device, pinned }
     }
 
     fn to(moves: &[Move]) -> Vec<(u8, u64)> {
@@ -314,31 +261,16 @@ mod tests {
             member(3, "s", State::Alive, 150),
             member(4, "t", State::Alive, 250),
         ];
-        let replicas: Vec<Replica> = (1..=4)
-            .map(|chunk| replica(chunk, 1, Device::Dram, true))
-            .collect();
-        assert_eq!(
-            to(&drain_moves(1, &replicas, &members).unwrap()),
-            [(1, 4), (2, 3), (3, 4), (4, 2)]
-        );
+        let replicas: Vec<Replica> = (1..=4).map(|chunk| replica(chunk, 1, Device::Dram, true)).collect();
+        assert_eq!(to(&drain_moves(1, &replicas, &members).unwrap()), [(1, 4), (2, 3), (3, 4), (4, 2)]);
     }
 
     #[test]
     fn what_does_not_fit_is_told() {
         let members = [member(1, "", State::Draining, 0), member(2, "", State::Alive, 99)];
         let moves = drain_moves(1, &[replica(1, 1, Device::Dram, false)], &members);
-        assert_eq!(
-            moves,
-            Err(NoRoom {
-                size: 100,
-                wanted: 1,
-                found: 0
-            })
-        );
-        assert_eq!(
-            drain_moves(9, &[replica(1, 1, Device::Dram, false)], &[]),
-            Ok(vec![])
-        );
+        assert_eq!(moves, Err(NoRoom { size: 100, wanted: 1, found: 0 }));
+        assert_eq!(drain_moves(9, &[replica(1, 1, Device::Dram, false)], &[]), Ok(vec![]));
     }
 
     #[test]
@@ -346,22 +278,10 @@ mod tests {
         let members: Vec<Member> = [(1, "r"), (2, "r"), (3, "s"), (4, "s"), (5, "t")]
             .map(|(n, r)| member(n, r, State::Alive, n * 100))
             .into();
-        let demand = Demand {
-            size: 100,
-            device: Device::Dram,
-            copies: 3,
-            holders: &[5],
-        };
+        let demand = Demand { size: 100, device: Device::Dram, copies: 3, holders: &[5] };
         assert_eq!(pick_nodes(demand, &members), Ok(vec![4, 2, 3]));
         let demand = Demand { copies: 5, ..demand };
-        assert_eq!(
-            pick_nodes(demand, &members),
-            Err(NoRoom {
-                size: 100,
-                wanted: 5,
-                found: 4
-            })
-        );
+        assert_eq!(pick_nodes(demand, &members), Err(NoRoom { size: 100, wanted: 5, found: 4 }));
     }
 
     fn members() -> impl Strategy<Value = Vec<Member>> {

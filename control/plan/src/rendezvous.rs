@@ -58,10 +58,7 @@ mod tests {
         let fair = 2 * CHUNKS / NODES;
         assert_eq!(load.len() as u64, NODES);
         for (node, load) in load {
-            assert!(
-                load.abs_diff(fair) < fair / 20,
-                "node {node} tracks {load}, fair is {fair}"
-            );
+            assert!(load.abs_diff(fair) < fair / 20, "node {node} tracks {load}, fair is {fair}");
         }
     }
 

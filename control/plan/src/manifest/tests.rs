@@ -3,35 +3,16 @@ use proptest::prelude::*;
 use super::*;
 
 fn chunk(number: u8, size: u64) -> ChunkEntry {
-    ChunkEntry {
-        id: [number; 32],
-        size,
-        piece_size: 1 << 20,
-        descriptor_digest: [!number; 32],
-    }
+    ChunkEntry { id: [number; 32], size, piece_size: 1 << 20, descriptor_digest: [!number; 32] }
 }
 
 fn regular(path: &str, size: u64, extents: Vec<Extent>) -> FileEntry {
-    let kind = FileKind::Regular {
-        size,
-        digest: [7; 32],
-        extents,
-    };
-    FileEntry {
-        path: path.into(),
-        kind,
-        mode: 0o644,
-        mtime_ns: -5,
-    }
+    let kind = FileKind::Regular { size, digest: [7; 32], extents };
+    FileEntry { path: path.into(), kind, mode: 0o644, mtime_ns: -5 }
 }
 
 fn extent(file_offset: u64, chunk: u32, chunk_offset: u64, length: u64) -> Extent {
-    Extent {
-        file_offset,
-        chunk,
-        chunk_offset,
-        length,
-    }
+    Extent { file_offset, chunk, chunk_offset, length }
 }
 
 fn tree(files: Vec<FileEntry>) -> Manifest {
@@ -41,13 +22,7 @@ fn tree(files: Vec<FileEntry>) -> Manifest {
     });
     let (size, file_count) = sizes.fold((0, 0), |(size, count), one| (size + one, count + 1));
     let chunks = vec![chunk(1, 100), chunk(2, 50)];
-    Manifest {
-        shape: Shape::Tree,
-        size,
-        file_count,
-        chunks,
-        files: Files::Inline(files),
-    }
+    Manifest { shape: Shape::Tree, size, file_count, chunks, files: Files::Inline(files) }
 }
 
 fn reread(manifest: &Manifest) -> Result<Manifest, ManifestError> {
@@ -55,19 +30,12 @@ fn reread(manifest: &Manifest) -> Result<Manifest, ManifestError> {
 }
 
 fn other(path: &str, kind: FileKind) -> FileEntry {
-    FileEntry {
-        path: path.into(),
-        kind,
-        mode: 0o755,
-        mtime_ns: 0,
-    }
+    FileEntry { path: path.into(), kind, mode: 0o755, mtime_ns: 0 }
 }
 
 #[test]
 fn a_tree_survives_with_holes_links_and_names_that_are_not_text() {
-    let link = FileKind::Symlink {
-        target: b"../../etc/passwd".to_vec(),
-    };
+    let link = FileKind::Symlink { target: b"../../etc/passwd".to_vec() };
     let mut files = vec![
         regular("a/b", 200, vec![extent(10, 0, 90, 10), extent(100, 1, 0, 50)]),
         regular("empty", 0, vec![]),
@@ -78,15 +46,9 @@ fn a_tree_survives_with_holes_links_and_names_that_are_not_text() {
     let manifest = tree(files.clone());
     assert_eq!(reread(&manifest), Ok(manifest.clone()));
     assert_eq!(decode_files(&encode_files(&files)), Ok(files));
-    let apart = Manifest {
-        files: Files::Chunk(chunk(9, 5)),
-        ..manifest
-    };
+    let apart = Manifest { files: Files::Chunk(chunk(9, 5)), ..manifest };
     assert_eq!(reread(&apart), Ok(apart.clone()));
-    assert_eq!(
-        apart.all_chunks().map(|chunk| chunk.id[0]).collect::<Vec<_>>(),
-        [1, 2, 9]
-    );
+    assert_eq!(apart.all_chunks().map(|chunk| chunk.id[0]).collect::<Vec<_>>(), [1, 2, 9]);
 }
 
 #[test]
@@ -100,20 +62,14 @@ fn extents_must_lie_in_chunk_and_file_and_ascend() {
         vec![extent(0, 0, 0, 10), extent(9, 1, 0, 10)],
     ] {
         let manifest = tree(vec![regular("a", 60, bad.clone())]);
-        assert!(
-            matches!(reread(&manifest), Err(ManifestError::Inconsistent(_))),
-            "{bad:?}"
-        );
+        assert!(matches!(reread(&manifest), Err(ManifestError::Inconsistent(_))), "{bad:?}");
     }
 }
 
 #[test]
 fn totals_and_shapes_must_be_true() {
     let good = tree(vec![regular("a", 60, vec![])]);
-    let file = Manifest {
-        shape: Shape::File,
-        ..good.clone()
-    };
+    let file = Manifest { shape: Shape::File, ..good.clone() };
     assert_eq!(reread(&file), Ok(file.clone()));
     let stream = Manifest {
         files: Files::Inline(vec![regular("", 60, vec![])]),
@@ -122,89 +78,40 @@ fn totals_and_shapes_must_be_true() {
     };
     assert_eq!(reread(&stream), Ok(stream.clone()));
     for bad in [
-        Manifest {
-            size: 61,
-            ..good.clone()
-        },
-        Manifest {
-            file_count: 2,
-            ..good.clone()
-        },
-        Manifest {
-            shape: Shape::Stream,
-            ..good.clone()
-        },
-        Manifest {
-            shape: Shape::File,
-            ..tree(vec![regular("a", 1, vec![]), regular("b", 1, vec![])])
-        },
-        Manifest {
-            shape: Shape::File,
-            ..tree(vec![other("a", FileKind::Directory)])
-        },
+        Manifest { size: 61, ..good.clone() },
+        Manifest { file_count: 2, ..good.clone() },
+        Manifest { shape: Shape::Stream, ..good.clone() },
+        Manifest { shape: Shape::File, ..tree(vec![regular("a", 1, vec![]), regular("b", 1, vec![])]) },
+        Manifest { shape: Shape::File, ..tree(vec![other("a", FileKind::Directory)]) },
     ] {
         assert!(reread(&bad).is_err(), "{bad:?}");
     }
     let overflowing = vec![regular("a", u64::MAX, vec![]), regular("b", 2, vec![])];
-    let overflowing = Manifest {
-        size: 1,
-        file_count: 2,
-        files: Files::Inline(overflowing),
-        ..good
-    };
+    let overflowing = Manifest { size: 1, file_count: 2, files: Files::Inline(overflowing), ..good };
     assert_eq!(reread(&overflowing), Err(TOTALS));
 }
 
 #[test]
 fn nothing_is_written_through_a_link_or_twice() {
-    let link = || {
-        other(
-            "a",
-            FileKind::Symlink {
-                target: b"/etc".to_vec(),
-            },
-        )
-    };
+    let link = || other("a", FileKind::Symlink { target: b"/etc".to_vec() });
     for bad in [
         vec![link(), regular("a/passwd", 1, vec![])],
         vec![regular("a/b/c", 1, vec![]), link()],
         vec![regular("a", 1, vec![]), regular("a/b", 1, vec![])],
-        vec![
-            regular("a/b", 1, vec![]),
-            other("a.b", FileKind::Directory),
-            regular("a-b", 1, vec![]),
-            link(),
-        ],
-        vec![
-            link(),
-            other("a/b", FileKind::Directory),
-            regular("a/b/c", 1, vec![]),
-        ],
+        vec![regular("a/b", 1, vec![]), other("a.b", FileKind::Directory), regular("a-b", 1, vec![]), link()],
+        vec![link(), other("a/b", FileKind::Directory), regular("a/b/c", 1, vec![])],
         vec![regular("a", 1, vec![]), regular("a", 1, vec![])],
         vec![other("a", FileKind::Directory), link()],
         vec![other("a", FileKind::Symlink { target: vec![] })],
-        vec![other(
-            "a",
-            FileKind::Symlink {
-                target: vec![b'x', 0],
-            },
-        )],
+        vec![other("a", FileKind::Symlink { target: vec![b'x', 0] })],
     ] {
-        assert!(
-            matches!(reread(&tree(bad.clone())), Err(ManifestError::Inconsistent(_))),
-            "{bad:?}"
-        );
+        assert!(matches!(reread(&tree(bad.clone())), Err(ManifestError::Inconsistent(_))), "{bad:?}");
     }
 }
 
 #[test]
 fn neighbours_of_a_link_are_fine() {
-    let link = other(
-        "a",
-        FileKind::Symlink {
-            target: b"b".to_vec(),
-        },
-    );
+    let link = other("a", FileKind::Symlink { target: b"b".to_vec() });
     let files = ["a-", "a.b", "aa", "b/a/c"].map(|path| regular(path, 1, vec![]));
     assert!(reread(&tree([files.as_slice(), &[link]].concat())).is_ok());
 }
@@ -245,26 +152,13 @@ fn kind() -> impl Strategy<Value = FileKind> {
             .map(|(hole, length, chunk, chunk_offset)| {
                 let file_offset = at + hole;
                 at = file_offset + length;
-                Extent {
-                    file_offset,
-                    chunk,
-                    chunk_offset,
-                    length,
-                }
+                Extent { file_offset, chunk, chunk_offset, length }
             })
             .collect();
-        FileKind::Regular {
-            size: at + 3,
-            digest: [at as u8; 32],
-            extents,
-        }
+        FileKind::Regular { size: at + 3, digest: [at as u8; 32], extents }
     });
     let target = prop::collection::vec(1..=255_u8, 1..9);
-    prop_oneof![
-        regular,
-        Just(FileKind::Directory),
-        target.prop_map(|target| FileKind::Symlink { target })
-    ]
+    prop_oneof![regular, Just(FileKind::Directory), target.prop_map(|target| FileKind::Symlink { target })]
 }
 
 fn manifest() -> impl Strategy<Value = Manifest> {
@@ -273,10 +167,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         prop::collection::vec(kind(), names.len()).prop_map(move |kinds| {
             let entry = |(name, kind): (&String, FileKind)| other(name, kind);
             let files = names.iter().zip(kinds).map(entry).collect();
-            Manifest {
-                chunks: (0..3).map(|number| chunk(number, 100)).collect(),
-                ..tree(files)
-            }
+            Manifest { chunks: (0..3).map(|number| chunk(number, 100)).collect(), ..tree(files) }
         })
     })
 }
@@ -324,13 +215,7 @@ fn stays_inside(path: &[u8]) -> bool {
     let path = Path::new(std::ffi::OsStr::from_bytes(path));
     let plain: Option<Vec<&[u8]>> = path
         .components()
-        .map(|part| {
-            if let Component::Normal(name) = part {
-                Some(name.as_bytes())
-            } else {
-                None
-            }
-        })
+        .map(|part| if let Component::Normal(name) = part { Some(name.as_bytes()) } else { None })
         .collect();
     plain.is_some_and(|parts| !parts.is_empty() && parts.join(&b'/') == path.as_os_str().as_bytes())
 }

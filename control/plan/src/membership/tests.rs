@@ -27,21 +27,10 @@ fn silence_kills_and_a_heartbeat_revives() {
     let mut members = Membership::new(10, 8);
     members.join(node(1, "a", 5), 0).unwrap();
     assert_eq!(members.tick(DEAD_AFTER_MS - 1), []);
-    assert_eq!(
-        members.tick(DEAD_AFTER_MS),
-        [Change::Died {
-            node: 1,
-            name: "a".into()
-        }]
-    );
-    assert_eq!(
-        (state(&members, 1), members.live_nodes().count()),
-        (Some(State::Dead), 0)
-    );
+    assert_eq!(members.tick(DEAD_AFTER_MS), [Change::Died { node: 1, name: "a".into() }]);
+    assert_eq!((state(&members, 1), members.live_nodes().count()), (Some(State::Dead), 0));
     let epoch = members.epoch();
-    members
-        .heartbeat(1, 5, Figures::default(), DEAD_AFTER_MS + 1)
-        .unwrap();
+    members.heartbeat(1, 5, Figures::default(), DEAD_AFTER_MS + 1).unwrap();
     assert_eq!(state(&members, 1), Some(State::Alive));
     assert!(members.epoch() > epoch);
 }
@@ -51,16 +40,7 @@ fn an_hour_of_silence_is_forgotten() {
     let mut members = Membership::new(0, 8);
     members.join(node(1, "a", 5), 0).unwrap();
     let (died, forgotten) = (members.tick(DEAD_AFTER_MS), members.tick(FORGOTTEN_AFTER_MS));
-    assert_eq!(
-        (died.len(), forgotten),
-        (
-            1,
-            vec![Change::Forgotten {
-                node: 1,
-                name: "a".into()
-            }]
-        )
-    );
+    assert_eq!((died.len(), forgotten), (1, vec![Change::Forgotten { node: 1, name: "a".into() }]));
     let late = members.heartbeat(1, 5, Figures::default(), FORGOTTEN_AFTER_MS);
     assert_eq!(late, Err(HeartbeatError::Unknown { node: 1 }));
 }
@@ -69,16 +49,10 @@ fn an_hour_of_silence_is_forgotten() {
 fn a_live_name_is_kept_and_a_dead_one_passes_on() {
     let mut members = Membership::new(0, 8);
     members.join(node(1, "a", 5), 0).unwrap();
-    assert!(matches!(
-        members.join(node(2, "a", 9), 1),
-        Err(JoinError::NameTaken { .. })
-    ));
+    assert!(matches!(members.join(node(2, "a", 9), 1), Err(JoinError::NameTaken { .. })));
     members.tick(DEAD_AFTER_MS);
     members.join(node(2, "a", 9), DEAD_AFTER_MS).unwrap();
-    assert_eq!(
-        (state(&members, 1), state(&members, 2)),
-        (None, Some(State::Alive))
-    );
+    assert_eq!((state(&members, 1), state(&members, 2)), (None, Some(State::Alive)));
 }
 
 #[test]
@@ -90,10 +64,7 @@ fn a_newer_incarnation_replaces_and_an_older_is_refused() {
     assert_eq!(state(&members, 1), Some(State::Draining));
     members.join(node(1, "b", 6), 2).unwrap();
     assert_eq!(state(&members, 1), Some(State::Alive));
-    assert!(matches!(
-        members.join(node(1, "a", 5), 3),
-        Err(JoinError::Superseded { .. })
-    ));
+    assert!(matches!(members.join(node(1, "a", 5), 3), Err(JoinError::Superseded { .. })));
     let older = members.heartbeat(1, 5, Figures::default(), 3);
     assert!(matches!(older, Err(HeartbeatError::Superseded { .. })));
     let newer = members.heartbeat(1, 7, Figures::default(), 3);
@@ -105,16 +76,10 @@ fn a_full_cluster_takes_another_only_for_a_dead_one() {
     let mut members = Membership::new(0, 2);
     members.join(node(1, "a", 1), 0).unwrap();
     members.join(node(2, "b", 1), 1_000).unwrap();
-    assert_eq!(
-        members.join(node(3, "c", 1), 1_000),
-        Err(JoinError::Full { nodes_max: 2 })
-    );
+    assert_eq!(members.join(node(3, "c", 1), 1_000), Err(JoinError::Full { nodes_max: 2 }));
     members.tick(DEAD_AFTER_MS);
     members.join(node(3, "c", 1), DEAD_AFTER_MS).unwrap();
-    assert_eq!(
-        members.members().map(|member| member.node).collect::<Vec<_>>(),
-        [2, 3]
-    );
+    assert_eq!(members.members().map(|member| member.node).collect::<Vec<_>>(), [2, 3]);
 }
 
 #[test]
@@ -123,9 +88,7 @@ fn draining_outlives_death_and_unknown_names_are_told() {
     members.join(node(1, "a", 1), 0).unwrap();
     assert_eq!((members.drain("a"), members.drain("a")), (Ok(1), Ok(1)));
     members.tick(DEAD_AFTER_MS);
-    members
-        .heartbeat(1, 1, Figures::default(), DEAD_AFTER_MS)
-        .unwrap();
+    members.heartbeat(1, 1, Figures::default(), DEAD_AFTER_MS).unwrap();
     assert_eq!(state(&members, 1), Some(State::Draining));
     assert_eq!(members.drain("z"), Err(UnknownName { name: "z".into() }));
 }
@@ -135,24 +98,10 @@ fn figures_do_not_change_the_epoch() {
     let mut members = Membership::new(0, 2);
     members.join(node(1, "a", 1), 0).unwrap();
     let epoch = members.epoch();
-    let figures = Figures {
-        memory_used: 7,
-        ..Figures::default()
-    };
+    let figures = Figures { memory_used: 7, ..Figures::default() };
     members.heartbeat(1, 1, figures, 1).unwrap();
-    members
-        .join(
-            Member {
-                figures,
-                ..node(1, "a", 1)
-            },
-            2,
-        )
-        .unwrap();
-    assert_eq!(
-        (members.epoch(), members.member(1).unwrap().figures),
-        (epoch, figures)
-    );
+    members.join(Member { figures, ..node(1, "a", 1) }, 2).unwrap();
+    assert_eq!((members.epoch(), members.member(1).unwrap().figures), (epoch, figures));
 }
 
 #[test]
@@ -164,24 +113,12 @@ fn what_cannot_be_a_node_is_refused() {
         node(1, "a b", 1),
         node(1, "a:b", 1),
         node(1, &"n".repeat(65), 1),
-        Member {
-            address: "x".repeat(257),
-            ..good.clone()
-        },
-        Member {
-            address: String::new(),
-            ..good.clone()
-        },
-        Member {
-            rack: "r\n".into(),
-            ..good.clone()
-        },
+        Member { address: "x".repeat(257), ..good.clone() },
+        Member { address: String::new(), ..good.clone() },
+        Member { rack: "r\n".into(), ..good.clone() },
         Member { shards: 0, ..good },
     ] {
-        assert!(matches!(
-            Membership::new(0, 2).join(bad, 0),
-            Err(JoinError::Unusable { .. })
-        ));
+        assert!(matches!(Membership::new(0, 2).join(bad, 0), Err(JoinError::Unusable { .. })));
     }
 }
 
@@ -208,13 +145,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What others must know of the members: all but their figures.
 fn visible(members: &Membership) -> Vec<Member> {
-    members
-        .members()
-        .map(|member| Member {
-            figures: Figures::default(),
-            ..member.clone()
-        })
-        .collect()
+    members.members().map(|member| Member { figures: Figures::default(), ..member.clone() }).collect()
 }
 
 proptest! {
