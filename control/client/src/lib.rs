@@ -1,1 +1,55 @@
-//! The Rust client.
+//! The Rust client of Shoal.
+//!
+//! ```no_run
+//! use client::{Address, Client, GetOptions, PutOptions, Silent, Source};
+//!
+//! let client = Client::connect(&Address::parse("/var/lib/shoal/shoal.sock")?, None)?;
+//! client.put("models/seven", Source::Path("weights".into()), &PutOptions::default(), &Silent)?;
+//! client.get("models/seven", "copy".as_ref(), &GetOptions { verify: true }, &Silent)?;
+//! # Ok::<(), client::ClientError>(())
+//! ```
+//!
+//! A client on the node's own host connects to its local socket and shares the node's arena: bytes are read from
+//! files straight into the arena and written from it straight into files. A client elsewhere connects to the node's
+//! TCP port, and pieces travel on that connection. A [`Client`] may be used from several threads at once.
+//!
+//! The modules are listed from the outside in.
+#![forbid(unsafe_code)]
+
+mod address; // where a node listens
+mod client;
+mod error; // what can go wrong, and what to do about it
+mod progress; // how far a put or get has come // keys, chunks and nodes: one method for each thing a user can ask
+
+mod chunk_writer; // one chunk: slots leased, filled, sealed
+mod digest;
+mod ordered; // bytes in order → chunks
+mod packing; // which bytes of which file go into which chunk
+mod put; // files → chunks → a key
+mod upload; // the workers that carry a plan out
+mod walk; // what is in a source, before anything is read // BLAKE3 of a chunk whose pieces are hashed in any order
+
+mod chunk_reader;
+mod confined; // directories entered without following a link
+mod destination; // where the files of a key go
+mod get; // a key → files
+mod key; // one version of a key, held open
+mod layout; // a manifest checked, and which file bytes each piece holds
+mod parallel; // many small things in a few threads
+mod sink; // files that receive their bytes in any order
+mod staging; // a temporary directory whose content appears in place at once
+mod verify; // files read back and compared with their digests // one chunk: pieces viewed, released
+
+mod connection; // requests and replies, from several threads
+mod handshake; // from an address to an authenticated socket
+mod socket; // a stream socket, local or TCP
+
+pub use address::Address;
+pub use client::{Client, KeyInfo};
+pub use error::ClientError;
+pub use get::{GetOptions, GetReport};
+pub use progress::{Progress, Silent};
+pub use put::{PutOptions, PutReport, Source};
+
+pub use flow::chunk::{ChunkId, Geometry};
+pub use flow::wire::handshake::Token;

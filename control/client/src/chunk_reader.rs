@@ -1,0 +1,208 @@
+//! One chunk: pieces viewed, released.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+
+use flow::bitmap::Bitmap;
+use flow::chunk::{ChunkId, Geometry};
+use flow::verify::checksum_of;
+use flow::wire::Message;
+use flow::wire::session::{
+    ChunkClose, ChunkOpen, ChunkOpened, ChunkReference, PieceNext, PieceRelease, PieceViews,
+};
+use plan::manifest::{ChunkEntry, ManifestError};
+
+use crate::ClientError;
+use crate::connection::{Connection, Pending};
+
+/// Bytes of pieces that are asked for at once.
+const ASKED_AT_ONCE: u32 = 32 << 20;
+/// Most pieces that are asked for at once.
+const ASKED_PIECES_MAX: u32 = 16;
+
+/// What a manifest's entry says of a chunk, as a node wants to hear it.
+pub(crate) fn reference(entry: &ChunkEntry) -> Result<ChunkReference, ManifestError> {
+    let geometry = Geometry::new(entry.size, entry.piece_size)
+        .map_err(|_| ManifestError::Inconsistent("a chunk's size is outside the limits"))?;
+    Ok(ChunkReference { id: ChunkId(entry.id), geometry, descriptor_digest: entry.descriptor_digest })
+}
+
+/// A chunk that is open for reading. Dropping it closes it, which must be after the last [`Piece`].
+pub(crate) struct ChunkReader<'c> {
+    connection: &'c Connection,
+    handle: u64,
+    geometry: Geometry,
+    given: Bitmap,
+}
+
+/// The verified bytes of one piece.
+pub(crate) struct Piece<'c> {
+    /// Which piece.
+    pub(crate) index: u32,
+    bytes: Bytes<'c>,
+}
+
+enum Bytes<'c> {
+    Arena(&'c [u8]),
+    Received(Vec<u8>),
+}
+
+impl<'c> ChunkReader<'c> {
+    /// Opens a chunk.
+    pub(crate) fn open(connection: &'c Connection, chunk: ChunkReference) -> Result<Self, ClientError> {
+        let ChunkOpened { handle, .. } = connection.call(ChunkOpen { chunk })?;
+        let given = Bitmap::new(chunk.geometry.pieces());
+        Ok(Self { connection, handle, geometry: chunk.geometry, given })
+    }
+
+    /// How the chunk is cut.
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// How many pieces are asked for at once.
+    pub(crate) fn window(&self) -> u32 {
+        (ASKED_AT_ONCE / self.geometry.piece_size()).clamp(1, ASKED_PIECES_MAX)
+    }
+
+    /// Whether a piece was given out.
+    pub(crate) fn was_given(&self, piece: u32) -> bool {
+        self.given.contains(piece)
+    }
+
+    /// Whether every piece was given out.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.given.count() == self.given.len()
+    }
+
+    /// Asks for pieces of `first..first + count`.
+    pub(crate) fn ask(&self, first: u32, count: u32) -> Result<Pending<'c>, ClientError> {
+        let limit = self.window();
+        let request = PieceNext { handle: self.handle, first, count, limit };
+        self.connection.send_for_many(request, limit + 1)
+    }
+
+    /// Waits for the pieces that [`ChunkReader::ask`] asked for: at least one, unless all in its range were given out.
+    pub(crate) fn receive(&mut self, asked: Pending<'c>) -> Result<Vec<Piece<'c>>, ClientError> {
+        let mut pieces = Vec::new();
+        loop {
+            let reply = asked.next()?;
+            match reply.message {
+                Message::PieceBytes(sent) if !self.connection.shares_memory() => {
+                    if checksum_of(&reply.payload) != sent.checksum {
+                        return Err(self.connection.protocol("a piece was damaged on the way"));
+                    }
+                    pieces.push(self.piece(sent.piece, Bytes::Received(reply.payload))?);
+                }
+                Message::PieceViews(PieceViews { slots }) => {
+                    for slot in slots {
+                        let view = self.connection.views();
+                        let view = view.and_then(|arena| arena.read(slot.offset, slot.length as usize));
+                        let view = view
+                            .ok_or_else(|| self.connection.protocol("it names a piece outside its arena"))?;
+                        pieces.push(self.piece(slot.piece, Bytes::Arena(view))?);
+                    }
+                    return Ok(pieces);
+                }
+                other => return Err(self.connection.protocol(format!("it answers with {}", other.name()))),
+            }
+        }
+    }
+
+    fn piece(&mut self, index: u32, bytes: Bytes<'c>) -> Result<Piece<'c>, ClientError> {
+        let piece = Piece { index, bytes };
+        if index >= self.given.len() || piece.len() != self.geometry.length(index) as usize {
+            return Err(self.connection.protocol("it gives a piece that the chunk does not have"));
+        }
+        if !self.given.insert(index) {
+            return Err(self.connection.protocol("it gives a piece twice"));
+        }
+        Ok(piece)
+    }
+
+    /// Lets the node reuse the memory of pieces that are not looked at any more.
+    pub(crate) fn release(&self, pieces: Vec<Piece<'c>>) -> Result<(), ClientError> {
+        let pieces: Vec<u32> = pieces.into_iter().map(|piece| piece.index).collect();
+        if pieces.is_empty() || !self.connection.shares_memory() {
+            return Ok(());
+        }
+        self.connection.send(PieceRelease { handle: self.handle, pieces }).map(drop)
+    }
+}
+
+impl Drop for ChunkReader<'_> {
+    fn drop(&mut self) {
+        // When the connection has ended, the node closes the chunk by itself.
+        let _ = self.connection.send(ChunkClose { handle: self.handle });
+    }
+}
+
+impl Deref for Piece<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Arena(view) => view,
+            Bytes::Received(bytes) => bytes,
+        }
+    }
+}
+
+/// Reads a chunk's pieces in ascending order, while later ones are on their way.
+pub(crate) struct OrderedReader<'c> {
+    held: HashMap<u32, Piece<'c>>,
+    asked: Option<Pending<'c>>,
+    chunk: ChunkReader<'c>,
+}
+
+impl<'c> OrderedReader<'c> {
+    /// Opens a chunk.
+    pub(crate) fn open(connection: &'c Connection, chunk: ChunkReference) -> Result<Self, ClientError> {
+        Ok(Self { held: HashMap::new(), asked: None, chunk: ChunkReader::open(connection, chunk)? })
+    }
+
+    /// How the chunk is cut.
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.chunk.geometry()
+    }
+
+    /// Whether a piece can still be read: pieces before one that was read are gone.
+    pub(crate) fn has(&self, index: u32) -> bool {
+        self.held.contains_key(&index) || !self.chunk.was_given(index)
+    }
+
+    /// Waits for a piece, which must be within the chunk, and lets go of all before it.
+    pub(crate) fn piece(&mut self, index: u32) -> Result<&[u8], ClientError> {
+        let done = self.held.extract_if(|&held, _| held < index).map(|(_, piece)| piece).collect();
+        self.chunk.release(done)?;
+        loop {
+            let ahead = index..index.saturating_add(self.chunk.window()).min(self.geometry().pieces());
+            if self.asked.is_none() && ahead.clone().any(|piece| !self.chunk.was_given(piece)) {
+                self.asked = Some(self.chunk.ask(ahead.start, ahead.len() as u32)?);
+            }
+            if self.held.contains_key(&index) {
+                break;
+            }
+            let Some(asked) = self.asked.take() else { break };
+            let pieces = self.chunk.receive(asked)?;
+            if pieces.is_empty() && !self.chunk.was_given(index) {
+                return Err(self.chunk.connection.protocol("it gives no piece where some are missing"));
+            }
+            self.held.extend(pieces.into_iter().map(|piece| (piece.index, piece)));
+        }
+        let piece = self.held.get(&index);
+        piece
+            .map(|piece| &**piece)
+            .ok_or_else(|| self.chunk.connection.protocol("a piece was asked for twice"))
+    }
+}
+
+/// The whole of a chunk, which must be of a size to hold in memory.
+pub(crate) fn read_whole(connection: &Connection, chunk: ChunkReference) -> Result<Vec<u8>, ClientError> {
+    let mut reader = OrderedReader::open(connection, chunk)?;
+    let mut bytes = Vec::with_capacity(chunk.geometry.size() as usize);
+    for index in 0..chunk.geometry.pieces() {
+        bytes.extend_from_slice(reader.piece(index)?);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,227 @@
+//! One chunk: slots leased, filled, sealed.
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use flow::chunk::{ChunkId, Geometry};
+use flow::verify::checksum_of;
+use flow::wire::session::{
+    ChunkAbort, ChunkCreate, ChunkCreated, ChunkSeal, ChunkSealed, Done, FilledPiece, PieceBytes, PieceFill,
+    SlotLease, SlotLeased, SlotRef,
+};
+use memory::SlotWriter;
+
+use crate::ClientError;
+use crate::connection::{Connection, Pending};
+
+/// Bytes of slots that are leased ahead of need.
+const LEASED_AHEAD: u32 = 32 << 20;
+/// Most pieces whose slots are leased ahead.
+const LEASED_PIECES_MAX: u32 = 16;
+/// Filled pieces that the node may still be busy with, for instance writing them to NVMe.
+const FILLS_UNDER_WAY: usize = 32;
+
+/// A chunk that is being written. Several threads may fill pieces of it. Unless it is sealed, the node forgets it when
+/// the value is dropped, which must be after the last [`Slot`].
+pub(crate) struct ChunkWriter<'c> {
+    connection: &'c Connection,
+    handle: u64,
+    geometry: Geometry,
+    slots: Mutex<Slots<'c>>,
+    fills: Mutex<VecDeque<Pending<'c>>>,
+    sealed: AtomicBool,
+}
+
+/// Where the bytes of one piece go.
+pub(crate) struct Slot<'c> {
+    piece: u32,
+    place: Place<'c>,
+}
+
+enum Place<'c> {
+    Arena(SlotWriter<'c>),
+    Buffer(Vec<u8>),
+}
+
+/// The pieces that were not given out yet.
+struct Slots<'c> {
+    next: u32,
+    leased: VecDeque<SlotRef>,
+    asked: Option<Pending<'c>>,
+    buffers: Vec<Vec<u8>>,
+}
+
+impl<'c> ChunkWriter<'c> {
+    /// Begins a chunk of this size, or of at most this size.
+    pub(crate) fn create(
+        connection: &'c Connection,
+        geometry: Geometry,
+        durable: bool,
+    ) -> Result<Self, ClientError> {
+        let request = ChunkCreate { size: geometry.size(), piece_size: geometry.piece_size(), durable };
+        let ChunkCreated { handle } = connection.call(request)?;
+        let slots = Slots { next: 0, leased: VecDeque::new(), asked: None, buffers: Vec::new() };
+        Ok(Self {
+            connection,
+            handle,
+            geometry,
+            slots: Mutex::new(slots),
+            fills: Mutex::default(),
+            sealed: AtomicBool::new(false),
+        })
+    }
+
+    /// How the chunk is cut.
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The slot of the next piece; waits until the node has memory for it. `None` when all were given out.
+    pub(crate) fn next_slot(&self) -> Result<Option<Slot<'c>>, ClientError> {
+        let mut slots = lock(&self.slots);
+        if !self.connection.shares_memory() {
+            return Ok(self.next_buffer(&mut slots));
+        }
+        let Some(slot) = self.next_leased(&mut slots)? else { return Ok(None) };
+        drop(slots);
+        let writer = self.connection.slots()?.writer(slot.offset, slot.length as usize);
+        let writer = writer
+            .ok_or_else(|| self.connection.protocol("it leases a slot outside its arena, or one twice"))?;
+        Ok(Some(Slot { piece: slot.piece, place: Place::Arena(writer) }))
+    }
+
+    fn next_buffer(&self, slots: &mut Slots<'c>) -> Option<Slot<'c>> {
+        let piece = slots.next;
+        let length = self.geometry.length(piece) as usize;
+        if length == 0 {
+            return None;
+        }
+        slots.next += 1;
+        let mut buffer = slots.buffers.pop().unwrap_or_default();
+        buffer.resize(length, 0);
+        Some(Slot { piece, place: Place::Buffer(buffer) })
+    }
+
+    fn next_leased(&self, slots: &mut Slots<'c>) -> Result<Option<SlotRef>, ClientError> {
+        loop {
+            if let Some(slot) = slots.leased.pop_front() {
+                if slots.asked.is_none() && slots.leased.len() <= self.window() as usize / 2 {
+                    self.ask(slots)?;
+                }
+                return Ok(Some(slot));
+            }
+            if slots.asked.is_none() {
+                self.ask(slots)?;
+            }
+            let Some(asked) = slots.asked.take() else { return Ok(None) };
+            let SlotLeased { slots: leased } = asked.wait()?;
+            for (slot, piece) in leased.iter().zip(slots.next..) {
+                if slot.piece != piece || slot.length != self.geometry.length(piece) || slot.length == 0 {
+                    return Err(self.connection.protocol("it leases slots that were not asked for"));
+                }
+            }
+            if leased.is_empty() {
+                return Err(self.connection.protocol("it leases no slot"));
+            }
+            slots.next += leased.len() as u32;
+            slots.leased.extend(leased);
+        }
+    }
+
+    /// Asks for the next slots, if there are pieces left.
+    fn ask(&self, slots: &mut Slots<'c>) -> Result<(), ClientError> {
+        let first = slots.next;
+        let count = (self.geometry.pieces() - first).min(self.window());
+        if count > 0 {
+            slots.asked = Some(self.connection.send(SlotLease { handle: self.handle, first, count })?);
+        }
+        Ok(())
+    }
+
+    fn window(&self) -> u32 {
+        (LEASED_AHEAD / self.geometry.piece_size()).clamp(1, LEASED_PIECES_MAX)
+    }
+
+    /// Hands the first `length` bytes of a slot to the node; does not wait until the node has dealt with them.
+    pub(crate) fn fill(&self, slot: Slot<'c>, length: usize) -> Result<(), ClientError> {
+        let bytes = &slot[..length];
+        let (piece, length, checksum) = (slot.piece, length as u32, checksum_of(bytes));
+        let pending = match slot.place {
+            Place::Arena(writer) => {
+                drop(writer);
+                let pieces = vec![FilledPiece { piece, length, checksum }];
+                self.connection.send(PieceFill { handle: self.handle, pieces })?
+            }
+            Place::Buffer(buffer) => {
+                let request = PieceBytes { handle: self.handle, piece, length, checksum };
+                let pending = self.connection.send_with_payload(request, &buffer[..length as usize])?;
+                lock(&self.slots).buffers.push(buffer);
+                pending
+            }
+        };
+        let oldest = {
+            let mut fills = lock(&self.fills);
+            fills.push_back(pending);
+            if fills.len() > FILLS_UNDER_WAY { fills.pop_front() } else { None }
+        };
+        oldest.map_or(Ok(()), |oldest| oldest.wait::<Done>().map(drop))
+    }
+
+    /// Asks to seal the chunk, after all that is filled has been dealt with.
+    pub(crate) fn seal(&self, id: ChunkId, size: u64) -> Result<Pending<'c>, ClientError> {
+        let fills = std::mem::take(&mut *lock(&self.fills));
+        fills.into_iter().try_for_each(|fill| fill.wait::<Done>().map(drop))?;
+        self.connection.send(ChunkSeal { handle: self.handle, id, size })
+    }
+
+    /// Waits for the answer to [`ChunkWriter::seal`].
+    pub(crate) fn sealed(&self, seal: Pending<'c>, size: u64) -> Result<ChunkSealed, ClientError> {
+        let sealed: ChunkSealed = seal.wait()?;
+        self.sealed.store(true, Ordering::Release);
+        let fits = sealed.geometry.size() == size
+            && Geometry::new(size, sealed.geometry.piece_size()) == Ok(sealed.geometry);
+        if fits { Ok(sealed) } else { Err(self.connection.protocol("it seals a chunk of another size")) }
+    }
+}
+
+impl Drop for ChunkWriter<'_> {
+    fn drop(&mut self) {
+        if !self.sealed.load(Ordering::Acquire) {
+            // When the connection has ended, the node forgets the chunk by itself.
+            let _ = self.connection.send(ChunkAbort { handle: self.handle });
+        }
+    }
+}
+
+impl Slot<'_> {
+    /// Where the piece begins in a chunk of this geometry, in bytes.
+    pub(crate) fn offset(&self, geometry: Geometry) -> u64 {
+        geometry.offset(self.piece)
+    }
+}
+
+impl Deref for Slot<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.place {
+            Place::Arena(writer) => writer,
+            Place::Buffer(buffer) => buffer,
+        }
+    }
+}
+
+impl DerefMut for Slot<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.place {
+            Place::Arena(writer) => writer,
+            Place::Buffer(buffer) => buffer,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,227 @@
+//! Keys, chunks and nodes: one method for each thing a user can ask.
+
+use std::io::Write;
+use std::path::Path;
+
+use flow::chunk::ChunkId;
+use flow::wire::handshake::Token;
+use flow::wire::session::{
+    ChunkFetch, ChunkFetched, ChunkList, ChunkListing, ChunkPin, ChunkPlace, ChunkReference, ChunkRemove,
+    ChunkVerified, ChunkVerify, Device, Done, KeyEntry, KeyList, KeyListing, KeyRemove, KeyRemoved,
+    NodeDrain, NodeList, NodeListing, Status, StatusQuery,
+};
+use plan::manifest::{FileEntry, Manifest};
+
+use crate::chunk_reader::reference;
+use crate::connection::Connection;
+use crate::key::OpenKey;
+use crate::{Address, ClientError, GetOptions, GetReport, Progress, PutOptions, PutReport, Source, get, put};
+
+/// Matches of an ambiguous prefix that its error names.
+const EXAMPLES: usize = 4;
+
+/// A connection to a node, and through it to its cluster. Methods may be called from several threads at once; what a
+/// method began is given up when it fails and when the client is dropped.
+pub struct Client {
+    connection: Connection,
+}
+
+/// All there is to know of a key's current version.
+#[derive(Debug, Clone)]
+pub struct KeyInfo {
+    /// Version, revision and time.
+    pub entry: KeyEntry,
+    /// Shape, size and chunks. Its list of files is empty or the chunk it is in.
+    pub manifest: Manifest,
+    /// The files, wherever their list is kept.
+    pub files: Vec<FileEntry>,
+}
+
+impl KeyInfo {
+    /// What a node must know to fetch the chunks that hold the files' bytes, in the manifest's order.
+    pub fn references(&self) -> Result<Vec<ChunkReference>, ClientError> {
+        let references = self.manifest.all_chunks().map(reference).collect::<Result<_, _>>();
+        references.map_err(|source| ClientError::Manifest { key: self.entry.key.clone(), source })
+    }
+}
+
+impl Client {
+    /// Connects to a node; `token` is that of its cluster, if it has one.
+    pub fn connect(address: &Address, token: Option<&Token>) -> Result<Self, ClientError> {
+        let empty = Token::new("");
+        Ok(Self { connection: Connection::open(address, token.unwrap_or(&empty))? })
+    }
+
+    /// Name of the node.
+    pub fn node(&self) -> &str {
+        self.connection.node()
+    }
+
+    /// Lets everything under way, and everything begun later, fail with [`ClientError::Cancelled`]. A get removes its
+    /// temporary files before it returns; a put that reads a stream returns when the stream does.
+    pub fn cancel(&self) {
+        self.connection.cancel();
+    }
+
+    /// Puts a file, a directory or a stream as the next version of `key`. When it fails, the key is as it was.
+    pub fn put(
+        &self,
+        key: &str,
+        source: Source,
+        options: &PutOptions,
+        progress: &dyn Progress,
+    ) -> Result<PutReport, ClientError> {
+        put::put(&self.connection, key, source, options, progress)
+    }
+
+    /// Writes the current version of `key` to `destination`, as `cp -r` would:
+    ///
+    /// - one file, or a stream, into `destination` when that is a directory, else as `destination`, in place of a file
+    ///   that is there;
+    /// - a tree as the directory `destination`; when that exists, file by file among what is in it, in place of files
+    ///   of the same paths. Modes and times of directories that were there are left alone.
+    ///
+    /// Files appear at their places when all bytes have arrived, each at once; when anything fails before, nothing is
+    /// there. Missing directories above `destination` are created. No link at the destination or in the key is followed
+    /// below `destination`. Permissions, times, links and holes are restored; bits that let a file run as its owner
+    /// are not.
+    pub fn get(
+        &self,
+        key: &str,
+        destination: &Path,
+        options: &GetOptions,
+        progress: &dyn Progress,
+    ) -> Result<GetReport, ClientError> {
+        get::get(&self.connection, key, destination, options, progress)
+    }
+
+    /// Writes the bytes of a key that is one file or a stream to `output`, in order. With `verify`, a digest that
+    /// differs is reported after the bytes were written.
+    pub fn get_to_writer(
+        &self,
+        key: &str,
+        output: &mut dyn Write,
+        options: &GetOptions,
+        progress: &dyn Progress,
+    ) -> Result<GetReport, ClientError> {
+        get::get_to_writer(&self.connection, key, output, options, progress)
+    }
+
+    /// All there is to know of a key.
+    pub fn info(&self, key: &str) -> Result<KeyInfo, ClientError> {
+        let mut open = OpenKey::open(&self.connection, key)?;
+        let files = std::mem::take(&mut open.files);
+        Ok(KeyInfo { entry: open.entry.clone(), manifest: open.manifest.clone(), files })
+    }
+
+    /// Up to `limit` keys that begin with `prefix`, those after the key `after`, in order. `after` is empty for the
+    /// first page.
+    pub fn list(&self, prefix: &str, after: &str, limit: u32) -> Result<KeyListing, ClientError> {
+        self.connection.call(KeyList { prefix: prefix.into(), after: after.into(), limit })
+    }
+
+    /// Removes a key, and with `recursive` every key below it; returns how many.
+    pub fn remove(&self, key: &str, recursive: bool) -> Result<u64, ClientError> {
+        let KeyRemoved { count } = self.connection.call(KeyRemove { key: key.into(), recursive })?;
+        Ok(count)
+    }
+
+    /// The replicas of a chunk, or of all, on all nodes.
+    pub fn replicas(&self, chunk: Option<ChunkId>) -> Result<ChunkListing, ClientError> {
+        self.connection.call(ChunkList { chunk })
+    }
+
+    /// The chunk whose id begins with `prefix`, up to 64 hexadecimal digits, when there is exactly one.
+    pub fn resolve_chunk_prefix(&self, prefix: &str) -> Result<ChunkId, ClientError> {
+        let wrong = || ClientError::ChunkPrefix(prefix.into());
+        if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        if prefix.len() == 64 {
+            return prefix.parse().map_err(|_| wrong());
+        }
+        choose(prefix, self.replicas(None)?.replicas.into_iter().map(|replica| replica.chunk).collect())
+    }
+
+    /// Sets or clears the pin of a chunk: on `node`, or on every node that has it when that is empty.
+    pub fn pin(&self, id: ChunkId, pinned: bool, node: &str) -> Result<(), ClientError> {
+        self.done(ChunkPin { id, pinned, node: node.into() })
+    }
+
+    /// Copies or moves a chunk to a node and a device; returns when it is there and verified.
+    pub fn place(&self, place: ChunkPlace) -> Result<ChunkFetched, ClientError> {
+        self.connection.call(place)
+    }
+
+    /// Drops replicas of a chunk.
+    pub fn remove_chunk(&self, remove: ChunkRemove) -> Result<(), ClientError> {
+        self.done(remove)
+    }
+
+    /// Brings a replica of a chunk to the node of this connection; returns when it is there and verified.
+    pub fn fetch(&self, chunk: ChunkReference, device: Device) -> Result<ChunkFetched, ClientError> {
+        self.connection.call(ChunkFetch { chunk, device })
+    }
+
+    /// Lets the node read a chunk that it has, and check every piece; returns the BLAKE3 digest that the bytes have.
+    pub fn verify(&self, id: ChunkId) -> Result<ChunkId, ClientError> {
+        let ChunkVerified { digest } = self.connection.call(ChunkVerify { id })?;
+        Ok(digest)
+    }
+
+    /// The members of the cluster.
+    pub fn nodes(&self) -> Result<NodeListing, ClientError> {
+        self.connection.call(NodeList {})
+    }
+
+    /// Moves every chunk that only this node has to others; returns when it is done.
+    pub fn drain(&self, node: &str) -> Result<(), ClientError> {
+        self.done(NodeDrain { node: node.into() })
+    }
+
+    /// The node's own counters and findings.
+    pub fn status(&self) -> Result<Status, ClientError> {
+        self.connection.call(StatusQuery {})
+    }
+
+    fn done(&self, request: impl Into<flow::wire::Message>) -> Result<(), ClientError> {
+        self.connection.call::<Done>(request).map(drop)
+    }
+}
+
+/// The only one of `ids` that begins with `prefix`.
+fn choose(prefix: &str, mut ids: Vec<ChunkId>) -> Result<ChunkId, ClientError> {
+    let digits = prefix.to_ascii_lowercase();
+    ids.retain(|id| id.to_string().starts_with(&digits));
+    ids.sort_unstable();
+    ids.dedup();
+    match ids.as_slice() {
+        [id] => Ok(*id),
+        [] => Err(ClientError::UnknownChunk(prefix.into())),
+        several => {
+            let examples: Vec<_> =
+                several.iter().take(EXAMPLES).map(|id| id.to_string()[..16].to_string()).collect();
+            let examples = examples.join(", ");
+            Err(ClientError::AmbiguousChunk { prefix: prefix.into(), count: several.len(), examples })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_must_fit_one_chunk() {
+        let id = |head: u8, next: u8| {
+            let mut id = [0; 32];
+            (id[0], id[1]) = (head, next);
+            ChunkId(id)
+        };
+        let ids = vec![id(0xab, 0x12), id(0xab, 0x34), id(0xcd, 0), id(0xcd, 0)];
+        assert_eq!(choose("AB1", ids.clone()).unwrap(), id(0xab, 0x12));
+        assert_eq!(choose("c", ids.clone()).unwrap(), id(0xcd, 0));
+        assert!(matches!(choose("ab", ids.clone()), Err(ClientError::AmbiguousChunk { count: 2, .. })));
+        assert!(matches!(choose("f", ids), Err(ClientError::UnknownChunk(_))));
+    }
+}

@@ -1,0 +1,190 @@
+//! Files → chunks → a key.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::PathBuf;
+
+use flow::chunk::ChunkId;
+use flow::limits::MANIFEST_ROOT_MAX;
+use flow::wire::session::{
+    ChunkReferenced, ChunkReferences, FailureCode, KeyCommit, KeyCommitted, KeyEntry, KeyOpen,
+};
+use plan::manifest::{ChunkEntry, Extent, FileEntry, FileKind, Files, Manifest, Shape, encode_files};
+
+use crate::connection::Connection;
+use crate::packing::Packing;
+use crate::upload::{Uploaded, UploadedStream, upload_bytes, upload_files, upload_stream};
+use crate::walk::{Found, Tree};
+use crate::{ClientError, Progress};
+
+/// Largest list of files that stays in a manifest's root, in bytes.
+const INLINE_LIST_MAX: usize = MANIFEST_ROOT_MAX / 16;
+/// Largest list of files, in bytes.
+pub(crate) const LIST_MAX: u64 = 1 << 30;
+/// Chunks asked about at once.
+const REFERENCES_AT_ONCE: usize = 4096;
+
+/// What is put.
+pub enum Source {
+    /// A file, or a directory with all that is in it.
+    Path(PathBuf),
+    /// Several files and directories: a tree with each at its top.
+    Paths(Vec<PathBuf>),
+    /// Bytes without a name, to the end.
+    Reader(Box<dyn Read + Send>),
+}
+
+/// How a key is put.
+#[derive(Debug, Clone, Default)]
+pub struct PutOptions {
+    /// Keep the chunks in memory only: they are gone when their last node stops. Otherwise they are on disk before
+    /// the put returns.
+    pub volatile: bool,
+}
+
+/// What was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PutReport {
+    /// The version that the key has, counted from 1.
+    pub version: u64,
+    /// Bytes of all files, holes included.
+    pub size: u64,
+    /// How many regular files.
+    pub files: u64,
+    /// How many chunks.
+    pub chunks: u64,
+    /// Bytes of those chunks that no key referred to before.
+    pub new_bytes: u64,
+}
+
+/// Puts `source` as the next version of `key`. When it fails, the key is as it was.
+pub(crate) fn put(
+    connection: &Connection,
+    key: &str,
+    source: Source,
+    options: &PutOptions,
+    progress: &dyn Progress,
+) -> Result<PutReport, ClientError> {
+    check_key(connection, key)?;
+    let durable = !options.volatile;
+    let (mut manifest, files) = match source {
+        Source::Path(path) => put_tree(connection, durable, Tree::of(&path)?, progress)?,
+        Source::Paths(paths) => put_tree(connection, durable, Tree::of_several(&paths)?, progress)?,
+        Source::Reader(stream) => put_stream(connection, durable, stream, progress)?,
+    };
+    let new_bytes = new_bytes(connection, &manifest.chunks)?;
+    manifest.files = place_list(connection, durable, files)?;
+    let report = PutReport {
+        version: 0,
+        size: manifest.size,
+        files: manifest.file_count,
+        chunks: manifest.all_chunks().count() as u64,
+        new_bytes,
+    };
+    let request = KeyCommit { key: key.into(), manifest: manifest.encode(), expected_version: None };
+    let KeyCommitted { version, .. } = connection.call(request)?;
+    progress.finish();
+    Ok(PutReport { version, ..report })
+}
+
+/// Lets a key that the node would refuse fail before anything is uploaded.
+fn check_key(connection: &Connection, key: &str) -> Result<(), ClientError> {
+    match connection.call::<KeyEntry>(KeyOpen { key: key.into(), lease: false }) {
+        Err(ClientError::Failure(failure)) if failure.code == FailureCode::NotFound => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Uploads the files of a tree; the manifest's list of files is still empty.
+fn put_tree(
+    connection: &Connection,
+    durable: bool,
+    tree: Tree,
+    progress: &dyn Progress,
+) -> Result<(Manifest, Vec<FileEntry>), ClientError> {
+    let regular: Vec<&Found> = tree.entries.iter().filter(|found| found.is_file()).collect();
+    let mut packing = Packing::of(regular.iter().map(|found| (found.data(), found.size())));
+    let size = regular.iter().map(|found| found.size()).sum();
+    let file_count = regular.len() as u64;
+    progress.start(Some(packing.bytes));
+    let mut extents = std::mem::take(&mut packing.extents).into_iter();
+    let Uploaded { chunks, mut digests } = upload_files(connection, durable, &regular, packing, progress)?;
+
+    let (chunks, places) = merge(chunks);
+    let mut number = 0..;
+    let mut files = Vec::with_capacity(tree.entries.len());
+    for Found { mut entry, .. } in tree.entries {
+        if let FileKind::Regular { digest, extents: places_in_file, .. } = &mut entry.kind {
+            let file = number.next().unwrap_or_default();
+            *digest = digests.remove(&file).unwrap_or_else(|| blake3::hash(b"").into());
+            let planned = extents.next().unwrap_or_default().into_iter();
+            *places_in_file =
+                planned.map(|extent| Extent { chunk: places[extent.chunk as usize], ..extent }).collect();
+        }
+        files.push(entry);
+    }
+    Ok((Manifest { shape: tree.shape, size, file_count, chunks, files: Files::Inline(Vec::new()) }, files))
+}
+
+fn put_stream(
+    connection: &Connection,
+    durable: bool,
+    stream: Box<dyn Read + Send>,
+    progress: &dyn Progress,
+) -> Result<(Manifest, Vec<FileEntry>), ClientError> {
+    progress.start(None);
+    let UploadedStream { chunks, digest, size } = upload_stream(connection, durable, stream, progress)?;
+    let mut file_offset = 0;
+    let mut extents = Vec::with_capacity(chunks.len());
+    let lengths: Vec<u64> = chunks.iter().map(|chunk| chunk.size).collect();
+    let (chunks, places) = merge(chunks);
+    for (length, chunk) in lengths.into_iter().zip(places) {
+        extents.push(Extent { file_offset, chunk, chunk_offset: 0, length });
+        file_offset += length;
+    }
+    let kind = FileKind::Regular { size, digest, extents };
+    let file = FileEntry { path: Vec::new(), kind, mode: 0o644, mtime_ns: 0 };
+    let files = Files::Inline(Vec::new());
+    Ok((Manifest { shape: Shape::Stream, size, file_count: 1, chunks, files }, vec![file]))
+}
+
+/// Each chunk once, and for each planned chunk where it is among them.
+fn merge(planned: Vec<ChunkEntry>) -> (Vec<ChunkEntry>, Vec<u32>) {
+    let mut chunks: Vec<ChunkEntry> = Vec::with_capacity(planned.len());
+    let mut known = HashMap::new();
+    let places = planned.into_iter().map(|entry| {
+        *known.entry(entry.id).or_insert_with(|| {
+            chunks.push(entry);
+            (chunks.len() - 1) as u32
+        })
+    });
+    let places = places.collect();
+    (chunks, places)
+}
+
+/// The list itself, or a chunk that holds it when it would make the root large.
+fn place_list(connection: &Connection, durable: bool, files: Vec<FileEntry>) -> Result<Files, ClientError> {
+    let list = encode_files(&files);
+    if list.len() <= INLINE_LIST_MAX {
+        return Ok(Files::Inline(files));
+    }
+    if list.len() as u64 > LIST_MAX {
+        return Err(ClientError::TooManyFiles { entries: files.len() });
+    }
+    Ok(Files::Chunk(upload_bytes(connection, durable, &list)?))
+}
+
+/// Bytes of the chunks that no key refers to.
+fn new_bytes(connection: &Connection, chunks: &[ChunkEntry]) -> Result<u64, ClientError> {
+    let mut bytes = 0;
+    for part in chunks.chunks(REFERENCES_AT_ONCE) {
+        let request = ChunkReferences { chunks: part.iter().map(|chunk| ChunkId(chunk.id)).collect() };
+        let ChunkReferenced { referenced } = connection.call(request)?;
+        if referenced.len() != part.len() {
+            return Err(connection.protocol("it does not answer for every chunk"));
+        }
+        let new = part.iter().zip(referenced).filter(|(_, referenced)| !referenced);
+        bytes += new.map(|(chunk, _)| chunk.size).sum::<u64>();
+    }
+    Ok(bytes)
+}
