@@ -138,6 +138,8 @@ pub struct ReplicaQuery {
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ReplicaReport {
     /// One entry for each chunk.
+    // A record can be refused for its geometry, and a plain list that breaks off leaks what it allocated.
+    #[rkyv(with = rkyv::with::Map<rkyv::with::Identity>)]
     pub replicas: Vec<ReplicaRecord>,
 }
 

@@ -426,6 +426,8 @@ pub struct ChunkList {
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ChunkListing {
     /// One entry for each chunk and node.
+    // A record can be refused for its geometry, and a plain list that breaks off leaks what it allocated.
+    #[rkyv(with = rkyv::with::Map<rkyv::with::Identity>)]
     pub replicas: Vec<ReplicaRecord>,
     /// Names of nodes that did not answer.
     pub silent: Vec<String>,

@@ -119,14 +119,17 @@ fn check_files(findings: &mut Vec<Finding>) -> Result<(), Error> {
 
 fn check_file(place: &Path, text: &str, findings: &mut Vec<Finding>) {
     words::check(place, text, findings);
-    if place.ends_with("Cargo.toml")
-        && text.contains("[package]")
-        && !text.contains("[lints]\nworkspace = true")
-    {
+    if place.ends_with("Cargo.toml") && !takes_lints(text) {
         let advice = "does not take the lints of the workspace: add `[lints]` with `workspace = true`";
         findings.push(Finding::error(place.display().to_string(), advice));
     }
     if place.extension().is_some_and(|extension| extension == "rs") {
         source::check(place, text, findings);
     }
+}
+
+/// Whether a manifest takes the lints of the workspace, or is that of the fuzz targets, which stand outside it.
+fn takes_lints(manifest: &str) -> bool {
+    let is_crate = manifest.lines().any(|line| line == "[package]");
+    !is_crate || manifest.contains("[lints]\nworkspace = true") || manifest.contains("cargo-fuzz = true")
 }
