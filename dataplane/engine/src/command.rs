@@ -15,29 +15,109 @@ pub(crate) type Reply<T> = flume::Sender<Result<T, EngineError>>;
 
 /// One request to one shard.
 pub(crate) enum Command {
-    Create { size: u64, piece_size: u32, durable: bool, reply: Reply<u64> },
-    Lease { handle: u64, first: u32, count: u32, reply: Reply<Vec<SlotRef>> },
-    Fill { handle: u64, pieces: Vec<FilledPiece>, reply: Reply<()> },
-    Seal { handle: u64, id: ChunkId, size: u64, reply: Reply<ChunkSealed> },
-    Abort { handle: u64, reply: Reply<()> },
+    Create {
+        size: u64,
+        piece_size: u32,
+        durable: bool,
+        reply: Reply<u64>,
+    },
+    Lease {
+        handle: u64,
+        first: u32,
+        count: u32,
+        reply: Reply<Vec<SlotRef>>,
+    },
+    Fill {
+        handle: u64,
+        pieces: Vec<FilledPiece>,
+        reply: Reply<()>,
+    },
+    Seal {
+        handle: u64,
+        id: ChunkId,
+        size: u64,
+        reply: Reply<ChunkSealed>,
+    },
+    Abort {
+        handle: u64,
+        reply: Reply<()>,
+    },
     /// A chunk that was written on another shard and belongs to this one.
-    Adopt { chunk: Box<crate::shard::Adopted>, reply: Reply<()> },
+    Adopt {
+        chunk: Box<crate::shard::Adopted>,
+        reply: Reply<()>,
+    },
 
-    Open { chunk: ChunkReference, reply: Reply<ChunkOpened> },
-    Next { handle: u64, first: u32, count: u32, limit: u32, reply: Reply<Vec<SlotRef>> },
-    Release { handle: u64, pieces: Vec<u32>, reply: Reply<()> },
-    Close { handle: u64, reply: Reply<()> },
+    Open {
+        chunk: ChunkReference,
+        reply: Reply<ChunkOpened>,
+    },
+    Next {
+        handle: u64,
+        first: u32,
+        count: u32,
+        limit: u32,
+        reply: Reply<Vec<SlotRef>>,
+    },
+    Release {
+        handle: u64,
+        pieces: Vec<u32>,
+        reply: Reply<()>,
+    },
+    Close {
+        handle: u64,
+        reply: Reply<()>,
+    },
 
-    Fetch { chunk: ChunkReference, device: Device, reply: Reply<ChunkFetched> },
-    Verify { id: ChunkId, reply: Reply<ChunkId> },
-    Pin { id: ChunkId, pinned: bool, reply: Reply<bool> },
-    Drop { id: ChunkId, device: Option<Device>, force: bool, reply: Reply<bool> },
-    Replicas { chunk: Option<ChunkId>, reply: Reply<Vec<ReplicaRecord>> },
-    Counters { reply: Reply<Vec<(String, u64)>> },
+    Fetch {
+        chunk: ChunkReference,
+        device: Device,
+        reply: Reply<ChunkFetched>,
+    },
+    Verify {
+        id: ChunkId,
+        reply: Reply<ChunkId>,
+    },
+    Pin {
+        id: ChunkId,
+        pinned: bool,
+        reply: Reply<bool>,
+    },
+    Drop {
+        id: ChunkId,
+        device: Option<Device>,
+        force: bool,
+        reply: Reply<bool>,
+    },
+    Replicas {
+        chunk: Option<ChunkId>,
+        reply: Reply<Vec<ReplicaRecord>>,
+    },
+    Counters {
+        reply: Reply<Vec<(String, u64)>>,
+    },
+    /// Another shard has no memory left.
+    Evict {
+        bytes: u64,
+    },
 
-    Members { peers: Vec<Peer> },
-    Peers { chunk: ChunkId, peers: Vec<TrackerPeer> },
-    Attach { peer: NodeId, peer_shard: u16, stream: TcpStream },
-    DialFailed { peer: NodeId, peer_shard: u16 },
-    Stop { reply: Reply<()> },
+    Members {
+        peers: Vec<Peer>,
+    },
+    Peers {
+        chunk: ChunkId,
+        peers: Vec<TrackerPeer>,
+    },
+    Attach {
+        peer: NodeId,
+        peer_shard: u16,
+        stream: TcpStream,
+    },
+    DialFailed {
+        peer: NodeId,
+        peer_shard: u16,
+    },
+    Stop {
+        reply: Reply<()>,
+    },
 }

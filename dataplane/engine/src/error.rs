@@ -65,13 +65,19 @@ impl EngineError {
             Self::Geometry(_) | Self::Invalid(_) => (FailureCode::Invalid, ""),
             Self::NoHandle(_) => (FailureCode::NotFound, ""),
             Self::NoChunk(_) => (FailureCode::NotFound, "`shoal chunk ls` shows where it is"),
-            Self::MemoryFull { .. } => {
-                (FailureCode::MemoryFull, "unpin chunks, put without --volatile, or start the node with a larger --max-memory")
+            Self::MemoryFull { .. } => (
+                FailureCode::MemoryFull,
+                "unpin chunks, put without --volatile, or start the node with a larger --max-memory",
+            ),
+            Self::DiskFull(_) => {
+                (FailureCode::DiskFull, "remove keys, or start the node with a --data-dir on a larger device")
             }
-            Self::DiskFull(_) => (FailureCode::DiskFull, "remove keys, or start the node with a --data-dir on a larger device"),
             Self::Io(_) => (FailureCode::Io, "`shoal doctor` checks the data directory"),
             Self::Corrupt { .. } => (FailureCode::Corrupt, "put the data again"),
-            Self::Unavailable { .. } => (FailureCode::Unavailable, "`shoal chunk info` and `shoal node ls` show which nodes are missing"),
+            Self::Unavailable { .. } => (
+                FailureCode::Unavailable,
+                "`shoal chunk info` and `shoal node ls` show which nodes are missing",
+            ),
             Self::InUse(_) => (FailureCode::Conflict, "unpin it, or use --force"),
             Self::Stopping => (FailureCode::Draining, "ask another node"),
         };

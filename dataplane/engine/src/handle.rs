@@ -151,7 +151,13 @@ impl Handle {
     }
 
     /// Verified pieces of an open chunk, each once; waits for at least one.
-    pub async fn next(&self, handle: u64, first: u32, count: u32, limit: u32) -> Result<Vec<SlotRef>, EngineError> {
+    pub async fn next(
+        &self,
+        handle: u64,
+        first: u32,
+        count: u32,
+        limit: u32,
+    ) -> Result<Vec<SlotRef>, EngineError> {
         self.ask(shard_of(handle), |reply| Command::Next { handle, first, count, limit, reply }).await
     }
 
@@ -182,7 +188,12 @@ impl Handle {
 
     /// Drops the replica on `device`, or on all; false when there is none. Pieces that are read or sent at the
     /// moment stay until that is over.
-    pub async fn drop_replica(&self, id: ChunkId, device: Option<Device>, force: bool) -> Result<bool, EngineError> {
+    pub async fn drop_replica(
+        &self,
+        id: ChunkId,
+        device: Option<Device>,
+        force: bool,
+    ) -> Result<bool, EngineError> {
         self.ask(self.owner(&id), |reply| Command::Drop { id, device, force, reply }).await
     }
 
@@ -243,9 +254,14 @@ impl Handle {
         usize::from(id.shard(self.shards()))
     }
 
-    async fn ask<T>(&self, shard: usize, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
+    async fn ask<T>(
+        &self,
+        shard: usize,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, EngineError> {
         let (reply, answer) = flume::bounded(1);
-        let shard = self.shards.get(shard).ok_or_else(|| EngineError::Invalid("the handle names no shard".into()))?;
+        let shard =
+            self.shards.get(shard).ok_or_else(|| EngineError::Invalid("the handle names no shard".into()))?;
         shard.send_async(command(reply)).await.map_err(|_| EngineError::Stopping)?;
         answer.recv_async().await.map_err(|_| EngineError::Stopping)?
     }

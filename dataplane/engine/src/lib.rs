@@ -8,6 +8,7 @@ mod error; // why a request to the engine failed
 mod event; // what a shard asks of the control plane
 mod handle; // the engine as the control plane sees it
 mod machine; // what the machine offers
+mod notify; // wakes tasks of one shard
 mod ring; // our own io_uring, for chunk bytes
 mod shard; // one executor: replicas, fetches, serving
 mod store; // chunk files on NVMe
@@ -17,7 +18,7 @@ pub use error::EngineError;
 pub use event::{Event, Fault};
 pub use handle::{Config, Engine, Handle, StartError};
 pub use machine::{Finding, machine_memory_bytes, probe};
-pub use store::Footer;
+pub use store::{Footer, FooterError};
 
 /// A member as the shards need to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,13 +60,7 @@ impl Arena {
         let count = u64::from(partitions.max(1));
         let partition_size = (size / count).next_multiple_of(SLOT_SIZE_MAX);
         let size = partition_size * count;
-        let fail = |step| {
-            move |error: rustix::io::Errno| ArenaError {
-                size,
-                step,
-                source: error.into(),
-            }
-        };
+        let fail = |step| move |error: rustix::io::Errno| ArenaError { size, step, source: error.into() };
         let (memfd, huge) = make_memfd(size).map_err(fail("memfd_create"))?;
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
         let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
@@ -76,26 +70,12 @@ impl Arena {
         let base =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), size as usize, protect, flags, &memfd, 0) };
         let base = base.map_err(fail("mmap"))?;
-        let backing = if huge {
-            Backing::Huge
-        } else {
-            advise_hugepages(base, size)
-        };
+        let backing = if huge { Backing::Huge } else { advise_hugepages(base, size) };
         let partition = |at| Mutex::new(Buddy::new(at * partition_size, partition_size));
         let partitions = (0..count).map(partition).collect();
         let base = base.cast();
-        let shared = Shared {
-            base,
-            size,
-            memfd,
-            read_only,
-            backing,
-            partition_size,
-            partitions,
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        let shared = Shared { base, size, memfd, read_only, backing, partition_size, partitions };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Bytes in all.
@@ -105,11 +85,7 @@ impl Arena {
 
     /// Bytes that are not leased, over all partitions.
     pub fn free_bytes(&self) -> u64 {
-        self.shared
-            .partitions
-            .iter()
-            .map(|partition| lock(partition).free_bytes())
-            .sum()
+        self.shared.partitions.iter().map(|partition| lock(partition).free_bytes()).sum()
     }
 
     /// What pages it is made of.

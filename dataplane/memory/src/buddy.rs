@@ -28,19 +28,10 @@ fn order_of(slot_size: u64) -> usize {
 impl Buddy {
     /// A partition of `size` bytes at `base`, both multiples of [`SLOT_SIZE_MIN`].
     pub(crate) fn new(base: u64, size: u64) -> Self {
-        let mut buddy = Self {
-            base,
-            size,
-            free_bytes: 0,
-            free: Default::default(),
-        };
+        let mut buddy = Self { base, size, free_bytes: 0, free: Default::default() };
         let mut at = 0;
         while at < size {
-            let aligned = if at == 0 {
-                SLOT_SIZE_MAX
-            } else {
-                1 << at.trailing_zeros().min(63)
-            };
+            let aligned = if at == 0 { SLOT_SIZE_MAX } else { 1 << at.trailing_zeros().min(63) };
             let mut slot = aligned.min(SLOT_SIZE_MAX);
             while slot > size - at {
                 slot /= 2;

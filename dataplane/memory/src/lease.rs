@@ -12,6 +12,7 @@ use crate::arena::Shared;
 pub struct Lease {
     arena: Arc<Shared>,
     offset: u64,
+    slot: u32,
     length: u32,
 }
 
@@ -20,11 +21,7 @@ pub type SharedLease = Arc<Lease>;
 
 impl Lease {
     pub(crate) fn new(arena: Arc<Shared>, offset: u64, length: u32) -> Self {
-        Self {
-            arena,
-            offset,
-            length,
-        }
+        Self { arena, offset, slot: crate::buddy::slot_size(length.into()) as u32, length }
     }
 
     /// Where the slot begins in the arena, in bytes.
@@ -32,14 +29,27 @@ impl Lease {
         self.offset
     }
 
-    /// Bytes that were asked for.
+    /// Bytes that were asked for, or what [`Lease::truncate`] left of them.
     pub fn length(&self) -> u32 {
         self.length
     }
 
     /// Bytes that may be used, which is the size of the slot: at least [`Lease::length`].
     pub fn capacity(&self) -> u32 {
-        crate::buddy::slot_size(self.length.into()) as u32
+        self.slot
+    }
+
+    /// Makes the slot hold only its first `length` bytes. The slot stays as large as it is.
+    pub fn truncate(&mut self, length: u32) {
+        self.length = self.length.min(length);
+    }
+
+    /// Overwrites what lies in the slot past `length` with zeros, so that no older bytes reach a device with it.
+    pub fn zero_after(&mut self, length: u32) {
+        let capacity = self.capacity();
+        let length = length.min(capacity);
+        // SAFETY: the range ends with the slot, which belongs to this lease alone, as `&mut self` shows.
+        unsafe { self.as_ptr().add(length as usize).write_bytes(0, (capacity - length) as usize) };
     }
 
     /// The address of the slot, for an operation that is posted to the kernel. It is aligned to a page.
@@ -64,7 +74,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.arena.give_back(self.offset, self.length);
+        self.arena.give_back(self.offset, self.slot);
     }
 }
 

@@ -45,28 +45,12 @@ impl Mapping {
                 "the node's arena is not sealed against shrinking",
             ));
         }
-        let protect = if writable {
-            ProtFlags::READ | ProtFlags::WRITE
-        } else {
-            ProtFlags::READ
-        };
+        let protect = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         // SAFETY: the kernel chooses an address that nothing else uses; the file has `size` bytes and cannot shrink.
         let base = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                size as usize,
-                protect,
-                MapFlags::SHARED,
-                fd,
-                0,
-            )?
+            rustix::mm::mmap(std::ptr::null_mut(), size as usize, protect, MapFlags::SHARED, fd, 0)?
         };
-        Ok(Self {
-            base: base.cast(),
-            size,
-            writable,
-            writers: Mutex::default(),
-        })
+        Ok(Self { base: base.cast(), size, writable, writers: Mutex::default() })
     }
 
     /// Bytes in all.
@@ -93,26 +77,15 @@ impl Mapping {
         }
         let end = offset + length as u64;
         let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
-        if writers
-            .range(..end)
-            .next_back()
-            .is_some_and(|(_, &other_end)| other_end > offset)
-        {
+        if writers.range(..end).next_back().is_some_and(|(_, &other_end)| other_end > offset) {
             return None;
         }
         writers.insert(offset, end);
-        Some(SlotWriter {
-            mapping: self,
-            offset,
-            length,
-        })
+        Some(SlotWriter { mapping: self, offset, length })
     }
 
     fn contains(&self, offset: u64, length: usize) -> bool {
-        length > 0
-            && offset
-                .checked_add(length as u64)
-                .is_some_and(|end| end <= self.size)
+        length > 0 && offset.checked_add(length as u64).is_some_and(|end| end <= self.size)
     }
 }
 
@@ -142,11 +115,7 @@ impl DerefMut for SlotWriter<'_> {
 
 impl Drop for SlotWriter<'_> {
     fn drop(&mut self) {
-        let mut writers = self
-            .mapping
-            .writers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut writers = self.mapping.writers.lock().unwrap_or_else(PoisonError::into_inner);
         writers.remove(&self.offset);
     }
 }
@@ -163,10 +132,7 @@ mod tests {
         let mapping = Mapping::map_shared(arena.read_write_fd(), arena.size(), true).unwrap();
         let mut writer = mapping.writer(lease.offset(), 8192).unwrap();
         writer.copy_from_slice(&[5; 8192]);
-        assert!(
-            mapping.writer(lease.offset() + 4096, 1).is_none(),
-            "ranges of two writers overlap"
-        );
+        assert!(mapping.writer(lease.offset() + 4096, 1).is_none(), "ranges of two writers overlap");
         drop(writer);
         assert_eq!(lease.as_slice(), [5; 8192]);
         let reader = Mapping::map_shared(arena.read_only_fd(), arena.size(), false).unwrap();

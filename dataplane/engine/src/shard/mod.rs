@@ -1,26 +1,166 @@
 //! One executor: replicas, fetches, serving.
+//!
+//! A chunk belongs to the shard that its id names; everything about it happens there without locks. Writing is the
+//! exception: a chunk has no id until it is sealed, so it is written on any shard and then adopted by its owner.
 
-use std::thread::JoinHandle;
+mod counters; // what happened so far
+mod fetching; // chunks on their way here
+mod keeping; // devices, pins, eviction
+mod mesh; // connections to other shards
+mod pieces; // one piece: from memory, from NVMe, into both
+mod reading; // chunks that clients read
+mod replica; // what is here of one chunk
+mod serving; // pieces on their way out
+mod start; // arena, store, executors
+mod writing; // chunks that clients write
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use flow::chunk::ChunkId;
+use flow::swarm::serve::Serve;
+use flow::time::Instant;
+use flow::wire::control::ReplicaRecord;
 use memory::Arena;
 
 use crate::command::Command;
-use crate::{Config, Event, Finding, StartError};
+use crate::notify::Notify;
+use crate::ring::DataRing;
+use crate::store::ChunkStore;
+use crate::{Config, EngineError, Event};
 
-/// Everything that [`start`] made.
-pub(crate) struct Started {
-    pub(crate) arena: Arena,
-    pub(crate) senders: Vec<flume::Sender<Command>>,
-    pub(crate) findings: Vec<Finding>,
-    pub(crate) threads: Vec<JoinHandle<()>>,
-    pub(crate) events: flume::Receiver<Event>,
+use counters::Counters;
+use fetching::Fetching;
+use mesh::Mesh;
+use reading::Reading;
+use replica::Replica;
+use writing::Writing;
+
+pub(crate) use start::start;
+pub(crate) use writing::Adopted;
+
+/// Everything of one shard. Tasks of its executor share it.
+pub(crate) struct Shard {
+    index: u16,
+    config: Config,
+    arena: Arena,
+    ring: DataRing,
+    store: ChunkStore,
+    events: flume::Sender<Event>,
+    /// All shards of the node, this one among them.
+    shards: Vec<flume::Sender<Command>>,
+    origin: std::time::Instant,
+    next_number: Cell<u64>,
+    replicas: RefCell<HashMap<ChunkId, Rc<Replica>>>,
+    writings: RefCell<HashMap<u64, Rc<Writing>>>,
+    readings: RefCell<HashMap<u64, Rc<Reading>>>,
+    fetches: RefCell<HashMap<ChunkId, Rc<Fetching>>>,
+    fetch_started: Notify,
+    serve: RefCell<Serve>,
+    mesh: RefCell<Mesh>,
+    counters: Counters,
 }
 
-/// A chunk on its way from the shard where it was written to the shard that owns its id.
-pub(crate) struct Adopted {}
+impl Shard {
+    /// Carries out commands until told to stop.
+    async fn run(self: Rc<Self>, commands: flume::Receiver<Command>) {
+        glommio::spawn_local(self.clone().watch_fetches()).detach();
+        while let Ok(command) = commands.recv_async().await {
+            match command {
+                Command::Stop { reply } => {
+                    self.stop();
+                    let _ = reply.send(Ok(()));
+                    return;
+                }
+                command => self.clone().carry_out(command),
+            }
+        }
+    }
 
-/// Starts all shards.
-pub(crate) fn start(config: Config) -> Result<Started, StartError> {
-    let _ = config;
-    Err(StartError::Shard { shard: 0, message: String::new() })
+    /// Begins one command. What may wait becomes a task of its own.
+    fn carry_out(self: Rc<Self>, command: Command) {
+        macro_rules! answer {
+            ($reply:ident, $work:expr) => {
+                drop(glommio::spawn_local(async move { drop($reply.send($work.await)) }).detach())
+            };
+        }
+        match command {
+            Command::Create { size, piece_size, durable, reply } => {
+                answer!(reply, self.create(size, piece_size, durable))
+            }
+            Command::Lease { handle, first, count, reply } => {
+                answer!(reply, self.lease(handle, first, count))
+            }
+            Command::Fill { handle, pieces, reply } => drop(reply.send(self.fill(handle, &pieces))),
+            Command::Seal { handle, id, size, reply } => answer!(reply, self.seal(handle, id, size)),
+            Command::Abort { handle, reply } => drop(reply.send(self.abort(handle))),
+            Command::Adopt { chunk, reply } => drop(reply.send(self.adopt(*chunk))),
+
+            Command::Open { chunk, reply } => drop(reply.send(self.open(&chunk))),
+            Command::Next { handle, first, count, limit, reply } => {
+                answer!(reply, self.next(handle, first, count, limit))
+            }
+            Command::Release { handle, pieces, reply } => drop(reply.send(self.release(handle, &pieces))),
+            Command::Close { handle, reply } => drop(reply.send(self.close(handle))),
+
+            Command::Fetch { chunk, device, reply } => answer!(reply, self.bring(chunk, device)),
+            Command::Verify { id, reply } => answer!(reply, self.verify(id)),
+            Command::Pin { id, pinned, reply } => drop(reply.send(Ok(self.pin(&id, pinned)))),
+            Command::Drop { id, device, force, reply } => {
+                answer!(reply, self.drop_replica(id, device, force))
+            }
+            Command::Replicas { chunk, reply } => drop(reply.send(Ok(self.records(chunk)))),
+            Command::Counters { reply } => drop(reply.send(Ok(self.counters.list()))),
+            Command::Evict { bytes } => drop(self.evict(bytes)),
+
+            Command::Members { peers } => self.set_members(peers),
+            Command::Peers { chunk, peers } => self.on_peers(&chunk, &peers),
+            Command::Attach { peer, peer_shard, stream } => self.attach(peer, peer_shard, stream),
+            Command::DialFailed { peer, peer_shard } => self.on_dial_failed(peer, peer_shard),
+            Command::Stop { .. } => {}
+        }
+    }
+
+    /// Ends everything that waits for others.
+    fn stop(&self) {
+        self.close_all_connections();
+        let fetches: Vec<_> = self.fetches.borrow().values().cloned().collect();
+        fetches.iter().for_each(|fetching| self.end_fetch(fetching, Err(EngineError::Stopping)));
+        self.writings.borrow_mut().clear();
+        self.readings.borrow_mut().clear();
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_micros(self.origin.elapsed().as_micros() as u64)
+    }
+
+    /// A number that this shard has not given out before.
+    fn number(&self) -> u64 {
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        number
+    }
+
+    /// A handle that leads back to this shard.
+    fn handle(&self) -> u64 {
+        u64::from(self.index) << 48 | (self.number() & ((1 << 48) - 1))
+    }
+
+    fn tell(&self, event: Event) {
+        // The control plane outlives the shards; once it is gone nobody needs to hear.
+        let _ = self.events.send(event);
+    }
+
+    fn replica(&self, id: &ChunkId) -> Option<Rc<Replica>> {
+        self.replicas.borrow().get(id).cloned()
+    }
+
+    fn records(&self, chunk: Option<ChunkId>) -> Vec<ReplicaRecord> {
+        let replicas = self.replicas.borrow();
+        let wanted = replicas.values().filter(|replica| chunk.is_none_or(|id| id == replica.id));
+        wanted
+            .map(|replica| replica.record(self.config.node, self.fetches.borrow().contains_key(&replica.id)))
+            .collect()
+    }
 }

@@ -1,0 +1,43 @@
+//! What happened so far.
+
+use std::cell::Cell;
+
+/// Counters of one shard since its start.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) pieces_sent: Cell<u64>,
+    pub(super) bytes_sent: Cell<u64>,
+    pub(super) pieces_received: Cell<u64>,
+    pub(super) bytes_received: Cell<u64>,
+    pub(super) pieces_corrupt: Cell<u64>,
+    pub(super) pieces_unwanted: Cell<u64>,
+    pub(super) nvme_bytes_read: Cell<u64>,
+    pub(super) nvme_bytes_written: Cell<u64>,
+    pub(super) bytes_evicted: Cell<u64>,
+    pub(super) connections_opened: Cell<u64>,
+}
+
+/// Adds to a counter.
+pub(super) fn add(counter: &Cell<u64>, amount: u64) {
+    counter.set(counter.get() + amount);
+}
+
+impl Counters {
+    /// All of them by name.
+    pub(super) fn list(&self) -> Vec<(String, u64)> {
+        [
+            ("pieces_sent", &self.pieces_sent),
+            ("bytes_sent", &self.bytes_sent),
+            ("pieces_received", &self.pieces_received),
+            ("bytes_received", &self.bytes_received),
+            ("pieces_corrupt", &self.pieces_corrupt),
+            ("pieces_unwanted", &self.pieces_unwanted),
+            ("nvme_bytes_read", &self.nvme_bytes_read),
+            ("nvme_bytes_written", &self.nvme_bytes_written),
+            ("bytes_evicted", &self.bytes_evicted),
+            ("connections_opened", &self.connections_opened),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.get()))
+        .into()
+    }
+}

@@ -1,0 +1,436 @@
+//! Chunks on their way here. `flow::swarm::fetch` decides; this carries it out.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flow::bitmap::Bitmap;
+use flow::chunk::{ChunkId, Descriptor};
+use flow::limits::GRANTS_PER_CHUNK;
+use flow::swarm::fetch::{Action, Arrival, Fetch, Settings};
+use flow::time::Instant;
+use flow::verify::checksum_of;
+use flow::wire::control::{Holding, NodeId, TrackerPeer};
+use flow::wire::data::{Decline, Describe, Grant, Have, Interest, PieceData, Revoke, Want};
+use flow::wire::session::{ChunkFetched, ChunkReference, Device};
+use futures_lite::future::yield_now;
+use memory::Lease;
+
+use super::Shard;
+use super::counters::add;
+use super::replica::Replica;
+use crate::transport::{ConnectionError, PeerShard, Reader, Writer};
+use crate::{EngineError, Event, Fault};
+
+/// How often deadlines are looked at while anything is fetched.
+const TICK: Duration = Duration::from_millis(10);
+/// How long a fetch goes on without anything being under way before it is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Points of the progress curve that a report holds.
+const PROGRESS_POINTS: u32 = 64;
+
+/// One fetch.
+pub(super) struct Fetching {
+    replica: Rc<Replica>,
+    fetch: RefCell<Fetch>,
+    leases: RefCell<HashMap<u64, (NodeId, Lease)>>,
+    arriving: Cell<u32>,
+    waiters: RefCell<Vec<flume::Sender<Result<ChunkFetched, EngineError>>>>,
+    pieces_local: u32,
+    started: Instant,
+    last_active: Cell<Instant>,
+    starved: Cell<bool>,
+    ready: Cell<bool>,
+    finishing: Cell<bool>,
+    progress: RefCell<Vec<(u64, u32)>>,
+}
+
+impl Shard {
+    /// The replica of a chunk that a manifest names, empty when nothing is here.
+    pub(super) fn replica_for(&self, chunk: &ChunkReference) -> Result<Rc<Replica>, EngineError> {
+        let geometry = flow::chunk::Geometry::new(chunk.geometry.size(), chunk.geometry.piece_size())?;
+        let replica = self.replica(&chunk.id).unwrap_or_else(|| {
+            let replica = Rc::new(Replica::empty(chunk));
+            self.replicas.borrow_mut().insert(chunk.id, replica.clone());
+            replica
+        });
+        if replica.geometry != geometry || replica.descriptor_digest != chunk.descriptor_digest {
+            let text =
+                format!("chunk {} is here with another cut or other checksums than asked for", chunk.id);
+            return Err(EngineError::Invalid(text));
+        }
+        Ok(replica)
+    }
+
+    /// Begins to fetch what is missing, or joins the fetch that is under way; the outcome comes out of the receiver.
+    pub(super) fn start_fetch(
+        self: &Rc<Self>,
+        replica: &Rc<Replica>,
+        device: Device,
+    ) -> flume::Receiver<Result<ChunkFetched, EngineError>> {
+        let (waiter, outcome) = flume::bounded(1);
+        if let Some(fetching) = self.fetches.borrow().get(&replica.id) {
+            fetching.waiters.borrow_mut().push(waiter);
+            return outcome;
+        }
+        let have = replica.state.borrow().have.clone();
+        let (now, number) = (self.now(), self.number());
+        let seed = self.config.node ^ replica.id.spread().rotate_left(17) ^ number;
+        let fetching = Rc::new(Fetching {
+            replica: replica.clone(),
+            pieces_local: have.count(),
+            fetch: RefCell::new(Fetch::new(Settings::default(), have, seed, now)),
+            leases: RefCell::default(),
+            arriving: Cell::new(0),
+            waiters: RefCell::new(vec![waiter]),
+            started: now,
+            last_active: Cell::new(now),
+            starved: Cell::new(false),
+            ready: Cell::new(false),
+            finishing: Cell::new(false),
+            progress: RefCell::default(),
+        });
+        self.fetches.borrow_mut().insert(replica.id, fetching.clone());
+        self.fetch_started.notify();
+        let shard = self.clone();
+        // A chunk that would crowd out everything else in memory goes through a file.
+        let through_file = device == Device::Nvme || replica.geometry.size() > self.arena.size() / 2;
+        glommio::spawn_local(async move {
+            if through_file && let Err(error) = shard.give_file(&fetching.replica).await {
+                return shard.end_fetch(&fetching, Err(error));
+            }
+            fetching.ready.set(true);
+            shard.drive(&fetching);
+        })
+        .detach();
+        outcome
+    }
+
+    /// Fetches a piece again that turned out to be damaged here.
+    pub(super) fn mend(self: &Rc<Self>, replica: &Rc<Replica>) {
+        if replica.descriptor.get().is_some() && !replica.is_complete() {
+            let fetching = self.fetches.borrow().get(&replica.id).cloned();
+            match fetching {
+                // The fetch under way believes the piece to be here; it is started anew when that one has ended.
+                Some(_) => {}
+                None => drop(self.start_fetch(replica, Device::Dram)),
+            }
+        }
+    }
+
+    /// Looks after deadlines, and after fetches that nobody helps.
+    pub(super) async fn watch_fetches(self: Rc<Self>) {
+        loop {
+            let fetches: Vec<_> = self.fetches.borrow().values().cloned().collect();
+            if fetches.is_empty() {
+                self.fetch_started.wait().await;
+                continue;
+            }
+            for fetching in &fetches {
+                self.drive(fetching);
+                self.give_up_if_idle(fetching);
+            }
+            glommio::timer::sleep(TICK).await;
+        }
+    }
+
+    /// Carries out what the fetch decides.
+    fn drive(self: &Rc<Self>, fetching: &Rc<Fetching>) {
+        if !fetching.ready.get() || fetching.finishing.get() {
+            return;
+        }
+        let chunk = fetching.replica.id;
+        loop {
+            let free = self.free_slots(fetching);
+            let action = fetching.fetch.borrow_mut().poll(self.now(), free);
+            match action {
+                None => return,
+                Some(Action::AskTracker) => self.tell(Event::FindPeers { chunk }),
+                Some(Action::Connect { peer }) => self.connect(peer, chunk),
+                Some(Action::Disconnect { peer }) => tracing::trace!(peer, "a source is let go"),
+                Some(Action::Announce { piece }) => self.announce_piece(&fetching.replica, piece),
+                Some(Action::Grant { peer, grant, want }) => self.send_grant(fetching, peer, grant, want),
+                Some(Action::Revoke { peer, grant }) => self.send_revoke(fetching, peer, grant),
+                Some(Action::Complete) => return self.finish(fetching),
+            }
+        }
+    }
+
+    /// Pieces that there is memory for. None before the checksums are known.
+    fn free_slots(&self, fetching: &Fetching) -> usize {
+        if fetching.replica.descriptor.get().is_none() {
+            return 0;
+        }
+        let piece = u64::from(fetching.replica.geometry.piece_size()).min(fetching.replica.geometry.size());
+        let slot = piece.next_power_of_two();
+        if self.arena.free_bytes() < slot {
+            self.evict(slot);
+        }
+        let free = (self.arena.free_bytes() / slot).min(GRANTS_PER_CHUNK as u64) as usize;
+        fetching.starved.set(free == 0);
+        free
+    }
+
+    fn send_grant(self: &Rc<Self>, fetching: &Fetching, node: NodeId, grant: u64, want: Want) {
+        let geometry = &fetching.replica.geometry;
+        let length = match want {
+            Want::Piece(piece) => geometry.length(piece),
+            Want::LeastSent(_) => geometry.size().min(geometry.piece_size().into()) as u32,
+        };
+        let writer = self.source_writer(node, &fetching.replica.id);
+        match (self.try_acquire(length), writer) {
+            (Some(lease), Some(writer)) => {
+                fetching.leases.borrow_mut().insert(grant, (node, lease));
+                writer.message(Grant { chunk: fetching.replica.id, grant, want });
+            }
+            (_, None) => fetching.fetch.borrow_mut().on_lost(self.now(), node),
+            (None, _) => {
+                fetching.starved.set(true);
+                fetching.fetch.borrow_mut().on_declined(self.now(), node, grant);
+            }
+        }
+    }
+
+    fn send_revoke(&self, fetching: &Fetching, node: NodeId, grant: u64) {
+        fetching.leases.borrow_mut().remove(&grant);
+        if let Some(writer) = self.source_writer(node, &fetching.replica.id) {
+            writer.message(Revoke { grant });
+        }
+    }
+
+    fn source_writer(&self, node: NodeId, chunk: &ChunkId) -> Option<Writer> {
+        let mesh = self.mesh.borrow();
+        mesh.owner(node, chunk).and_then(|peer| mesh.writer(peer))
+    }
+
+    /// Tells a peer that this shard takes part, and asks what it does not know.
+    pub(super) fn greet(&self, writer: &Writer, chunk: &ChunkId) {
+        let Some(fetching) = self.fetches.borrow().get(chunk).cloned() else { return };
+        let replica = &fetching.replica;
+        if replica.descriptor.get().is_none() {
+            writer.message(Describe { chunk: *chunk });
+        }
+        let have = replica.state.borrow().have.words().to_vec();
+        writer.message(Interest { chunk: *chunk, pieces: replica.geometry.pieces(), have, reply: true });
+    }
+
+    pub(super) fn on_description(self: &Rc<Self>, node: NodeId, descriptor: Descriptor) {
+        let Some(fetching) = self.fetches.borrow().get(&descriptor.id).cloned() else { return };
+        let replica = &fetching.replica;
+        if !descriptor.is_consistent()
+            || descriptor.geometry != replica.geometry
+            || descriptor.digest() != replica.descriptor_digest
+        {
+            let peer = format_args!("{node:016x}").to_string();
+            tracing::warn!(peer, chunk = %replica.id, "a peer describes a chunk wrongly; it is not asked");
+            return self.on_source_lost(node, &descriptor.id);
+        }
+        let _ = replica.descriptor.set(descriptor);
+        self.drive(&fetching);
+    }
+
+    pub(super) fn on_peers(self: &Rc<Self>, chunk: &ChunkId, peers: &[TrackerPeer]) {
+        self.with_fetch(chunk, |fetch, now| fetch.on_peers(now, peers));
+    }
+
+    pub(super) fn on_source_interest(self: &Rc<Self>, node: NodeId, chunk: &ChunkId, have: Bitmap) {
+        let near = self.mesh.borrow().is_near(node);
+        self.with_fetch(chunk, |fetch, now| fetch.on_interest(now, node, near, have));
+    }
+
+    pub(super) fn on_have(self: &Rc<Self>, peer: PeerShard, have: &Have) {
+        if let Some(replica) = self.replica(&have.chunk)
+            && let Some(lacks) = replica.state.borrow_mut().interested.get_mut(&peer)
+        {
+            *lacks = lacks.saturating_sub(have.pieces.len() as u32);
+        }
+        self.with_fetch(&have.chunk, |fetch, now| fetch.on_have(now, peer.node, &have.pieces));
+    }
+
+    pub(super) fn on_declined(self: &Rc<Self>, node: NodeId, decline: &Decline) {
+        let Some(fetching) = self.fetches.borrow().get(&decline.chunk).cloned() else { return };
+        fetching.leases.borrow_mut().remove(&decline.grant);
+        fetching.fetch.borrow_mut().on_declined(self.now(), node, decline.grant);
+        self.drive(&fetching);
+    }
+
+    /// A source is gone for one chunk; its grants are void.
+    pub(super) fn on_source_lost(self: &Rc<Self>, node: NodeId, chunk: &ChunkId) {
+        if let Some(fetching) = self.fetches.borrow().get(chunk) {
+            fetching.leases.borrow_mut().retain(|_, (source, _)| *source != node);
+        }
+        let (shard, chunk) = (self.clone(), *chunk);
+        glommio::spawn_local(async move {
+            // This is also reached from within `drive`, which must not be entered twice.
+            yield_now().await;
+            shard.with_fetch(&chunk, |fetch, now| fetch.on_lost(now, node));
+        })
+        .detach();
+    }
+
+    /// Pieces have turned up that were not fetched.
+    pub(super) fn note_local_pieces(self: &Rc<Self>, replica: &Replica) {
+        let have = replica.state.borrow().have.clone();
+        self.with_fetch(&replica.id, |fetch, now| have.iter().for_each(|piece| fetch.on_local(now, piece)));
+    }
+
+    fn with_fetch(self: &Rc<Self>, chunk: &ChunkId, change: impl FnOnce(&mut Fetch, Instant)) {
+        let Some(fetching) = self.fetches.borrow().get(chunk).cloned() else { return };
+        change(&mut fetching.fetch.borrow_mut(), self.now());
+        self.drive(&fetching);
+    }
+
+    /// The head of a piece was read; its payload comes next on the connection.
+    pub(super) async fn receive_piece(
+        self: &Rc<Self>,
+        peer: PeerShard,
+        reader: &mut Reader,
+        head: PieceData,
+    ) -> Result<(), ConnectionError> {
+        if head.length > flow::limits::PIECE_SIZE_MAX {
+            return Err(ConnectionError::Protocol("a piece is larger than any may be"));
+        }
+        let fetching = self.fetches.borrow().get(&head.chunk).cloned();
+        let Some((fetching, grant, lease)) =
+            fetching.and_then(|fetching| self.slot_for(fetching, peer, &head))
+        else {
+            add(&self.counters.pieces_unwanted, 1);
+            return reader.skip_payload(head.length).await;
+        };
+        fetching.arriving.set(fetching.arriving.get() + 1);
+        let received = reader.payload_into(lease, head.length).await;
+        fetching.arriving.set(fetching.arriving.get() - 1);
+        self.on_piece_received(&fetching, peer.node, grant, &head, received?);
+        Ok(())
+    }
+
+    /// The slot that was granted for a piece that arrives, unless the piece is not wanted.
+    fn slot_for(
+        &self,
+        fetching: Rc<Fetching>,
+        peer: PeerShard,
+        head: &PieceData,
+    ) -> Option<(Rc<Fetching>, u64, Lease)> {
+        let grant = head.grant;
+        if head.length != fetching.replica.geometry.length(head.piece) || head.length == 0 {
+            return None;
+        }
+        let arrival = fetching.fetch.borrow_mut().on_arriving(self.now(), peer.node, grant, head.piece);
+        let lease = fetching.leases.borrow_mut().remove(&grant);
+        match (arrival, lease) {
+            (Arrival::Accept, Some((_, lease))) if lease.length() >= head.length => {
+                Some((fetching, grant, lease))
+            }
+            _ => None,
+        }
+    }
+
+    fn on_piece_received(
+        self: &Rc<Self>,
+        fetching: &Rc<Fetching>,
+        node: NodeId,
+        grant: u64,
+        head: &PieceData,
+        mut lease: Lease,
+    ) {
+        let (replica, piece) = (&fetching.replica, head.piece);
+        lease.truncate(head.length);
+        let expected = replica.descriptor.get().map(|descriptor| descriptor.checksums[piece as usize]);
+        if expected != Some(checksum_of(lease.as_slice())) {
+            drop(lease);
+            add(&self.counters.pieces_corrupt, 1);
+            let message = "the bytes that arrived fail their checksum".to_owned();
+            self.tell(Event::Fault(Fault { chunk: replica.id, piece, peer: Some(node), message }));
+            fetching.fetch.borrow_mut().on_corrupt(self.now(), grant);
+            return self.drive(fetching);
+        }
+        add(&self.counters.pieces_received, 1);
+        add(&self.counters.bytes_received, head.length.into());
+        if !replica.state.borrow().have.contains(piece) {
+            lease.zero_after(head.length);
+            self.store_piece(replica, piece, Arc::new(lease));
+        }
+        {
+            let mut fetch = fetching.fetch.borrow_mut();
+            fetch.on_verified(self.now(), grant);
+            // The grant may have ended while its last bytes arrived; the piece is good all the same.
+            if !fetch.have().contains(piece) {
+                fetch.on_local(self.now(), piece);
+            }
+            fetching.note_progress(self.now(), fetch.have().count());
+        }
+        self.drive(fetching);
+    }
+
+    /// Every piece is here.
+    fn finish(self: &Rc<Self>, fetching: &Rc<Fetching>) {
+        fetching.finishing.set(true);
+        let (shard, fetching) = (self.clone(), fetching.clone());
+        let elapsed = self.now().since(fetching.started);
+        glommio::spawn_local(async move {
+            let published = shard.publish_replica(&fetching.replica).await;
+            let report = fetching.report(elapsed);
+            shard.end_fetch(&fetching, published.map(|()| report));
+        })
+        .detach();
+    }
+
+    /// Ends a fetch and tells everybody who waits for it.
+    pub(super) fn end_fetch(&self, fetching: &Rc<Fetching>, outcome: Result<ChunkFetched, EngineError>) {
+        fetching.finishing.set(true);
+        self.fetches.borrow_mut().remove(&fetching.replica.id);
+        fetching.leases.borrow_mut().clear();
+        if outcome.is_ok() {
+            self.tell(Event::Holding { chunk: fetching.replica.id, holding: Holding::Complete });
+        }
+        fetching.waiters.take().into_iter().for_each(|waiter| drop(waiter.send(outcome.clone())));
+        fetching.replica.last_used.set(self.number());
+        fetching.replica.changed.notify();
+    }
+
+    fn give_up_if_idle(&self, fetching: &Rc<Fetching>) {
+        let now = self.now();
+        let busy = !fetching.leases.borrow().is_empty() || fetching.arriving.get() > 0;
+        if busy || fetching.finishing.get() || !fetching.ready.get() {
+            fetching.last_active.set(now);
+        } else if now.since(fetching.last_active.get()) > PATIENCE {
+            let error = if fetching.starved.get() {
+                let wanted = fetching.replica.geometry.piece_size().into();
+                EngineError::MemoryFull { wanted, limit: self.arena.size() }
+            } else {
+                self.fetch_failure(&fetching.replica)
+            };
+            self.end_fetch(fetching, Err(error));
+        }
+    }
+
+    /// Why a chunk cannot be had.
+    pub(super) fn fetch_failure(&self, replica: &Replica) -> EngineError {
+        let pieces = replica.state.borrow().have.count();
+        EngineError::Unavailable { chunk: replica.id, pieces, of: replica.geometry.pieces() }
+    }
+}
+
+impl Fetching {
+    fn note_progress(&self, now: Instant, have: u32) {
+        let step = self.replica.geometry.pieces().div_ceil(PROGRESS_POINTS);
+        if have.is_multiple_of(step) || have == self.replica.geometry.pieces() {
+            self.progress.borrow_mut().push((now.since(self.started).as_micros() as u64, have));
+        }
+    }
+
+    fn report(&self, elapsed: Duration) -> ChunkFetched {
+        let counters = self.fetch.borrow().counters();
+        ChunkFetched {
+            elapsed_us: elapsed.as_micros() as u64,
+            pieces_local: self.pieces_local,
+            pieces_from_origin: counters.from_origin,
+            pieces_from_peers: counters.from_peers,
+            pieces_corrupt: counters.corrupt,
+            pieces_duplicate: counters.duplicate,
+            progress: self.progress.take(),
+        }
+    }
+}

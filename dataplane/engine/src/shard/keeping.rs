@@ -1,0 +1,269 @@
+//! Devices, pins, eviction.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use flow::chunk::ChunkId;
+use flow::verify::Digest;
+use flow::wire::control::Holding;
+use flow::wire::session::{ChunkFetched, ChunkReference, Device};
+
+use super::Shard;
+use super::counters::add;
+use super::pieces::write_error;
+use super::replica::{Replica, ReplicaFile};
+use crate::store::Footer;
+use crate::{EngineError, Event};
+
+/// Memory freed at once when some is wanted, so that the search for it is paid rarely.
+const EVICT_BYTES: u64 = 32 << 20;
+/// Pieces on their way to NVMe at once when a replica is copied there.
+const COPIES_AT_ONCE: usize = 8;
+
+impl Shard {
+    /// Brings a replica here, onto `device`.
+    pub(super) async fn bring(
+        self: Rc<Self>,
+        chunk: ChunkReference,
+        device: Device,
+    ) -> Result<ChunkFetched, EngineError> {
+        let replica = self.replica_for(&chunk)?;
+        let fetched = if replica.is_complete() {
+            let pieces_local = replica.geometry.pieces();
+            ChunkFetched { pieces_local, ..nothing_fetched() }
+        } else {
+            let outcome = self.start_fetch(&replica, device);
+            outcome.recv_async().await.map_err(|_| EngineError::Stopping)??
+        };
+        match device {
+            Device::Dram => {
+                for piece in 0..replica.geometry.pieces() {
+                    self.piece(&replica, piece).await?;
+                }
+            }
+            Device::Nvme => self.make_durable(&replica).await?,
+        }
+        Ok(fetched)
+    }
+
+    /// Gives a complete replica a file of its own, if it has none.
+    pub(super) async fn make_durable(self: &Rc<Self>, replica: &Rc<Replica>) -> Result<(), EngineError> {
+        if replica.is_durable() {
+            return Ok(());
+        }
+        self.give_file(replica).await?;
+        for piece in 0..replica.geometry.pieces() {
+            if !replica.state.borrow().on_nvme.contains(piece) {
+                let lease = self.piece(replica, piece).await?;
+                self.store_piece(replica, piece, lease);
+            }
+            self.settle_writes(replica, COPIES_AT_ONCE as u32).await?;
+        }
+        self.publish_replica(replica).await
+    }
+
+    /// Gives a replica a file that pieces are written to as they come.
+    pub(super) async fn give_file(self: &Rc<Self>, replica: &Rc<Replica>) -> Result<(), EngineError> {
+        if replica.state.borrow().file.is_some() {
+            return Ok(());
+        }
+        let (store, size) = (self.store.clone(), replica.geometry.size());
+        let footer = Footer::length(replica.geometry.pieces());
+        let made = glommio::executor().spawn_blocking(move || store.create(size, footer)).await;
+        let made = made.map_err(|error| write_error(&error))?;
+        let mut state = replica.state.borrow_mut();
+        state.file.get_or_insert(ReplicaFile::Temporary(made));
+        Ok(())
+    }
+
+    /// Gives the file of a replica its name once every piece is in it.
+    pub(super) async fn publish_replica(self: &Rc<Self>, replica: &Rc<Replica>) -> Result<(), EngineError> {
+        self.settle_writes(replica, 0).await?;
+        let temporary = {
+            let mut state = replica.state.borrow_mut();
+            match state.file.take() {
+                Some(ReplicaFile::Temporary(temporary)) => temporary,
+                other => {
+                    state.file = other;
+                    let file = state.file.as_ref().map(|file| file.file().clone());
+                    drop(state);
+                    if let Some(file) = file {
+                        self.ring.sync(&file).await.0.map_err(|error| write_error(&error))?;
+                    }
+                    return Ok(());
+                }
+            }
+        };
+        let descriptor = replica.descriptor.get().ok_or(EngineError::NoChunk(replica.id))?;
+        match self.publish(temporary, descriptor).await {
+            Ok(file) => replica.state.borrow_mut().file = Some(ReplicaFile::Published(file)),
+            Err(error) => {
+                let mut state = replica.state.borrow_mut();
+                (0..replica.geometry.pieces()).for_each(|piece| state.lose_nvme(piece));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until at most `left` writes of a replica are under way.
+    async fn settle_writes(&self, replica: &Replica, left: u32) -> Result<(), EngineError> {
+        loop {
+            let round = replica.changed.round();
+            {
+                let mut state = replica.state.borrow_mut();
+                if let Some(error) = state.write_error.take() {
+                    return Err(error);
+                }
+                if state.writing <= left {
+                    return Ok(());
+                }
+            }
+            replica.changed.after(round).await;
+        }
+    }
+
+    /// Reads a whole chunk and computes its digest.
+    pub(super) async fn verify(self: Rc<Self>, id: ChunkId) -> Result<ChunkId, EngineError> {
+        let replica =
+            self.replica(&id).filter(|replica| replica.is_complete()).ok_or(EngineError::NoChunk(id))?;
+        let mut digest = Digest::default();
+        for piece in 0..replica.geometry.pieces() {
+            let lease = self.piece(&replica, piece).await?;
+            digest.update(lease.as_slice());
+            glommio::yield_if_needed().await;
+        }
+        Ok(digest.finish())
+    }
+
+    pub(super) fn pin(&self, id: &ChunkId, pinned: bool) -> bool {
+        let replica = self.replica(id);
+        replica.map(|replica| replica.state.borrow_mut().pinned = pinned).is_some()
+    }
+
+    pub(super) async fn drop_replica(
+        self: Rc<Self>,
+        id: ChunkId,
+        device: Option<Device>,
+        force: bool,
+    ) -> Result<bool, EngineError> {
+        let Some(replica) = self.replica(&id) else { return Ok(false) };
+        if !force && (replica.state.borrow().pinned || replica.readers.get() > 0) {
+            return Err(EngineError::InUse(id));
+        }
+        if device == Some(Device::Dram) {
+            // What is still being written would be lost.
+            self.settle_writes(&replica, 0).await?;
+        }
+        if device != Some(Device::Nvme) {
+            let mut state = replica.state.borrow_mut();
+            (0..replica.geometry.pieces()).for_each(|piece| drop(state.take_dram(piece)));
+        }
+        if device != Some(Device::Dram) {
+            {
+                let mut state = replica.state.borrow_mut();
+                state.file = None;
+                (0..replica.geometry.pieces()).for_each(|piece| state.lose_nvme(piece));
+            }
+            let store = self.store.clone();
+            let removed = glommio::executor().spawn_blocking(move || store.remove(&id)).await;
+            removed.map_err(|error| {
+                EngineError::Io(format!("removing the file of chunk {id} failed: {error}"))
+            })?;
+        }
+        self.forget_if_empty(&replica);
+        Ok(true)
+    }
+
+    /// Removes a replica with nothing in it and tells everybody what is left of it.
+    fn forget_if_empty(&self, replica: &Rc<Replica>) {
+        let left = replica.state.borrow().have.count();
+        if left == 0 {
+            let fetching = self.fetches.borrow().get(&replica.id).cloned();
+            if let Some(fetching) = fetching {
+                self.end_fetch(&fetching, Err(EngineError::NoChunk(replica.id)));
+            }
+            self.replicas.borrow_mut().remove(&replica.id);
+            self.leave_swarm(replica);
+        }
+        let holding = match left {
+            0 => Holding::None,
+            count if count == replica.geometry.pieces() => Holding::Complete,
+            _ => Holding::Partial,
+        };
+        replica.changed.notify();
+        self.tell(Event::Holding { chunk: replica.id, holding });
+    }
+
+    /// Frees at least `wanted` bytes if that is possible without losing what is pinned, read or not yet whole; gives
+    /// the bytes freed. Copies of what is on NVMe go first, then volatile chunks, the longest unused first.
+    pub(super) fn evict(&self, wanted: u64) -> u64 {
+        let wanted = wanted.max(EVICT_BYTES);
+        let mut freed = self.evict_from_writings(wanted);
+        let mut replicas: Vec<_> = self.replicas.borrow().values().cloned().collect();
+        replicas.sort_unstable_by_key(|replica| replica.last_used.get());
+        for replica in &replicas {
+            if freed < wanted {
+                freed += evict_copies(replica, wanted - freed);
+            }
+        }
+        for replica in &replicas {
+            if freed < wanted && self.is_evictable(replica) {
+                let mut state = replica.state.borrow_mut();
+                let pieces = 0..replica.geometry.pieces();
+                let leases = pieces.filter_map(|piece| state.take_dram(piece));
+                freed += leases.map(|lease| u64::from(lease.length())).sum::<u64>();
+                drop(state);
+                self.forget_if_empty(replica);
+            }
+        }
+        add(&self.counters.bytes_evicted, freed);
+        freed
+    }
+
+    /// Whether a replica that is only in memory may go as a whole.
+    fn is_evictable(&self, replica: &Replica) -> bool {
+        let state = replica.state.borrow();
+        let idle = || state.dram.iter().flatten().all(|lease| Arc::strong_count(lease) == 1);
+        state.dram_count > 0
+            && state.file.is_none()
+            && !state.pinned
+            && replica.readers.get() == 0
+            && !self.fetches.borrow().contains_key(&replica.id)
+            && idle()
+    }
+}
+
+/// Drops copies in memory of pieces that are on NVMe too; gives the bytes freed. A pinned replica that is whole in
+/// memory stays so.
+fn evict_copies(replica: &Replica, wanted: u64) -> u64 {
+    let mut state = replica.state.borrow_mut();
+    if state.pinned && state.dram_count == replica.geometry.pieces() {
+        return 0;
+    }
+    let mut freed = 0;
+    for piece in 0..replica.geometry.pieces() {
+        if freed >= wanted || state.dram_count == 0 {
+            break;
+        }
+        let idle = state.dram[piece as usize].as_ref().is_some_and(|lease| Arc::strong_count(lease) == 1);
+        if idle && state.on_nvme.contains(piece) {
+            freed += u64::from(replica.geometry.length(piece));
+            state.take_dram(piece);
+        }
+    }
+    freed
+}
+
+/// The report of a fetch that had nothing to do.
+pub(super) fn nothing_fetched() -> ChunkFetched {
+    ChunkFetched {
+        elapsed_us: 0,
+        pieces_local: 0,
+        pieces_from_origin: 0,
+        pieces_from_peers: 0,
+        pieces_corrupt: 0,
+        pieces_duplicate: 0,
+        progress: Vec::new(),
+    }
+}

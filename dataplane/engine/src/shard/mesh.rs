@@ -1,0 +1,201 @@
+//! Connections to other shards.
+//!
+//! One connection serves both directions between a pair of shards, whoever dialled. When both dial at once there are two
+//! for a while; what arrives on either is good, and what is sent goes to the one that came last.
+
+use std::collections::HashMap;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use flow::chunk::ChunkId;
+use flow::wire::Message;
+use flow::wire::control::NodeId;
+
+use super::Shard;
+use super::counters::add;
+use crate::transport::{ConnectionError, PeerShard, Reader, Writer, take_over};
+use crate::{Event, Peer};
+
+/// The peers and the connections to them.
+#[derive(Default)]
+pub(super) struct Mesh {
+    peers: HashMap<NodeId, Peer>,
+    connections: HashMap<PeerShard, Rc<Connection>>,
+    /// Chunks that wait for a connection that is being dialled.
+    dialling: HashMap<PeerShard, Vec<ChunkId>>,
+}
+
+/// One connection.
+pub(super) struct Connection {
+    peer: PeerShard,
+    writer: Writer,
+    socket: Rc<OwnedFd>,
+}
+
+impl Mesh {
+    /// The shard of `node` that owns `chunk`, if the node is a member.
+    pub(super) fn owner(&self, node: NodeId, chunk: &ChunkId) -> Option<PeerShard> {
+        let peer = self.peers.get(&node)?;
+        Some(PeerShard { node, shard: chunk.shard(peer.shards) })
+    }
+
+    pub(super) fn is_near(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.near)
+    }
+
+    /// Where to write what `peer` shall read.
+    pub(super) fn writer(&self, peer: PeerShard) -> Option<Writer> {
+        self.connections.get(&peer).map(|connection| connection.writer.clone())
+    }
+}
+
+impl Shard {
+    pub(super) fn set_members(&self, peers: Vec<Peer>) {
+        let gone: Vec<_> = {
+            let mut mesh = self.mesh.borrow_mut();
+            mesh.peers = peers.into_iter().map(|peer| (peer.node, peer)).collect();
+            let gone = mesh.connections.iter().filter(|(key, _)| !mesh.peers.contains_key(&key.node));
+            gone.map(|(_, connection)| connection.clone()).collect()
+        };
+        gone.iter().for_each(|connection| connection.close());
+    }
+
+    /// Says hello to `node` for the sake of `chunk`, over a connection that is there or is dialled.
+    pub(super) fn connect(self: &Rc<Self>, node: NodeId, chunk: ChunkId) {
+        let Some(peer) = self.mesh.borrow().owner(node, &chunk) else {
+            return self.on_source_lost(node, &chunk);
+        };
+        let writer = self.mesh.borrow().writer(peer);
+        if let Some(writer) = writer {
+            return self.greet(&writer, &chunk);
+        }
+        let mut mesh = self.mesh.borrow_mut();
+        let waiting = mesh.dialling.entry(peer).or_default();
+        waiting.push(chunk);
+        if waiting.len() == 1 {
+            drop(mesh);
+            self.tell(Event::Dial { from_shard: self.index, peer: peer.node, to_shard: peer.shard });
+        }
+    }
+
+    pub(super) fn on_dial_failed(self: &Rc<Self>, node: NodeId, shard: u16) {
+        let waiting = self.mesh.borrow_mut().dialling.remove(&PeerShard { node, shard });
+        for chunk in waiting.unwrap_or_default() {
+            self.on_source_lost(node, &chunk);
+        }
+    }
+
+    pub(super) fn attach(self: Rc<Self>, node: NodeId, shard: u16, stream: TcpStream) {
+        let peer = PeerShard { node, shard };
+        let socket = match take_over(stream, self.config.congestion_control.as_deref()) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(peer = format_args!("{node:016x}/{shard}"), %error, "a connection cannot be used");
+                return self.on_dial_failed(node, shard);
+            }
+        };
+        let connection = Rc::new(Connection { peer, writer: Writer::new(), socket: socket.clone() });
+        add(&self.counters.connections_opened, 1);
+        let waiting = {
+            let mut mesh = self.mesh.borrow_mut();
+            mesh.connections.insert(peer, connection.clone());
+            mesh.dialling.remove(&peer)
+        };
+        glommio::spawn_local(self.clone().write(connection.clone())).detach();
+        glommio::spawn_local(self.clone().read(connection.clone())).detach();
+        for chunk in waiting.unwrap_or_default() {
+            self.greet(&connection.writer, &chunk);
+        }
+    }
+
+    pub(super) fn close_all_connections(&self) {
+        let all: Vec<_> = self.mesh.borrow().connections.values().cloned().collect();
+        all.iter().for_each(|connection| connection.close());
+    }
+
+    async fn write(self: Rc<Self>, connection: Rc<Connection>) {
+        let (shard, node) = (self.clone(), connection.peer.node);
+        let sent = move |piece| shard.on_piece_sent(node, &piece);
+        let ended = connection.writer.clone().run(self.ring.clone(), connection.socket.clone(), sent).await;
+        if let Err(error) = ended {
+            tracing::debug!(peer = format_args!("{node:016x}"), %error, "sending ended");
+        }
+        connection.close();
+    }
+
+    async fn read(self: Rc<Self>, connection: Rc<Connection>) {
+        let mut reader = Reader::new(self.ring.clone(), connection.socket.clone());
+        let error = loop {
+            let step = match reader.next().await {
+                Ok(message) => self.on_message(&connection, &mut reader, message).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = step {
+                break error;
+            }
+        };
+        let node = connection.peer.node;
+        match &error {
+            ConnectionError::Closed | ConnectionError::Io(_) => {
+                tracing::debug!(peer = format_args!("{node:016x}"), %error, "a connection ended");
+            }
+            _ => tracing::warn!(peer = format_args!("{node:016x}"), %error, "a connection is closed"),
+        }
+        connection.close();
+        self.on_connection_lost(&connection);
+    }
+
+    async fn on_message(
+        self: &Rc<Self>,
+        connection: &Connection,
+        reader: &mut Reader,
+        message: Message,
+    ) -> Result<(), ConnectionError> {
+        let (peer, writer) = (connection.peer, &connection.writer);
+        match message {
+            Message::PieceData(head) => return self.receive_piece(peer, reader, head).await,
+            Message::Grant(grant) => self.on_grant(peer, writer, grant),
+            Message::Have(have) => self.on_have(peer, &have),
+            Message::Interest(interest) => self.on_interest(peer, writer, interest),
+            Message::Revoke(revoke) => self.serve.borrow_mut().on_revoke(peer.node, revoke.grant),
+            Message::Decline(decline) => self.on_declined(peer.node, &decline),
+            Message::Leave(leave) => self.on_leave(peer, &leave.chunk),
+            Message::Describe(describe) => self.on_describe(writer, &describe.chunk),
+            Message::Description(description) => self.on_description(peer.node, description.descriptor),
+            _ => {
+                return Err(ConnectionError::Protocol("a message that does not belong on a data connection"));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_connection_lost(self: &Rc<Self>, connection: &Rc<Connection>) {
+        let peer = connection.peer;
+        {
+            let mut mesh = self.mesh.borrow_mut();
+            if mesh.connections.get(&peer).is_some_and(|current| Rc::ptr_eq(current, connection)) {
+                mesh.connections.remove(&peer);
+            }
+        }
+        self.serve.borrow_mut().on_lost(peer.node);
+        for replica in self.replicas.borrow().values() {
+            replica.state.borrow_mut().interested.remove(&peer);
+        }
+        let chunks: Vec<_> = self.fetches.borrow().keys().copied().collect();
+        for chunk in chunks {
+            if self.mesh.borrow().owner(peer.node, &chunk).is_none_or(|owner| owner == peer) {
+                self.on_source_lost(peer.node, &chunk);
+            }
+        }
+        self.pump();
+    }
+}
+
+impl Connection {
+    /// Ends both directions; the tasks that wait on them see it.
+    fn close(&self) {
+        self.writer.close();
+        let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
+    }
+}

@@ -1,0 +1,197 @@
+//! Pieces on their way out.
+
+use std::cell::Ref;
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use flow::bitmap::Bitmap;
+use flow::chunk::ChunkId;
+use flow::swarm::serve::{Holdings, Upload};
+use flow::wire::control::NodeId;
+use flow::wire::data::{Decline, Description, Grant, Interest, Leave, PieceData, Want};
+use futures_lite::future::yield_now;
+use memory::SharedLease;
+
+use super::Shard;
+use super::counters::add;
+use super::replica::Replica;
+use crate::transport::{PeerShard, PieceSent, Writer};
+
+/// What this shard has, as the scheduler asks for it.
+struct Local<'a>(Ref<'a, HashMap<ChunkId, Rc<Replica>>>);
+
+impl Holdings for Local<'_> {
+    fn pieces(&self, chunk: &ChunkId) -> Option<impl Deref<Target = Bitmap>> {
+        let replica = self.0.get(chunk)?;
+        Some(Ref::map(replica.state.borrow(), |state| &state.have))
+    }
+}
+
+impl Shard {
+    /// A peer takes part in a chunk's swarm.
+    pub(super) fn on_interest(self: &Rc<Self>, peer: PeerShard, writer: &Writer, interest: Interest) {
+        let Interest { chunk, pieces, have, reply } = interest;
+        let replica = self.replica(&chunk).filter(|replica| replica.geometry.pieces() == pieces);
+        let bitmap = Bitmap::from_words(pieces, have);
+        let (Some(replica), Some(bitmap)) = (replica, bitmap) else {
+            return writer.message(Leave { chunk });
+        };
+        let words = {
+            let mut state = replica.state.borrow_mut();
+            state.interested.insert(peer, pieces - bitmap.count());
+            state.have.words().to_vec()
+        };
+        if reply {
+            writer.message(Interest { chunk, pieces, have: words, reply: false });
+        }
+        self.on_source_interest(peer.node, &chunk, bitmap);
+    }
+
+    pub(super) fn on_leave(self: &Rc<Self>, peer: PeerShard, chunk: &ChunkId) {
+        if let Some(replica) = self.replica(chunk) {
+            replica.state.borrow_mut().interested.remove(&peer);
+        }
+        self.on_source_lost(peer.node, chunk);
+    }
+
+    pub(super) fn on_describe(&self, writer: &Writer, chunk: &ChunkId) {
+        let replica = self.replica(chunk);
+        match replica.as_ref().and_then(|replica| replica.descriptor.get()) {
+            Some(descriptor) => writer.message(Description { descriptor: descriptor.clone() }),
+            None => writer.message(Leave { chunk: *chunk }),
+        }
+    }
+
+    /// A peer has a slot ready for a piece.
+    pub(super) fn on_grant(self: &Rc<Self>, peer: PeerShard, writer: &Writer, grant: Grant) {
+        let Grant { chunk, grant, want } = grant;
+        let known = self.replica(&chunk).is_some_and(|replica| {
+            let pieces = replica.geometry.pieces();
+            match &want {
+                Want::Piece(piece) => *piece < pieces,
+                Want::LeastSent(words) => words.len() == pieces.div_ceil(64) as usize,
+            }
+        });
+        let queued =
+            known && self.serve.borrow_mut().on_grant(self.now(), peer.node, chunk, grant, want).is_ok();
+        if queued { self.pump() } else { writer.message(Decline { chunk, grant }) }
+    }
+
+    /// Sends what may be sent.
+    pub(super) fn pump(self: &Rc<Self>) {
+        loop {
+            let upload = self.serve.borrow_mut().poll(self.now(), &Local(self.replicas.borrow()));
+            match upload {
+                None => return,
+                Some(Upload::Decline { peer, chunk, grant }) => self.decline(peer, chunk, grant),
+                Some(Upload::Send { peer, chunk, grant, piece }) => {
+                    self.send_piece(peer, chunk, grant, piece)
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_piece_sent(self: &Rc<Self>, node: NodeId, piece: &PieceSent) {
+        add(&self.counters.pieces_sent, 1);
+        add(&self.counters.bytes_sent, piece.length.into());
+        self.serve.borrow_mut().on_sent(node, piece.grant);
+        self.pump();
+    }
+
+    /// Tells everybody who wants to know that a piece is here.
+    pub(super) fn announce_piece(&self, replica: &Replica, piece: u32) {
+        let state = replica.state.borrow();
+        let mesh = self.mesh.borrow();
+        for peer in state.interested.iter().filter(|(_, lacks)| **lacks > 0).map(|(peer, _)| *peer) {
+            if let Some(writer) = mesh.writer(peer) {
+                writer.have(replica.id, piece);
+            }
+        }
+    }
+
+    /// Tells everybody who wanted to know that nothing is here any more.
+    pub(super) fn leave_swarm(&self, replica: &Replica) {
+        let state = replica.state.borrow();
+        let mesh = self.mesh.borrow();
+        for writer in state.interested.keys().filter_map(|peer| mesh.writer(*peer)) {
+            writer.message(Leave { chunk: replica.id });
+        }
+        self.serve.borrow_mut().forget(&replica.id);
+    }
+
+    fn send_piece(self: &Rc<Self>, node: NodeId, chunk: ChunkId, grant: u64, piece: u32) {
+        let Some(replica) = self.replica(&chunk) else { return self.give_up(node, chunk, grant) };
+        replica.last_used.set(self.number());
+        let in_memory = replica.state.borrow().dram[piece as usize].clone();
+        match in_memory {
+            Some(lease) => self.send_lease(node, &replica, grant, piece, lease),
+            None => {
+                let shard = self.clone();
+                glommio::spawn_local(async move {
+                    match shard.piece(&replica, piece).await {
+                        Ok(lease) => shard.send_lease(node, &replica, grant, piece, lease),
+                        Err(error) => {
+                            tracing::debug!(%error, "a piece that was asked for cannot be read");
+                            shard.give_up(node, chunk, grant);
+                        }
+                    }
+                })
+                .detach();
+            }
+        }
+    }
+
+    fn send_lease(
+        self: &Rc<Self>,
+        node: NodeId,
+        replica: &Replica,
+        grant: u64,
+        piece: u32,
+        lease: SharedLease,
+    ) {
+        let chunk = replica.id;
+        let mesh = self.mesh.borrow();
+        let writer = mesh.owner(node, &chunk).and_then(|peer| mesh.writer(peer));
+        drop(mesh);
+        let (Some(writer), Some(descriptor)) = (writer, replica.descriptor.get()) else {
+            return self.give_up(node, chunk, grant);
+        };
+        let checksum = descriptor.checksums[piece as usize];
+        let head = PieceData { chunk, grant, piece, length: replica.geometry.length(piece), checksum };
+        writer.piece(head, self.perhaps_corrupted(lease));
+    }
+
+    /// The piece cannot be sent after all. That may be found out while the scheduler is asked, so it is not asked again
+    /// here.
+    fn give_up(self: &Rc<Self>, node: NodeId, chunk: ChunkId, grant: u64) {
+        self.decline(node, chunk, grant);
+        let shard = self.clone();
+        glommio::spawn_local(async move {
+            yield_now().await;
+            shard.serve.borrow_mut().on_sent(node, grant);
+            shard.pump();
+        })
+        .detach();
+    }
+
+    fn decline(&self, node: NodeId, chunk: ChunkId, grant: u64) {
+        let mesh = self.mesh.borrow();
+        if let Some(writer) = mesh.owner(node, &chunk).and_then(|peer| mesh.writer(peer)) {
+            writer.message(Decline { chunk, grant });
+        }
+    }
+
+    /// For tests of what happens to damaged pieces: flips a bit in a copy of one in so many.
+    fn perhaps_corrupted(&self, lease: SharedLease) -> SharedLease {
+        let one_in = u64::from(self.config.corrupt_one_in);
+        if one_in == 0 || !self.counters.pieces_sent.get().is_multiple_of(one_in) {
+            return lease;
+        }
+        let Some(mut copy) = self.try_acquire(lease.length()) else { return lease };
+        copy.as_mut_slice().copy_from_slice(lease.as_slice());
+        copy.as_mut_slice()[0] ^= 1;
+        Arc::new(copy)
+    }
+}

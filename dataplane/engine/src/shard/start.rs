@@ -1,0 +1,159 @@
+//! Arena, store, executors.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::thread::JoinHandle;
+
+use flow::limits::UPLOADS_AT_ONCE;
+use flow::swarm::serve::Serve;
+use glommio::{LocalExecutorBuilder, Placement};
+use memory::{Arena, Backing};
+
+use super::counters::Counters;
+use super::mesh::Mesh;
+use super::replica::Replica;
+use super::{RefCell, Shard};
+use crate::command::Command;
+use crate::ring::DataRing;
+use crate::store::{ChunkStore, FoundChunk};
+use crate::{Config, Event, Finding, StartError};
+
+/// glommio's own buffers serve control only; its default would be 10 MiB for each shard.
+const EXECUTOR_BUFFER_BYTES: usize = 64 << 10;
+
+/// Everything that [`start`] made.
+pub(crate) struct Started {
+    pub(crate) arena: Arena,
+    pub(crate) senders: Vec<flume::Sender<Command>>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) events: flume::Receiver<Event>,
+}
+
+/// Starts all shards; returns when each is ready for commands.
+pub(crate) fn start(config: Config) -> Result<Started, StartError> {
+    let data_dir = |source| StartError::DataDir { path: config.data_dir.clone(), source };
+    std::fs::create_dir_all(&config.data_dir).map_err(data_dir)?;
+    let (store, found) = ChunkStore::open(&config.data_dir).map_err(data_dir)?;
+    let arena = Arena::new(config.memory_bytes, config.shards)?;
+    let findings = findings(&arena, &store, found.len());
+
+    // What stands in these channels is bounded by who sends: each asker waits for its answer, and each connection,
+    // fetch and replica sends one event for each change.
+    let (event_sender, events) = flume::unbounded();
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| flume::unbounded()).unzip();
+    let mut chunks: Vec<Vec<FoundChunk>> = (0..config.shards).map(|_| Vec::new()).collect();
+    for chunk in found {
+        chunks[usize::from(chunk.descriptor.id.shard(config.shards))].push(chunk);
+    }
+
+    let mut threads = Vec::new();
+    for (index, (commands, chunks)) in (0..config.shards).zip(receivers.into_iter().zip(chunks)) {
+        let parts = Parts {
+            index,
+            config: config.clone(),
+            arena: arena.clone(),
+            store: store.clone(),
+            events: event_sender.clone(),
+            shards: senders.clone(),
+            chunks,
+        };
+        threads.push(parts.spawn(commands)?);
+    }
+    Ok(Started { arena, senders, findings, threads, events })
+}
+
+/// What a shard is made of before it has an executor.
+struct Parts {
+    index: u16,
+    config: Config,
+    arena: Arena,
+    store: ChunkStore,
+    events: flume::Sender<Event>,
+    shards: Vec<flume::Sender<Command>>,
+    chunks: Vec<FoundChunk>,
+}
+
+impl Parts {
+    fn spawn(self, commands: flume::Receiver<Command>) -> Result<JoinHandle<()>, StartError> {
+        let index = self.index;
+        let failed = move |message| StartError::Shard { shard: index, message };
+        let (ready, started) = flume::bounded::<Result<(), String>>(1);
+        let placement =
+            if self.config.pin_to_cores { Placement::Fixed(usize::from(index)) } else { Placement::Unbound };
+        let run = move || {
+            let executor = LocalExecutorBuilder::new(placement).io_memory(EXECUTOR_BUFFER_BYTES).make();
+            let executor = match executor {
+                Ok(executor) => executor,
+                Err(error) => return drop(ready.send(Err(error.to_string()))),
+            };
+            executor.run(async move {
+                match DataRing::new() {
+                    Ok(ring) => {
+                        let shard = Rc::new(self.shard(ring));
+                        let _ = ready.send(Ok(()));
+                        shard.run(commands).await;
+                    }
+                    Err(error) => drop(ready.send(Err(format!("io_uring: {error}")))),
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name(format!("shoal-shard-{index}")).spawn(run);
+        let thread = thread.map_err(|error| failed(error.to_string()))?;
+        match started.recv() {
+            Ok(Ok(())) => Ok(thread),
+            Ok(Err(message)) => Err(failed(message)),
+            Err(_) => Err(failed("its thread ended".into())),
+        }
+    }
+
+    fn shard(self, ring: DataRing) -> Shard {
+        let replicas = self.chunks.into_iter().map(|chunk| {
+            let nothing = vec![None; chunk.descriptor.geometry.pieces() as usize];
+            let replica = Replica::complete(chunk.descriptor, nothing, Some(chunk.file));
+            (replica.id, Rc::new(replica))
+        });
+        Shard {
+            index: self.index,
+            config: self.config,
+            arena: self.arena,
+            ring,
+            store: self.store,
+            events: self.events,
+            shards: self.shards,
+            origin: std::time::Instant::now(),
+            next_number: 1.into(),
+            replicas: RefCell::new(replicas.collect()),
+            writings: RefCell::default(),
+            readings: RefCell::default(),
+            fetches: RefCell::new(HashMap::new()),
+            fetch_started: Default::default(),
+            serve: RefCell::new(Serve::new(UPLOADS_AT_ONCE)),
+            mesh: RefCell::new(Mesh::default()),
+            counters: Counters::default(),
+        }
+    }
+}
+
+fn findings(arena: &Arena, store: &ChunkStore, chunks: usize) -> Vec<Finding> {
+    let remedy_pages = "reserve hugepages (vm.nr_hugepages) or set \
+                        /sys/kernel/mm/transparent_hugepage/shmem_enabled to advise";
+    let pages = match arena.backing() {
+        Backing::Huge => ("reserved hugepages".to_owned(), "2 MiB pages", None),
+        Backing::Transparent => {
+            ("transparent hugepages".to_owned(), "2 MiB pages where the kernel finds them", None)
+        }
+        Backing::Small(reason) => (reason.clone(), "4 KiB pages", Some(remedy_pages.to_owned())),
+    };
+    let direct = match store.direct() {
+        Ok(()) => ("the file system takes O_DIRECT".to_owned(), "O_DIRECT", None),
+        Err(reason) => {
+            let remedy = "put --data-dir on ext4 or xfs on NVMe".to_owned();
+            (reason.to_owned(), "buffered reads and writes", Some(remedy))
+        }
+    };
+    let chunks = (format!("{chunks} chunks"), "announced; each piece is verified when it is read", None);
+    [("arena", pages), ("nvme", direct), ("chunks on nvme", chunks)]
+        .map(|(topic, (found, taken, remedy))| Finding { topic, found, taken: taken.to_owned(), remedy })
+        .into()
+}

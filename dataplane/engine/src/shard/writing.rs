@@ -1,0 +1,306 @@
+//! Chunks that clients write.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use flow::chunk::{ChunkId, Descriptor, Geometry};
+use flow::wire::control::Holding;
+use flow::wire::session::{ChunkSealed, FilledPiece, SlotRef};
+use memory::{Lease, SharedLease};
+
+use super::Shard;
+use super::pieces::write_error;
+use super::replica::{Replica, ReplicaFile};
+use crate::command::Command;
+use crate::notify::Notify;
+use crate::store::{ChunkFile, Footer, TemporaryFile};
+use crate::{EngineError, Event};
+
+/// A chunk that has no id yet.
+pub(super) struct Writing {
+    geometry: Geometry,
+    file: Option<Arc<File>>,
+    state: RefCell<WritingState>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct WritingState {
+    temporary: Option<TemporaryFile>,
+    /// Slots that the client writes into.
+    leased: HashMap<u32, Lease>,
+    filled: BTreeMap<u32, Filled>,
+    writes: u32,
+    failed: Option<EngineError>,
+}
+
+struct Filled {
+    length: u32,
+    checksum: u64,
+    /// Gone when the piece is on NVMe and its memory was wanted.
+    lease: Option<SharedLease>,
+    written: bool,
+}
+
+/// A chunk on its way from the shard where it was written to the shard that owns its id.
+pub(crate) struct Adopted {
+    descriptor: Descriptor,
+    dram: Vec<Option<SharedLease>>,
+    file: Option<ChunkFile>,
+}
+
+impl Shard {
+    pub(super) async fn create(
+        self: Rc<Self>,
+        size: u64,
+        piece_size: u32,
+        durable: bool,
+    ) -> Result<u64, EngineError> {
+        let geometry = Geometry::new(size, piece_size)?;
+        let mut state = WritingState::default();
+        if durable {
+            let (store, footer) = (self.store.clone(), Footer::length(geometry.pieces()));
+            let made = glommio::executor().spawn_blocking(move || store.create(size, footer)).await;
+            state.temporary = Some(made.map_err(|error| write_error(&error))?);
+        }
+        let file = state.temporary.as_ref().map(|temporary| temporary.file.clone());
+        let writing = Writing { geometry, file, state: RefCell::new(state), changed: Notify::default() };
+        let handle = self.handle();
+        self.writings.borrow_mut().insert(handle, Rc::new(writing));
+        Ok(handle)
+    }
+
+    pub(super) async fn lease(
+        self: Rc<Self>,
+        handle: u64,
+        first: u32,
+        count: u32,
+    ) -> Result<Vec<SlotRef>, EngineError> {
+        let writing = self.writing(handle)?;
+        let end = first.saturating_add(count).min(writing.geometry.pieces());
+        if first >= end {
+            return Err(EngineError::Invalid(format!("piece {first} is past the end of the chunk")));
+        }
+        let mut slots = Vec::new();
+        for piece in first..end {
+            writing.check()?;
+            let length = writing.geometry.length(piece);
+            let lease = match self.try_acquire(length) {
+                Some(lease) => lease,
+                None if slots.is_empty() => self.acquire(length).await?,
+                None => break,
+            };
+            let mut state = writing.state.borrow_mut();
+            if state.filled.contains_key(&piece) || state.leased.contains_key(&piece) {
+                return Err(EngineError::Invalid(format!("piece {piece} was leased before")));
+            }
+            slots.push(SlotRef { piece, length, offset: lease.offset() });
+            state.leased.insert(piece, lease);
+        }
+        Ok(slots)
+    }
+
+    pub(super) fn fill(self: Rc<Self>, handle: u64, pieces: &[FilledPiece]) -> Result<(), EngineError> {
+        let writing = self.writing(handle)?;
+        writing.check()?;
+        for &FilledPiece { piece, length, checksum } in pieces {
+            let mut state = writing.state.borrow_mut();
+            let lease = state.leased.remove(&piece);
+            let mut lease =
+                lease.ok_or_else(|| EngineError::Invalid(format!("piece {piece} is not leased")))?;
+            if length == 0 || length > lease.length() {
+                return Err(EngineError::Invalid(format!("{length} bytes do not fit piece {piece}")));
+            }
+            lease.zero_after(length);
+            lease.truncate(length);
+            let lease = Arc::new(lease);
+            let filled = Filled { length, checksum, lease: Some(lease.clone()), written: false };
+            state.filled.insert(piece, filled);
+            state.writes += u32::from(writing.file.is_some());
+            drop(state);
+            if let Some(file) = writing.file.clone() {
+                let (shard, writing) = (self.clone(), writing.clone());
+                glommio::spawn_local(async move {
+                    shard.write_filled(&writing, &file, piece, lease, length).await
+                })
+                .detach();
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_filled(
+        &self,
+        writing: &Writing,
+        file: &Arc<File>,
+        piece: u32,
+        lease: SharedLease,
+        length: u32,
+    ) {
+        let result = self.write_all(file, lease, length, writing.geometry.offset(piece)).await;
+        let mut state = writing.state.borrow_mut();
+        state.writes -= 1;
+        match (result, state.filled.get_mut(&piece)) {
+            (Err(error), _) => state.failed = Some(error),
+            (Ok(()), Some(filled)) => filled.written = true,
+            (Ok(()), None) => {}
+        }
+        drop(state);
+        writing.changed.notify();
+    }
+
+    pub(super) async fn seal(
+        self: Rc<Self>,
+        handle: u64,
+        id: ChunkId,
+        size: u64,
+    ) -> Result<ChunkSealed, EngineError> {
+        let writing = self.writing(handle)?;
+        let geometry = Geometry::new(size, writing.geometry.piece_size())?;
+        if geometry != Geometry::of(size)? {
+            let text = format!("{size} bytes are not cut into pieces of {} bytes", geometry.piece_size());
+            return Err(EngineError::Invalid(text));
+        }
+        writing.check_filled(&geometry)?;
+        loop {
+            let round = writing.changed.round();
+            writing.check()?;
+            if writing.state.borrow().writes == 0 {
+                break;
+            }
+            writing.changed.after(round).await;
+        }
+        let checksums = writing.state.borrow().filled.values().map(|filled| filled.checksum).collect();
+        let descriptor = Descriptor { id, geometry, checksums };
+        let digest = descriptor.digest();
+        let temporary = writing.state.borrow_mut().temporary.take();
+        let file = match temporary {
+            Some(temporary) => Some(self.publish(temporary, &descriptor).await?),
+            None => None,
+        };
+        self.writings.borrow_mut().remove(&handle);
+        let state = writing.state.take();
+        let dram = state.filled.into_values().map(|filled| filled.lease).collect();
+        let adopted = Adopted { descriptor, dram, file };
+        let owner = id.shard(self.shards.len() as u16);
+        if owner == self.index {
+            self.adopt(adopted)?;
+        } else {
+            let (reply, answer) = flume::bounded(1);
+            let sent =
+                self.shards[usize::from(owner)].send(Command::Adopt { chunk: Box::new(adopted), reply });
+            sent.map_err(|_| EngineError::Stopping)?;
+            answer.recv_async().await.map_err(|_| EngineError::Stopping)??;
+        }
+        Ok(ChunkSealed { geometry, descriptor_digest: digest })
+    }
+
+    /// Writes the footer, syncs, and gives the file its name.
+    pub(super) async fn publish(
+        self: &Rc<Self>,
+        temporary: TemporaryFile,
+        descriptor: &Descriptor,
+    ) -> Result<ChunkFile, EngineError> {
+        let footer = Footer::encode(descriptor);
+        let end = descriptor.geometry.size().next_multiple_of(crate::ring::ALIGNMENT.into());
+        let mut lease = self.acquire(footer.len() as u32).await?;
+        lease.as_mut_slice().copy_from_slice(&footer);
+        self.write_all(&temporary.file, Arc::new(lease), footer.len() as u32, end).await?;
+        let (store, id, length) = (self.store.clone(), descriptor.id, end + footer.len() as u64);
+        let (synced, _) = self.ring.sync(&temporary.file).await;
+        synced.map_err(|error| write_error(&error))?;
+        let published =
+            glommio::executor().spawn_blocking(move || store.publish(temporary, &id, length)).await;
+        published.map_err(|error| write_error(&error))
+    }
+
+    pub(super) fn abort(&self, handle: u64) -> Result<(), EngineError> {
+        if let Some(writing) = self.writings.borrow_mut().remove(&handle) {
+            let text = "the chunk was given up".to_owned();
+            writing.state.borrow_mut().failed = Some(EngineError::Invalid(text));
+            writing.changed.notify();
+        }
+        Ok(())
+    }
+
+    /// Makes a sealed chunk visible.
+    pub(super) fn adopt(self: &Rc<Self>, adopted: Adopted) -> Result<(), EngineError> {
+        let id = adopted.descriptor.id;
+        match self.replica(&id) {
+            Some(replica) if replica.descriptor_digest != adopted.descriptor.digest() => {
+                return Err(EngineError::Invalid(format!("chunk {id} is here with other checksums")));
+            }
+            Some(replica) => self.merge(&replica, adopted),
+            None => {
+                let replica = Rc::new(Replica::complete(adopted.descriptor, adopted.dram, adopted.file));
+                replica.last_used.set(self.number());
+                self.replicas.borrow_mut().insert(id, replica);
+            }
+        }
+        self.tell(Event::Holding { chunk: id, holding: Holding::Complete });
+        Ok(())
+    }
+
+    /// Adds what was written to what is here already.
+    fn merge(self: &Rc<Self>, replica: &Rc<Replica>, adopted: Adopted) {
+        let _ = replica.descriptor.set(adopted.descriptor);
+        {
+            let mut state = replica.state.borrow_mut();
+            if let Some(file) = adopted.file {
+                let pieces = replica.geometry.pieces();
+                state.on_nvme = flow::bitmap::Bitmap::full(pieces);
+                state.have = flow::bitmap::Bitmap::full(pieces);
+                state.file = Some(ReplicaFile::Published(file));
+            }
+            for (piece, lease) in (0..).zip(adopted.dram) {
+                if let Some(lease) = lease.filter(|_| state.dram[piece as usize].is_none()) {
+                    state.put_dram(piece, lease);
+                }
+            }
+        }
+        replica.changed.notify();
+        self.note_local_pieces(replica);
+    }
+
+    /// Frees memory of pieces that are written to NVMe and wait to be sealed; gives the bytes freed.
+    pub(super) fn evict_from_writings(&self, wanted: u64) -> u64 {
+        let mut freed = 0;
+        for writing in self.writings.borrow().values() {
+            for filled in writing.state.borrow_mut().filled.values_mut() {
+                if freed < wanted && filled.written && filled.lease.take().is_some() {
+                    freed += u64::from(filled.length);
+                }
+            }
+        }
+        freed
+    }
+
+    fn writing(&self, handle: u64) -> Result<Rc<Writing>, EngineError> {
+        self.writings.borrow().get(&handle).cloned().ok_or(EngineError::NoHandle(handle))
+    }
+}
+
+impl Writing {
+    fn check(&self) -> Result<(), EngineError> {
+        self.state.borrow().failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn check_filled(&self, geometry: &Geometry) -> Result<(), EngineError> {
+        let state = self.state.borrow();
+        let wrong = (0..geometry.pieces()).find(|piece| {
+            state.filled.get(piece).is_none_or(|filled| filled.length != geometry.length(*piece))
+        });
+        match wrong {
+            Some(piece) => {
+                Err(EngineError::Invalid(format!("piece {piece} is not filled as the size demands")))
+            }
+            None if state.filled.len() as u32 != geometry.pieces() => {
+                Err(EngineError::Invalid("more pieces are filled than the size demands".into()))
+            }
+            None => Ok(()),
+        }
+    }
+}

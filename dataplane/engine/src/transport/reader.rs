@@ -1,0 +1,108 @@
+//! Frames in.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use flow::limits::FRAME_BODY_MAX;
+use flow::wire::frame::HEADER_LENGTH;
+use flow::wire::{Header, Message};
+use memory::Lease;
+
+use super::ConnectionError;
+use crate::ring::DataRing;
+
+/// Bytes received at a time while the next header is looked for. What of it belongs to a payload is copied, so it is
+/// small beside a piece.
+const STAGE_LENGTH: usize = 4096;
+
+/// Reads frames, and between them payloads, from one connection.
+pub(crate) struct Reader {
+    ring: DataRing,
+    socket: Rc<OwnedFd>,
+    stage: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Reader {
+    pub(crate) fn new(ring: DataRing, socket: Rc<OwnedFd>) -> Self {
+        Self { ring, socket, stage: vec![0; STAGE_LENGTH], start: 0, end: 0 }
+    }
+
+    /// The next message. After a `PieceData` its payload must be taken before the next call.
+    pub(crate) async fn next(&mut self) -> Result<Message, ConnectionError> {
+        self.fill(HEADER_LENGTH).await?;
+        let bytes = self.stage[self.start..].first_chunk().ok_or(ConnectionError::Closed)?;
+        let header = Header::decode(bytes, FRAME_BODY_MAX)?;
+        self.start += HEADER_LENGTH;
+        let length = header.length as usize;
+        self.fill(length).await?;
+        let message = Message::decode(&header, &self.stage[self.start..self.start + length])?;
+        self.start += length;
+        if self.stage.len() > STAGE_LENGTH && self.end - self.start <= STAGE_LENGTH {
+            let rest = self.stage[self.start..self.end].to_vec();
+            (self.start, self.end) = (0, rest.len());
+            self.stage = rest;
+            self.stage.resize(STAGE_LENGTH, 0);
+        }
+        Ok(message)
+    }
+
+    /// Receives `length` bytes of payload into the slot, which must have room for them.
+    pub(crate) async fn payload_into(
+        &mut self,
+        mut lease: Lease,
+        length: u32,
+    ) -> Result<Lease, ConnectionError> {
+        let staged = (self.end - self.start).min(length as usize);
+        lease.as_mut_slice()[..staged].copy_from_slice(&self.stage[self.start..self.start + staged]);
+        self.start += staged;
+        let mut received = staged as u32;
+        while received < length {
+            let (result, (_, returned)) =
+                self.ring.receive_piece(&self.socket, lease, received, length).await;
+            lease = returned;
+            match result? {
+                0 => return Err(ConnectionError::Closed),
+                count => received += count,
+            }
+        }
+        Ok(lease)
+    }
+
+    /// Drops `length` bytes of payload that nobody wants any more.
+    pub(crate) async fn skip_payload(&mut self, length: u32) -> Result<(), ConnectionError> {
+        let mut left = length as usize;
+        loop {
+            let staged = (self.end - self.start).min(left);
+            self.start += staged;
+            left -= staged;
+            if left == 0 {
+                return Ok(());
+            }
+            self.fill(1).await?;
+        }
+    }
+
+    /// Waits until at least `wanted` bytes are staged.
+    async fn fill(&mut self, wanted: usize) -> Result<(), ConnectionError> {
+        if self.end - self.start >= wanted {
+            return Ok(());
+        }
+        self.stage.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        if self.stage.len() < wanted {
+            self.stage.resize(wanted, 0);
+        }
+        while self.end < wanted {
+            let stage = std::mem::take(&mut self.stage);
+            let (result, (_, stage)) = self.ring.receive_some(&self.socket, stage, self.end).await;
+            self.stage = stage;
+            match result? {
+                0 => return Err(ConnectionError::Closed),
+                count => self.end += count as usize,
+            }
+        }
+        Ok(())
+    }
+}

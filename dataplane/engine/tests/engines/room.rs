@@ -1,0 +1,48 @@
+//! Memory that runs short.
+
+use engine::EngineError;
+use flow::wire::session::Device;
+use futures_lite::future::block_on;
+
+use crate::cluster::{Cluster, bytes, get, put};
+
+#[test]
+fn volatile_chunks_make_room_unless_pinned() {
+    let cluster = Cluster::new(&[2], 64 << 20);
+    let handle = cluster.handle(1);
+    let pinned = put(handle, &bytes(0, 20 << 20), false).unwrap();
+    assert_eq!(block_on(handle.pin(pinned.id, true)), Ok(true));
+    let first = put(handle, &bytes(1, 20 << 20), false).unwrap();
+    for seed in 2..8 {
+        put(handle, &bytes(seed, 20 << 20), false).unwrap();
+    }
+    assert_eq!(block_on(handle.verify(pinned.id)), Ok(pinned.id));
+    assert_eq!(block_on(handle.verify(first.id)), Err(EngineError::NoChunk(first.id)));
+    cluster.stop();
+}
+
+#[test]
+fn memory_full_of_pinned_chunks_is_a_clear_error_until_one_is_unpinned() {
+    let cluster = Cluster::new(&[1], 32 << 20);
+    let handle = cluster.handle(1);
+    let pinned = put(handle, &bytes(0, 30 << 20), false).unwrap();
+    block_on(handle.pin(pinned.id, true)).unwrap();
+    let refused = put(handle, &bytes(1, 10 << 20), false);
+    assert!(matches!(refused, Err(EngineError::MemoryFull { limit: 33_554_432, .. })), "{refused:?}");
+    block_on(handle.pin(pinned.id, false)).unwrap();
+    put(handle, &bytes(1, 10 << 20), false).unwrap();
+    cluster.stop();
+}
+
+#[test]
+fn a_durable_chunk_larger_than_memory_is_written_and_read() {
+    let cluster = Cluster::new(&[1], 16 << 20);
+    let content = bytes(3, 70 << 20);
+    let chunk = put(cluster.handle(1), &content, true).unwrap();
+    assert!(get(cluster.handle(1), chunk).unwrap() == content);
+    let record = block_on(cluster.handle(1).replicas(Some(chunk.id))).unwrap().remove(0);
+    assert_eq!(record.nvme_pieces, 70);
+    assert!(record.dram_pieces <= 16);
+    assert_eq!(block_on(cluster.handle(1).drop_replica(chunk.id, Some(Device::Nvme), false)), Ok(true));
+    cluster.stop();
+}
