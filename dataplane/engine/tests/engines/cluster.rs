@@ -1,5 +1,6 @@
 //! The control plane, played: it dials, names peers and remembers what was told.
 
+use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use engine::{Config, Engine, EngineError, Event, Fault, Handle, Peer};
 use flow::chunk::{ChunkId, Geometry};
 use flow::verify::{Digest, checksum_of};
-use flow::wire::control::TrackerPeer;
+use flow::wire::control::{Holding, TrackerPeer};
 use flow::wire::session::{ChunkReference, FilledPiece};
 use futures_lite::future::block_on;
 
@@ -21,7 +22,7 @@ pub struct Cluster {
 #[derive(Default)]
 struct Shared {
     handles: Mutex<Vec<Handle>>,
-    holders: Mutex<Vec<(ChunkId, u64)>>,
+    holders: Mutex<BTreeMap<(ChunkId, u64), bool>>,
     faults: Mutex<Vec<(u64, Fault)>>,
 }
 
@@ -95,14 +96,16 @@ impl Shared {
             }
             Event::FindPeers { chunk } => {
                 let mut holders = self.holders.lock().unwrap();
-                let known = holders.iter().filter(|(id, holder)| *id == chunk && *holder != node);
+                let known = holders.iter().filter(|((id, holder), _)| *id == chunk && *holder != node);
                 let peers =
-                    known.map(|&(_, node)| TrackerPeer { node, complete: true, near: true }).collect();
-                holders.push((chunk, node));
+                    known.map(|(&(_, node), &complete)| TrackerPeer { node, complete, near: true }).collect();
+                holders.entry((chunk, node)).or_insert(false);
                 drop(holders);
                 handle(node).peers(chunk, peers);
             }
-            Event::Holding { chunk, .. } => self.holders.lock().unwrap().push((chunk, node)),
+            Event::Holding { chunk, holding } => {
+                self.holders.lock().unwrap().insert((chunk, node), holding == Holding::Complete);
+            }
             Event::Fault(fault) => self.faults.lock().unwrap().push((node, fault)),
         }
     }

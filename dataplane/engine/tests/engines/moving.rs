@@ -56,16 +56,13 @@ fn a_chunk_reaches_nvme_through_little_memory() {
 
 #[test]
 fn damage_on_the_wire_is_found_and_fetched_again() {
-    let cluster = Cluster::with(&[1, 1, 1], 128 << 20, |config| {
-        config.corrupt_one_in = if config.node == 1 { 5 } else { 0 };
-    });
+    // Of 40 pieces and those sent again, the first and the 31st leave damaged.
+    let cluster = Cluster::with(&[1, 1], 128 << 20, |config| config.corrupt_one_in = 30);
     let content = bytes(1, 40 << 20);
     let chunk = put(cluster.handle(1), &content, false).unwrap();
-    let clean = put(cluster.handle(3), &content, false).unwrap();
-    assert_eq!(chunk, clean);
     assert!(get(cluster.handle(2), chunk).unwrap() == content);
-    let faults = cluster.faults();
-    assert!(!faults.is_empty() && faults.iter().all(|(node, fault)| (*node, fault.peer) == (2, Some(1))));
+    let faults: Vec<_> = cluster.faults().iter().map(|(node, fault)| (*node, fault.peer)).collect();
+    assert_eq!(faults, [(2, Some(1)); 2]);
     cluster.stop();
 }
 
