@@ -33,19 +33,19 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool, Error> {
-    let binary = match std::env::var_os("SHOAL_BINARY") {
-        Some(binary) => PathBuf::from(binary),
-        None => build_binary()?,
-    };
+    let passed = &arguments.passed;
+    let whole = !passed.iter().any(|word| word == "-p" || word.starts_with("--package"));
     let mut command = cargo(&["test", "--locked", "--no-fail-fast"]);
-    command.env("SHOAL_BINARY", binary);
-    if !arguments.passed.iter().any(|word| word == "-p" || word.starts_with("--package")) {
+    if whole {
         command.arg("--workspace");
+        let left_out = LONG.iter().filter(|_| arguments.quick);
+        command.args(left_out.flat_map(|long| ["--exclude", long]));
     }
-    if arguments.quick {
-        command.args(LONG.iter().flat_map(|long| ["--exclude", long]));
+    let suites_run = if whole { !arguments.quick } else { passed.iter().any(|word| word == "suites") };
+    if suites_run && std::env::var_os("SHOAL_BINARY").is_none() {
+        command.env("SHOAL_BINARY", build_binary()?);
     }
-    command.args(&arguments.passed);
+    command.args(passed);
 
     let mut child = command
         .stdout(Stdio::piped())
