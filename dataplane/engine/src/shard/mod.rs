@@ -59,6 +59,7 @@ pub(crate) struct Shard {
     fetch_started: Notify,
     serve: RefCell<Serve>,
     mesh: RefCell<Mesh>,
+    pieces_queued: Cell<u64>,
     counters: Counters,
 }
 

@@ -185,8 +185,9 @@ impl Shard {
 
     /// For tests of what happens to damaged pieces: flips a bit in a copy of one in so many.
     fn perhaps_corrupted(&self, lease: SharedLease) -> SharedLease {
-        let one_in = u64::from(self.config.corrupt_one_in);
-        if one_in == 0 || !self.counters.pieces_sent.get().is_multiple_of(one_in) {
+        let (one_in, number) = (u64::from(self.config.corrupt_one_in), self.pieces_queued.get());
+        self.pieces_queued.set(number + 1);
+        if one_in == 0 || !number.is_multiple_of(one_in) {
             return lease;
         }
         let Some(mut copy) = self.try_acquire(lease.length()) else { return lease };

@@ -130,6 +130,7 @@ impl Parts {
             fetch_started: Default::default(),
             serve: RefCell::new(Serve::new(UPLOADS_AT_ONCE)),
             mesh: RefCell::new(Mesh::default()),
+            pieces_queued: 0.into(),
             counters: Counters::default(),
         }
     }
