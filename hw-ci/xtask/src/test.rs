@@ -10,8 +10,8 @@ use crate::Error;
 use crate::cargo::{cargo, root, spelled, succeeds};
 
 pub(crate) const HELP: &str = "\
-Builds the `shoal` binary of the dev profile first and names it to the suites in SHOAL_BINARY (a SHOAL_BINARY that
-is already set is used as it is). The last line is the total: `N passed, N failed`.
+The suites run the `shoal` binary that SHOAL_BINARY names, or else the one of the dev profile, which is built with the
+tests. The last line is the total: `N passed, N failed`.
 
 Examples:
   cargo xtask test                       everything
@@ -41,9 +41,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Error> {
         let left_out = LONG.iter().filter(|_| arguments.quick);
         command.args(left_out.flat_map(|long| ["--exclude", long]));
     }
-    let suites_run = if whole { !arguments.quick } else { passed.iter().any(|word| word == "suites") };
-    if suites_run && std::env::var_os("SHOAL_BINARY").is_none() {
-        command.env("SHOAL_BINARY", build_binary()?);
+    if std::env::var_os("SHOAL_BINARY").is_none() {
+        // A run of the whole workspace builds the binary for the tests of its own crate. To build it apart would
+        // build many dependencies twice, as they have fewer features without the rest of the workspace.
+        if !whole && passed.iter().any(|word| word == "suites") {
+            build_binary()?;
+        }
+        command.env("SHOAL_BINARY", binary()?);
     }
     command.args(passed);
 
@@ -68,12 +72,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Error> {
     Ok(status.success())
 }
 
-/// Builds `shoal` and says where it is.
-fn build_binary() -> Result<PathBuf, Error> {
+fn build_binary() -> Result<(), Error> {
     let mut build = cargo(&["build", "--locked", "-p", "cli", "--bin", "shoal"]);
-    if !succeeds(&mut build)? {
-        return Err(Error::Failed(spelled(&build)));
-    }
+    if succeeds(&mut build)? { Ok(()) } else { Err(Error::Failed(spelled(&build))) }
+}
+
+/// Where the `shoal` binary of the dev profile is once it is built.
+fn binary() -> Result<PathBuf, Error> {
     let metadata = MetadataCommand::new().current_dir(root()).no_deps().exec()?;
     Ok(metadata.target_directory.join("debug").join("shoal").into())
 }
