@@ -1,1 +1,33 @@
-//! Boots shards, opens doors.
+//! The daemon: one node of a cluster.
+//!
+//! It boots the engine's shards, opens the doors and runs the control plane of the node beside them, on one thread.
+//! What can be decided without I/O is decided in `plan` and `flow`; what moves bytes is the engine. The modules are
+//! listed from the outside in.
+
+mod data_dir; // the directory that a node owns
+pub mod doctor;
+mod serve; // from settings to a running node, and down again
+mod settings; // flags, environment and configuration file
+mod size; // sizes in bytes, as people write them // what the machine offers
+
+mod door; // sockets, handshakes, and where a connection goes
+mod frames; // frames over a stream
+mod link; // one control connection to another node
+mod peers;
+mod replies; // answers on one connection
+mod service; // one node that asks another
+mod session; // one client // the control connections that are open
+
+mod cluster; // the head's and the members' part in membership
+mod collect; // chunks that nobody refers to
+mod dial; // data connections that the engine asks for
+mod failure;
+mod keys; // the catalog, here or at the head
+mod leases; // version leases that clients of this node hold
+mod members; // who is in the cluster, as this node knows it
+mod node; // what all parts of the daemon share
+mod operate; // what operators ask for
+mod trackers; // who has which chunk, and who wants it // refusals in words
+
+pub use serve::serve;
+pub use settings::{Flags, Settings, SettingsError, default_data_dir};

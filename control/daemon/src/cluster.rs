@@ -1,0 +1,99 @@
+//! The head's and the members' part in membership.
+
+mod head; // takes nodes in, notices who falls silent
+mod member; // joins, sends heartbeats, joins again
+
+use std::sync::Arc;
+
+use flow::wire::control::{NodeRecord, NodeState};
+use plan::membership::{Figures, Member, State};
+
+pub(crate) use head::{Head, drain, heartbeat, join, preside};
+pub(crate) use member::{Follower, StopReason};
+
+use crate::members::View;
+use crate::node::Node;
+
+/// Makes `view` the view of this node and lets everybody act on it.
+fn apply(node: &Arc<Node>, view: View) {
+    let before = node.members.view();
+    let lost = before.lost_in(&view);
+    let came = view.lost_in(&before);
+    if view.epoch == before.epoch && lost.is_empty() && came.is_empty() {
+        return;
+    }
+    for peer in came.iter().filter(|&&peer| peer != node.id()) {
+        tracing::info!(node = name_of(&view, *peer), "a node is in the cluster");
+    }
+    for peer in &lost {
+        tracing::info!(node = name_of(&before, *peer), "a node has left the cluster, or has started again");
+    }
+    node.members.publish(view);
+    let view = node.members.view();
+    if !lost.is_empty() || !came.is_empty() {
+        node.engine.members(&engine_peers(node, &view));
+    }
+    node.trackers.on_lost(&lost);
+    crate::trackers::announce_moved(node, before, view);
+}
+
+fn engine_peers(node: &Node, view: &View) -> Vec<engine::Peer> {
+    let ours = &node.identity.rack;
+    let others = view.live().filter(|record| record.node != node.id());
+    let peer = |record: &NodeRecord| engine::Peer {
+        node: record.node,
+        shards: record.shards,
+        near: !ours.is_empty() && record.rack == *ours,
+    };
+    others.map(peer).collect()
+}
+
+fn name_of(view: &View, node: u64) -> &str {
+    view.node(node).map_or("?", |record| &record.name)
+}
+
+/// A node as `plan` knows it.
+pub(crate) fn member_of(record: NodeRecord) -> Member {
+    Member {
+        figures: figures_of(&record),
+        node: record.node,
+        name: record.name,
+        address: record.address,
+        rack: record.rack,
+        shards: record.shards,
+        incarnation: record.incarnation,
+        state: match record.state {
+            NodeState::Alive => State::Alive,
+            NodeState::Draining => State::Draining,
+            NodeState::Dead => State::Dead,
+        },
+        head: record.head,
+    }
+}
+
+fn figures_of(record: &NodeRecord) -> Figures {
+    let NodeRecord { memory_limit, memory_used, nvme_used, .. } = *record;
+    Figures { memory_limit, memory_used, nvme_used }
+}
+
+/// A node as the wire carries it.
+fn record_of(member: &Member) -> NodeRecord {
+    let Member { node, name, address, rack, shards, incarnation, state, head, figures } = member.clone();
+    NodeRecord {
+        node,
+        name,
+        address,
+        rack,
+        shards,
+        incarnation,
+        state: match state {
+            State::Alive => NodeState::Alive,
+            State::Draining => NodeState::Draining,
+            State::Dead => NodeState::Dead,
+        },
+        head,
+        memory_limit: figures.memory_limit,
+        memory_used: figures.memory_used,
+        nvme_used: figures.nvme_used,
+    }
+}

@@ -1,0 +1,151 @@
+//! The head's part: takes nodes in, notices who falls silent.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use catalog::Catalog;
+use flow::limits::NODES_MAX;
+use flow::wire::control::{self, Heartbeat, Join};
+use flow::wire::session::{Failure, NodeListing};
+use plan::membership::{HeartbeatError, JoinError, Membership};
+
+use super::{apply, figures_of, member_of, record_of};
+use crate::failure;
+use crate::members::View;
+use crate::node::{Clock, Node, Seat};
+
+/// How often the head looks who has fallen silent.
+const TICK: Duration = Duration::from_millis(250);
+/// How often superseded versions are swept.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What only the head has.
+pub(crate) struct Head {
+    pub(crate) catalog: Catalog,
+    membership: Mutex<Membership>,
+}
+
+impl Head {
+    pub(crate) fn new(catalog: Catalog) -> Self {
+        let membership = Membership::new(Clock::calendar_ms(), NODES_MAX);
+        Self { catalog, membership: Mutex::new(membership) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Membership> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The members with their figures.
+    pub(crate) fn listing(&self) -> NodeListing {
+        let snapshot = self.lock().snapshot();
+        NodeListing { epoch: snapshot.epoch, nodes: snapshot.members.iter().map(record_of).collect() }
+    }
+
+    fn membership_since(&self, known_epoch: Option<u64>) -> control::Membership {
+        let cluster = self.catalog.cluster_id();
+        if known_epoch == Some(self.lock().epoch()) {
+            return control::Membership { epoch: known_epoch.unwrap_or(0), cluster, nodes: Vec::new() };
+        }
+        let NodeListing { epoch, nodes } = self.listing();
+        control::Membership { epoch, cluster, nodes }
+    }
+}
+
+/// Takes a node in.
+pub(crate) fn join(node: &Arc<Node>, join: Join) -> Result<control::Membership, Failure> {
+    let head = head_of(node)?;
+    let joined = head.lock().join(member_of(join.record), node.clock.uptime_ms());
+    joined.map_err(|error| {
+        tracing::warn!(%error, "a node was not taken in");
+        let text = error.to_string();
+        match error {
+            JoinError::Unusable { .. } => failure::invalid(text, ""),
+            JoinError::NameTaken { .. } | JoinError::Superseded { .. } => failure::conflict(text, ""),
+            JoinError::Full { .. } => failure::unavailable(text, ""),
+        }
+    })?;
+    publish(node, head);
+    Ok(head.membership_since(None))
+}
+
+/// Notes a sign of life.
+pub(crate) fn heartbeat(node: &Arc<Node>, beat: Heartbeat) -> Result<control::Membership, Failure> {
+    let head = head_of(node)?;
+    let figures = figures_of(&beat.record);
+    let now_ms = node.clock.uptime_ms();
+    let noted = head.lock().heartbeat(beat.record.node, beat.record.incarnation, figures, now_ms);
+    noted.map_err(|error| match error {
+        HeartbeatError::Unknown { .. } => failure::not_found(error.to_string(), ""),
+        HeartbeatError::Superseded { .. } => failure::conflict(error.to_string(), ""),
+    })?;
+    if !beat.leases.is_empty() {
+        head.catalog.renew(&beat.leases, Clock::calendar_ms());
+    }
+    publish(node, head);
+    Ok(head.membership_since(Some(beat.epoch)))
+}
+
+/// Takes a node out of placement.
+pub(crate) fn drain(node: &Arc<Node>, name: &str) -> Result<u64, Failure> {
+    let head = head_of(node)?;
+    let drained = head.lock().drain(name);
+    let drained = drained.map_err(|error| failure::not_found(error.to_string(), ""))?;
+    publish(node, head);
+    Ok(drained)
+}
+
+/// What the head does all the time: it is a member of its own cluster, notices who falls silent, renews the leases of
+/// its own clients and sweeps the catalog. It never returns.
+pub(crate) async fn preside(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(TICK);
+    let every = |span: Duration| (span.as_millis() / TICK.as_millis()) as u64;
+    for count in 0_u64.. {
+        ticks.tick().await;
+        let Ok(head) = head_of(&node) else { return };
+        look_round(&node, head);
+        if count % every(SWEEP) == 0 {
+            head.catalog.renew(&node.leases.all(), Clock::calendar_ms());
+            tokio::spawn(sweep(node.clone()));
+        }
+    }
+}
+
+/// One look at who is there.
+pub(super) fn look_round(node: &Arc<Node>, head: &Head) {
+    let (record, now_ms) = (node.record(), node.clock.uptime_ms());
+    let figures = figures_of(&record);
+    let mut membership = head.lock();
+    if membership.heartbeat(record.node, record.incarnation, figures, now_ms).is_err()
+        && let Err(error) = membership.join(member_of(record), now_ms)
+    {
+        tracing::error!(%error, "the head cannot be a member of its own cluster");
+    }
+    membership.tick(now_ms);
+    drop(membership);
+    publish(node, head);
+}
+
+async fn sweep(node: Arc<Node>) {
+    let Ok(head) = head_of(&node) else { return };
+    match head.catalog.sweep(Clock::calendar_ms()).await {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(count, "superseded versions were forgotten"),
+        Err(error) => tracing::error!(error = crate::keys::in_full(&error), "sweeping the catalog failed"),
+    }
+}
+
+fn publish(node: &Arc<Node>, head: &Head) {
+    if head.lock().epoch() != node.members.view().epoch {
+        apply(node, View::of(head.membership_since(None)));
+    }
+}
+
+fn head_of(node: &Node) -> Result<&Head, Failure> {
+    match &node.seat {
+        Seat::Head(head) => Ok(head),
+        Seat::Member { head } => {
+            let text = format!("node '{}' is not the head", node.identity.name);
+            Err(failure::invalid(text, format!("the head is at {head}; --join must name it")))
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A member's part: joins, sends heartbeats, joins again when the head has started anew.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flow::wire::Message;
+use flow::wire::control::{Heartbeat, Join, Membership};
+use flow::wire::session::{Failure, FailureCode};
+use plan::membership::DEAD_AFTER_MS;
+
+use super::apply;
+use crate::members::View;
+use crate::node::Node;
+use crate::peers::CallError;
+
+/// Time between two heartbeats.
+const BEAT: Duration = Duration::from_millis(500);
+/// How long the head may take to answer one.
+const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Leases are renewed with every so many heartbeats.
+const BEATS_PER_RENEWAL: u64 = 10;
+/// First and longest time between two attempts to join.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Why a node must stop.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StopReason {
+    #[error("the head at {head} does not take this node in: {message}")]
+    NotTaken { head: String, message: String },
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Keeps this node a member.
+pub(crate) struct Follower {
+    node: Arc<Node>,
+    head: String,
+    joined: bool,
+    complained: bool,
+    beats: u64,
+    backoff: Duration,
+    before: Option<Before>,
+}
+
+/// Members that were known before the head started anew: until they have had the time to join it too, they count as
+/// members, so that transfers between them go on.
+struct Before {
+    view: Arc<View>,
+    until: Instant,
+}
+
+impl Follower {
+    pub(crate) fn new(node: Arc<Node>, head: String) -> Self {
+        Self { node, head, joined: false, complained: false, beats: 0, backoff: BACKOFF_MIN, before: None }
+    }
+
+    /// Runs for as long as this node may be a member.
+    pub(crate) async fn follow(mut self) -> StopReason {
+        loop {
+            let pause = match self.step().await {
+                Ok(pause) => pause,
+                Err(reason) => return reason,
+            };
+            let hurry = self.node.members.hurry.notified();
+            let _ = tokio::time::timeout(pause, hurry).await;
+        }
+    }
+
+    /// Joins or sends a heartbeat; gives the time to wait before the next step.
+    pub(crate) async fn step(&mut self) -> Result<Duration, StopReason> {
+        let message = if self.joined { self.heartbeat() } else { Join { record: self.node.record() }.into() };
+        let answer = self.node.peers.call(&self.head, 0, &message, Some(BEAT_TIMEOUT)).await;
+        match answer {
+            Ok(Message::Membership(membership)) => {
+                self.take(membership);
+                Ok(BEAT)
+            }
+            Ok(Message::Failure(Failure { code: FailureCode::NotFound, .. })) if self.joined => {
+                self.joined = false;
+                Ok(Duration::ZERO)
+            }
+            Ok(Message::Failure(Failure {
+                code: FailureCode::Conflict | FailureCode::Invalid,
+                message,
+                ..
+            })) => Err(StopReason::NotTaken { head: self.head.clone(), message }),
+            Ok(Message::Failure(failure)) => Ok(self.retry(&failure.message)),
+            Ok(other) => Ok(self.retry(&format!("it answers with {}", other.name()))),
+            Err(CallError::Refused { address, message }) if self.never_joined() => {
+                Err(StopReason::Refused(format!("{address}: {message}")))
+            }
+            Err(error) => Ok(self.retry(&error.to_string())),
+        }
+    }
+
+    fn heartbeat(&mut self) -> Message {
+        self.beats += 1;
+        // The epoch of a view that holds more than the head's own must not count as known.
+        let epoch = if self.before.is_some() { 0 } else { self.node.members.view().epoch };
+        self.before.take_if(|before| Instant::now() >= before.until);
+        let renews = self.beats.is_multiple_of(BEATS_PER_RENEWAL);
+        let leases = if renews { self.node.leases.all() } else { Vec::new() };
+        Heartbeat { record: self.node.record(), epoch, leases }.into()
+    }
+
+    fn take(&mut self, membership: Membership) {
+        if !self.joined {
+            tracing::info!(head = self.head, "this node is a member of the cluster");
+            let view = self.node.members.view();
+            let until = Instant::now() + Duration::from_millis(DEAD_AFTER_MS);
+            self.before = (view.epoch != 0).then_some(Before { view, until });
+            (self.joined, self.beats) = (true, 0);
+        } else if self.complained {
+            tracing::info!(head = self.head, "the head answers again");
+        }
+        (self.complained, self.backoff) = (false, BACKOFF_MIN);
+        if membership.nodes.is_empty() {
+            return;
+        }
+        let mut view = View::of(membership);
+        if let Some(before) = &self.before {
+            view = view.with_live_of(&before.view);
+        }
+        apply(&self.node, view);
+    }
+
+    fn retry(&mut self, why: &str) -> Duration {
+        if !self.complained {
+            tracing::warn!(head = self.head, why, "the head does not answer; trying again until it does");
+            self.complained = true;
+        }
+        let pause = self.backoff;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        pause
+    }
+
+    fn never_joined(&self) -> bool {
+        self.node.members.view().epoch == 0
+    }
+}

@@ -1,0 +1,249 @@
+//! The catalog, here or at the head.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::{Catalog, CatalogError};
+use flow::chunk::ChunkId;
+use flow::limits::{LIST_ENTRIES_MAX, MANIFEST_ROOT_MAX};
+use flow::wire::Message;
+use flow::wire::session::*;
+
+use crate::node::{Clock, Node, Seat};
+use crate::{failure, peers};
+
+/// How long the head may take to answer. A commit waits for a disk.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of keys in one listing, so that it fits into a frame.
+const LISTING_BYTES_MAX: usize = 4 << 20;
+/// Chunks that one question for references may name.
+pub(crate) const REFERENCES_MAX: usize = 4096;
+
+/// Answers a message about keys: from the catalog on the head, by asking the head elsewhere.
+pub(crate) async fn answer(node: &Node, message: Message) -> Result<Message, Failure> {
+    check(&message)?;
+    match &node.seat {
+        Seat::Head(head) => look_up(&head.catalog, message).await,
+        Seat::Member { head } => {
+            let answer = node.peers.call(head, 0, &message, Some(HEAD_TIMEOUT)).await;
+            match answer.map_err(failure::head_away)? {
+                Message::Failure(failure) => Err(failure),
+                answer => Ok(answer),
+            }
+        }
+    }
+}
+
+/// Which of `chunks` are still part of some key's version.
+pub(crate) async fn references(node: &Node, chunks: &[ChunkId]) -> Result<Vec<bool>, Failure> {
+    let mut all = Vec::with_capacity(chunks.len());
+    for batch in chunks.chunks(REFERENCES_MAX) {
+        let question = ChunkReferences { chunks: batch.to_vec() };
+        let answer: ChunkReferenced = peers::expect("ChunkReferences", answer(node, question.into()).await?)?;
+        if answer.referenced.len() != batch.len() {
+            return Err(failure::internal(
+                "the head answered for another number of chunks than it was asked for",
+            ));
+        }
+        all.extend(answer.referenced);
+    }
+    Ok(all)
+}
+
+/// Gives a lease back; when the head is away it expires by itself.
+pub(crate) async fn release(node: Arc<Node>, lease: u64) {
+    node.leases.remove(lease);
+    let _ = answer(&node, LeaseRelease { lease }.into()).await;
+}
+
+/// Refuses what the head would refuse, before it crosses the network.
+fn check(message: &Message) -> Result<(), Failure> {
+    match message {
+        Message::KeyCommit(commit) => {
+            let size = commit.manifest.len();
+            if size > MANIFEST_ROOT_MAX {
+                let text = format!(
+                    "the manifest of key '{}' has {size} bytes, at most {MANIFEST_ROOT_MAX} fit",
+                    commit.key
+                );
+                return Err(failure::invalid(text, "move its list of files into a chunk"));
+            }
+            let decoded = plan::manifest::Manifest::decode(&commit.manifest);
+            let refused = |error| failure::invalid(format!("key '{}': {error}", commit.key), "");
+            decoded.map(drop).map_err(refused)
+        }
+        Message::ChunkReferences(question) if question.chunks.len() > REFERENCES_MAX => {
+            let text =
+                format!("{} chunks are asked about, at most {REFERENCES_MAX} may be", question.chunks.len());
+            Err(failure::invalid(text, "ask in several messages"))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn look_up(catalog: &Catalog, message: Message) -> Result<Message, Failure> {
+    match message {
+        Message::KeyCommit(KeyCommit { key, manifest, expected_version }) => {
+            let done =
+                catalog.commit(key, manifest, expected_version).await.map_err(|error| refusal(&error))?;
+            Ok(KeyCommitted { version: done.version, revision: done.revision }.into())
+        }
+        Message::KeyRemove(KeyRemove { key, recursive }) => {
+            let removed = catalog.remove(key.clone(), recursive).await.map_err(|error| refusal(&error))?;
+            if removed == 0 { Err(no_key(&key)) } else { Ok(KeyRemoved { count: removed }.into()) }
+        }
+        other => {
+            // Reading may wait for the disk, and heartbeats must not.
+            let catalog = catalog.clone();
+            let reading = tokio::task::spawn_blocking(move || read(&catalog, other));
+            reading.await.unwrap_or_else(|_| Err(failure::internal("reading the catalog failed")))
+        }
+    }
+}
+
+fn read(catalog: &Catalog, message: Message) -> Result<Message, Failure> {
+    let refused = |error: CatalogError| refusal(&error);
+    match message {
+        Message::KeyOpen(KeyOpen { key, lease: true }) => {
+            let found = catalog.open_leased(&key, Clock::calendar_ms()).map_err(refused)?;
+            let (entry, lease) = found.ok_or_else(|| no_key(&key))?;
+            Ok(entry_message(entry, lease).into())
+        }
+        Message::KeyOpen(KeyOpen { key, lease: false }) => {
+            let entry = catalog.get(&key).map_err(refused)?.ok_or_else(|| no_key(&key))?;
+            Ok(entry_message(entry, 0).into())
+        }
+        Message::LeaseRelease(LeaseRelease { lease }) => {
+            catalog.release(lease);
+            Ok(Done {}.into())
+        }
+        Message::KeyList(KeyList { prefix, after, limit }) => {
+            let limit = limit.min(LIST_ENTRIES_MAX) as usize;
+            let (lines, more) = catalog.list(&prefix, &after, limit).map_err(refused)?;
+            Ok(listing(lines, more).into())
+        }
+        Message::ChunkReferences(ChunkReferences { chunks }) => {
+            let chunks: Vec<[u8; 32]> = chunks.into_iter().map(|chunk| chunk.0).collect();
+            Ok(ChunkReferenced { referenced: catalog.references(&chunks).map_err(refused)? }.into())
+        }
+        other => Err(failure::unexpected("a message about keys", other.name())),
+    }
+}
+
+fn entry_message(entry: catalog::Entry, lease: u64) -> KeyEntry {
+    let catalog::Entry { key, version, revision, created_ms, manifest } = entry;
+    KeyEntry { key, version, revision, created_ms, manifest, lease }
+}
+
+fn listing(lines: Vec<catalog::Summary>, more: bool) -> KeyListing {
+    let mut room = LISTING_BYTES_MAX;
+    let count = lines.len();
+    let fits = |line: &catalog::Summary| {
+        let size = line.key.len() + size_of::<KeySummary>();
+        let fits = size <= room;
+        room = room.saturating_sub(size);
+        fits
+    };
+    let shown = |line: catalog::Summary| {
+        let catalog::Summary { key, version, created_ms, size, files } = line;
+        KeySummary { key, version, created_ms, size, files }
+    };
+    let keys: Vec<KeySummary> = lines.into_iter().take_while(fits).map(shown).collect();
+    KeyListing { more: more || keys.len() < count, keys }
+}
+
+fn no_key(key: &str) -> Failure {
+    let key: String = key.chars().take(200).collect();
+    failure::not_found(format!("there is no key '{key}'"), "`shoal ls` lists the keys")
+}
+
+fn refusal(error: &CatalogError) -> Failure {
+    let code = match error {
+        CatalogError::Key(_) | CatalogError::Manifest { .. } | CatalogError::ManifestSize { .. } => {
+            FailureCode::Invalid
+        }
+        CatalogError::Conflict { .. } => FailureCode::Conflict,
+        CatalogError::Leases => FailureCode::Unavailable,
+        CatalogError::Engine { .. } | CatalogError::File { .. } => FailureCode::Io,
+        CatalogError::Damaged { .. } | CatalogError::Format { .. } | CatalogError::LostWrites { .. } => {
+            FailureCode::Corrupt
+        }
+        _ => FailureCode::Internal,
+    };
+    Failure { code, message: in_full(error), hint: String::new() }
+}
+
+/// An error and what it came from.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+    }
+
+    fn manifest() -> Vec<u8> {
+        let files = plan::manifest::Files::Inline(Vec::new());
+        let shape = plan::manifest::Shape::Tree;
+        plan::manifest::Manifest { shape, size: 0, file_count: 0, chunks: Vec::new(), files }.encode()
+    }
+
+    #[test]
+    fn keys_are_committed_opened_listed_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(directory.path()).unwrap();
+        run(async {
+            let ask = |message: Message| look_up(&catalog, message);
+            let commit =
+                |expected_version| KeyCommit { key: "a/b".into(), manifest: manifest(), expected_version };
+            let Ok(Message::KeyCommitted(done)) = ask(commit(Some(0)).into()).await else {
+                panic!("no commit")
+            };
+            assert_eq!(done.version, 1);
+            assert_eq!(ask(commit(Some(0)).into()).await.unwrap_err().code, FailureCode::Conflict);
+            let open = KeyOpen { key: "a/b".into(), lease: true };
+            let Ok(Message::KeyEntry(entry)) = ask(open.into()).await else { panic!("no entry") };
+            assert!(entry.lease != 0 && entry.manifest == manifest());
+            assert_eq!(ask(LeaseRelease { lease: entry.lease }.into()).await, Ok(Done {}.into()));
+            let list = KeyList { prefix: String::new(), after: String::new(), limit: u32::MAX };
+            let Ok(Message::KeyListing(listing)) = ask(list.into()).await else { panic!("no listing") };
+            assert_eq!((listing.keys.len(), listing.more), (1, false));
+            let remove = KeyRemove { key: "a".into(), recursive: true };
+            assert_eq!(ask(remove.clone().into()).await, Ok(KeyRemoved { count: 1 }.into()));
+            assert_eq!(ask(remove.into()).await.unwrap_err().code, FailureCode::NotFound);
+        });
+    }
+
+    #[test]
+    fn a_manifest_that_does_not_decode_is_refused() {
+        let commit = KeyCommit { key: "a".into(), manifest: vec![9, 9], expected_version: None };
+        assert_eq!(check(&commit.into()).unwrap_err().code, FailureCode::Invalid);
+        let large =
+            KeyCommit { key: "a".into(), manifest: vec![0; MANIFEST_ROOT_MAX + 1], expected_version: None };
+        assert!(check(&large.into()).unwrap_err().message.contains("bytes"));
+    }
+
+    #[test]
+    fn a_listing_fits_into_a_frame() {
+        let line = |at: usize| catalog::Summary {
+            key: format!("{at:01000}"),
+            version: 1,
+            created_ms: 0,
+            size: 0,
+            files: 0,
+        };
+        let cut = listing((0..10_000).map(line).collect(), false);
+        assert!(cut.more && cut.keys.len() > 1000);
+        assert!(crate::frames::fits(&Message::from(cut).encode(0, 1)));
+    }
+}

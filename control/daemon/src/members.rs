@@ -1,0 +1,162 @@
+//! Who is in the cluster, as this node knows it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flow::wire::control::{Membership, NodeId, NodeRecord, NodeState};
+use flow::wire::session::Failure;
+use tokio::sync::{Notify, watch};
+
+use crate::failure;
+
+/// Trackers of each chunk.
+const TRACKERS_PER_CHUNK: usize = 2;
+
+/// All members at one epoch.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct View {
+    /// Zero until the node has heard from the head.
+    pub(crate) epoch: u64,
+    pub(crate) nodes: BTreeMap<NodeId, NodeRecord>,
+}
+
+impl View {
+    pub(crate) fn of(membership: Membership) -> Self {
+        let nodes = membership.nodes.into_iter().map(|record| (record.node, record)).collect();
+        Self { epoch: membership.epoch, nodes }
+    }
+
+    pub(crate) fn node(&self, node: NodeId) -> Option<&NodeRecord> {
+        self.nodes.get(&node)
+    }
+
+    /// The member of this name, or a refusal that says so.
+    pub(crate) fn named(&self, name: &str) -> Result<&NodeRecord, Failure> {
+        let found = self.nodes.values().find(|record| record.name == name);
+        found.ok_or_else(|| {
+            failure::not_found(format!("no node is called '{name}'"), "`shoal node ls` lists the names")
+        })
+    }
+
+    /// The members that are not dead.
+    pub(crate) fn live(&self) -> impl Iterator<Item = &NodeRecord> {
+        self.nodes.values().filter(|record| record.state != NodeState::Dead)
+    }
+
+    /// Whether `node` is a member that is not dead.
+    pub(crate) fn is_live(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|record| record.state != NodeState::Dead)
+    }
+
+    /// The trackers of a chunk, the first one foremost.
+    pub(crate) fn trackers(&self, chunk: &[u8; 32]) -> Vec<NodeId> {
+        plan::rendezvous::trackers(chunk, self.live().map(|record| record.node), TRACKERS_PER_CHUNK)
+    }
+
+    /// Which process a node is, so that one that has started again is told from the one that was before.
+    pub(crate) fn incarnation(&self, node: NodeId) -> Option<u64> {
+        self.nodes.get(&node).map(|record| record.incarnation)
+    }
+
+    /// Members that `self` knows as live and that `later` lacks, or knows as dead or as another process.
+    pub(crate) fn lost_in(&self, later: &View) -> Vec<NodeId> {
+        let gone = |record: &&NodeRecord| {
+            !later.is_live(record.node) || later.incarnation(record.node) != Some(record.incarnation)
+        };
+        self.live().filter(gone).map(|record| record.node).collect()
+    }
+
+    /// This view and the live members of `earlier` that it lacks.
+    pub(crate) fn with_live_of(mut self, earlier: &View) -> View {
+        let names: BTreeSet<&str> = self.nodes.values().map(|record| record.name.as_str()).collect();
+        let lacking = |record: &&NodeRecord| {
+            !self.nodes.contains_key(&record.node) && !names.contains(record.name.as_str())
+        };
+        let kept: Vec<NodeRecord> = earlier.live().filter(lacking).cloned().collect();
+        self.nodes.extend(kept.into_iter().map(|record| (record.node, record)));
+        self
+    }
+}
+
+/// The current view, for everybody to read and to wait on.
+#[derive(Debug)]
+pub(crate) struct Members {
+    current: watch::Sender<Arc<View>>,
+    /// Asks for the membership sooner than usual.
+    pub(crate) hurry: Notify,
+}
+
+impl Members {
+    pub(crate) fn new() -> Self {
+        Self { current: watch::Sender::new(Arc::default()), hurry: Notify::new() }
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.current.borrow().clone()
+    }
+
+    pub(crate) fn publish(&self, view: View) {
+        self.current.send_replace(Arc::new(view));
+    }
+
+    /// Whether `node` is a live member; a node that is unknown may have joined just before, so this asks and waits a
+    /// little.
+    pub(crate) async fn knows(&self, node: NodeId, patience: Duration) -> bool {
+        let mut changes = self.current.subscribe();
+        if self.view().is_live(node) {
+            return true;
+        }
+        self.hurry.notify_one();
+        let known = changes.wait_for(|view| view.is_live(node));
+        matches!(tokio::time::timeout(patience, known).await, Ok(Ok(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(nodes: &[(NodeId, &str, u64, NodeState)]) -> View {
+        let record = |&(node, name, incarnation, state): &(NodeId, &str, u64, NodeState)| NodeRecord {
+            node,
+            name: name.into(),
+            address: "127.0.0.1:1".into(),
+            rack: String::new(),
+            shards: 1,
+            incarnation,
+            state,
+            head: false,
+            memory_limit: 0,
+            memory_used: 0,
+            nvme_used: 0,
+        };
+        View { epoch: 1, nodes: nodes.iter().map(record).map(|record| (record.node, record)).collect() }
+    }
+
+    use NodeState::{Alive, Dead, Draining};
+
+    #[test]
+    fn nodes_are_lost_by_death_absence_and_restart() {
+        let before =
+            view(&[(1, "a", 1, Alive), (2, "b", 1, Alive), (3, "c", 1, Draining), (4, "d", 1, Dead)]);
+        let after = view(&[(1, "a", 1, Draining), (2, "b", 2, Alive), (4, "d", 1, Alive)]);
+        assert_eq!(before.lost_in(&after), [2, 3]);
+    }
+
+    #[test]
+    fn a_young_head_does_not_make_the_cluster_forget() {
+        let before =
+            view(&[(1, "head", 1, Alive), (2, "b", 1, Alive), (3, "c", 1, Dead), (4, "d", 1, Alive)]);
+        let young = view(&[(1, "head", 2, Alive), (9, "d", 1, Alive)]);
+        let merged = young.with_live_of(&before);
+        assert_eq!(merged.nodes.keys().copied().collect::<Vec<_>>(), [1, 2, 9]);
+        assert_eq!(merged.incarnation(1), Some(2));
+    }
+
+    #[test]
+    fn only_live_nodes_track() {
+        let view = view(&[(1, "a", 1, Dead), (2, "b", 1, Draining)]);
+        assert_eq!(view.trackers(&[7; 32]), [2]);
+    }
+}

@@ -1,0 +1,209 @@
+//! What all parts of the daemon share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use flow::time::Instant;
+use flow::wire::control::{NodeId, NodeRecord, NodeState, ReplicaRecord};
+use flow::wire::handshake::Token;
+use flow::wire::session::Failure;
+
+use crate::cluster::Head;
+use crate::collect::Collector;
+use crate::failure;
+use crate::leases::Leases;
+use crate::members::Members;
+use crate::peers::Peers;
+use crate::trackers::Trackers;
+
+/// One running node.
+pub(crate) struct Node {
+    pub(crate) identity: Identity,
+    pub(crate) engine: engine::Handle,
+    /// The arena once more, for pieces that come and go over sockets.
+    pub(crate) mapping: memory::Mapping,
+    pub(crate) findings: Vec<engine::Finding>,
+    pub(crate) seat: Seat,
+    pub(crate) members: Members,
+    pub(crate) peers: Peers,
+    pub(crate) trackers: Trackers,
+    pub(crate) leases: Leases,
+    pub(crate) collector: Collector,
+    pub(crate) clock: Clock,
+    pub(crate) activity: Activity,
+    pub(crate) nvme_used: AtomicU64,
+}
+
+/// Who this node is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) node: NodeId,
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) rack: String,
+    pub(crate) shards: u16,
+    pub(crate) incarnation: u64,
+    pub(crate) token: Token,
+    pub(crate) data_dir: PathBuf,
+}
+
+/// Where the node sits at the table.
+pub(crate) enum Seat {
+    /// It holds the catalog and decides who is a member.
+    Head(Head),
+    /// It asks the head at this address.
+    Member {
+        /// `HOST:PORT`.
+        head: String,
+    },
+}
+
+impl Node {
+    pub(crate) fn id(&self) -> NodeId {
+        self.identity.node
+    }
+
+    /// This node as it describes itself.
+    pub(crate) fn record(&self) -> NodeRecord {
+        let Identity { node, name, address, rack, shards, incarnation, .. } = self.identity.clone();
+        let state = self.members.view().node(node).map_or(NodeState::Alive, |known| known.state);
+        let arena = self.engine.arena();
+        NodeRecord {
+            node,
+            name,
+            address,
+            rack,
+            shards,
+            incarnation,
+            state,
+            head: matches!(self.seat, Seat::Head(_)),
+            memory_limit: arena.size(),
+            memory_used: arena.size() - arena.free_bytes(),
+            nvme_used: self.nvme_used.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Refuses work that would bring chunks to a node that is leaving.
+    pub(crate) fn check_takes_chunks(&self) -> Result<(), Failure> {
+        self.activity.check_running()?;
+        let draining =
+            self.members.view().node(self.id()).is_some_and(|known| known.state == NodeState::Draining);
+        if draining { Err(failure::draining(&self.identity.name)) } else { Ok(()) }
+    }
+
+    /// What is on this node.
+    pub(crate) async fn replicas(
+        &self,
+        chunk: Option<flow::chunk::ChunkId>,
+    ) -> Result<Vec<ReplicaRecord>, Failure> {
+        let replicas = self.engine.replicas(chunk).await;
+        replicas.map_err(|error| error.failure())
+    }
+}
+
+/// Bytes of a chunk of which `pieces` are there; exact when all are.
+pub(crate) fn bytes_of(record: &ReplicaRecord, pieces: u32) -> u64 {
+    let whole = u64::from(pieces) * u64::from(record.geometry.piece_size());
+    whole.min(record.geometry.size())
+}
+
+/// Time since the node started, for what takes time as an argument, and the calendar.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    start: std::time::Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { start: std::time::Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_micros(self.start.elapsed().as_micros() as u64)
+    }
+
+    /// Milliseconds since the node started. It never jumps.
+    pub(crate) fn uptime_ms(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    /// Milliseconds since 1970.
+    pub(crate) fn calendar_ms() -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as u64)
+    }
+}
+
+/// What goes on for clients, so that a shutdown can wait for it.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    stopping: AtomicBool,
+    busy: Arc<AtomicUsize>,
+}
+
+/// Something goes on until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<AtomicUsize>);
+
+impl Activity {
+    pub(crate) fn begin(&self) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self.busy.clone())
+    }
+
+    pub(crate) fn check_running(&self) -> Result<(), Failure> {
+        if self.stopping.load(Ordering::Relaxed) { Err(failure::stopping()) } else { Ok(()) }
+    }
+
+    /// Lets nothing begin any more, and waits until what goes on is over; at most `limit`. Returns how much is left.
+    pub(crate) async fn drain(&self, limit: Duration) -> usize {
+        self.stopping.store(true, Ordering::Relaxed);
+        let idle = async {
+            while self.busy.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, idle).await;
+        self.busy.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Random bytes that nobody can guess.
+pub(crate) fn random_bytes<const LENGTH: usize>() -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
+    getrandom::fill(&mut bytes).expect("Linux gives random bytes to every process once it has booted");
+    bytes
+}
+
+/// A random number that nobody can guess.
+pub(crate) fn random_number() -> u64 {
+    u64::from_le_bytes(random_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_waits_for_what_goes_on() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let activity = Activity::default();
+            let busy = activity.begin();
+            assert!(activity.check_running().is_ok());
+            assert_eq!(activity.drain(Duration::from_secs(10)).await, 1);
+            assert!(activity.check_running().is_err());
+            drop(busy);
+            assert_eq!(activity.drain(Duration::from_secs(10)).await, 0);
+        });
+    }
+}

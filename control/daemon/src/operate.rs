@@ -1,0 +1,189 @@
+//! What operators ask for, of the whole cluster.
+
+mod drain; // a node gives away what only it has
+pub(crate) mod here; // the part of one node
+mod place; // a chunk is copied or moved
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flow::chunk::{ChunkId, Geometry};
+use flow::wire::Message;
+use flow::wire::control::{NodeId, NodeRecord, NodeState, ReplicaQuery, ReplicaRecord, ReplicaReport};
+use flow::wire::session::*;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+pub(crate) use drain::drain;
+pub(crate) use place::place;
+
+use crate::node::{Node, Seat};
+use crate::{failure, keys, peers};
+
+/// How long a node may take to tell what it has.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a node may take to carry out something small.
+const ACTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// Nodes that are asked at once.
+const NODES_AT_ONCE: usize = 128;
+
+/// Refuses a geometry that a peer or client made up.
+pub(crate) fn check_geometry(geometry: Geometry) -> Result<(), Failure> {
+    let checked = Geometry::new(geometry.size(), geometry.piece_size());
+    checked.map(drop).map_err(|error| failure::invalid(error.to_string(), ""))
+}
+
+/// The replicas of the cluster.
+pub(crate) async fn chunk_list(node: &Arc<Node>, list: ChunkList) -> Result<Message, Failure> {
+    Ok(survey(node, list.chunk).await.into())
+}
+
+/// The members.
+pub(crate) async fn node_list(node: &Arc<Node>) -> Result<Message, Failure> {
+    let head = match &node.seat {
+        Seat::Head(head) => return Ok(head.listing().into()),
+        Seat::Member { head } => head,
+    };
+    let answer = node.peers.call(head, 0, &NodeList {}.into(), Some(REPORT_TIMEOUT)).await;
+    if let Ok(Message::NodeListing(listing)) = answer {
+        return Ok(listing.into());
+    }
+    // Without the head this node tells what it knew last, and that the head is not there.
+    let view = node.members.view();
+    let mut nodes: Vec<NodeRecord> = view.nodes.values().cloned().collect();
+    nodes.iter_mut().filter(|record| record.head).for_each(|record| record.state = NodeState::Dead);
+    if nodes.is_empty() {
+        return Err(failure::head_away("this node has not joined the cluster yet"));
+    }
+    Ok(NodeListing { epoch: view.epoch, nodes }.into())
+}
+
+/// Sets or clears a pin.
+pub(crate) async fn pin(node: &Arc<Node>, pin: ChunkPin) -> Result<Message, Failure> {
+    let holders = holders(node, pin.id, &pin.node).await?;
+    let requests =
+        holders.iter().map(|holder| (holder.clone(), ChunkPin { node: holder.name.clone(), ..pin.clone() }));
+    everywhere(node, requests, |node, pin| async move { here::pin(&node, pin).await }).await
+}
+
+/// Drops replicas.
+pub(crate) async fn remove(node: &Arc<Node>, remove: ChunkRemove) -> Result<Message, Failure> {
+    let holders = holders(node, remove.id, &remove.node).await?;
+    if !remove.force {
+        check_unused(node, &remove, &holders).await?;
+    }
+    let requests = holders
+        .iter()
+        .map(|holder| (holder.clone(), ChunkRemove { node: holder.name.clone(), ..remove.clone() }));
+    everywhere(node, requests, |node, remove| async move { here::remove(&node, remove).await }).await
+}
+
+/// Refuses to drop what a key refers to or what is pinned, before anything is dropped anywhere.
+async fn check_unused(node: &Arc<Node>, remove: &ChunkRemove, holders: &[NodeRecord]) -> Result<(), Failure> {
+    let id = remove.id;
+    if keys::references(node, &[id]).await?.contains(&true) {
+        let hint = "remove the key, or use --force and lose its data if this is the last replica";
+        return Err(failure::conflict(format!("a key refers to chunk {id}"), hint));
+    }
+    let holders: BTreeSet<NodeId> = holders.iter().map(|holder| holder.node).collect();
+    let survey = survey(node, Some(id)).await;
+    let pinned = survey.replicas.iter().find(|replica| replica.pinned && holders.contains(&replica.node));
+    match pinned {
+        Some(replica) => {
+            let view = node.members.view();
+            let name = view.node(replica.node).map_or("?", |record| &record.name);
+            Err(failure::conflict(
+                format!("chunk {id} is pinned on node '{name}'"),
+                "unpin it, or use --force",
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The nodes that a request is about: the one it names, or all that have a replica.
+async fn holders(node: &Arc<Node>, id: ChunkId, name: &str) -> Result<Vec<NodeRecord>, Failure> {
+    let view = node.members.view();
+    if !name.is_empty() {
+        return Ok(vec![view.named(name)?.clone()]);
+    }
+    let survey = survey(node, Some(id)).await;
+    let holders: Vec<NodeRecord> =
+        survey.replicas.iter().filter_map(|replica| view.node(replica.node).cloned()).collect();
+    if holders.is_empty() { Err(no_replica(id, &survey.silent)) } else { Ok(holders) }
+}
+
+fn no_replica(id: ChunkId, silent: &[String]) -> Failure {
+    if silent.is_empty() {
+        failure::not_found(format!("no node has chunk {id}"), "`shoal chunk ls` lists what there is")
+    } else {
+        let text = format!("no node that answers has chunk {id}; these do not answer: {}", silent.join(", "));
+        failure::unavailable(text, "`shoal node ls` shows which nodes are alive")
+    }
+}
+
+/// Asks all members what they have. A member that is dead or does not answer in time is named as silent.
+pub(crate) async fn survey(node: &Arc<Node>, chunk: Option<ChunkId>) -> ChunkListing {
+    let view = node.members.view();
+    let mut listing =
+        ChunkListing { replicas: node.replicas(chunk).await.unwrap_or_default(), silent: Vec::new() };
+    let permits = Arc::new(Semaphore::new(NODES_AT_ONCE));
+    let mut reports = JoinSet::new();
+    for record in view.nodes.values().filter(|record| record.node != node.id()) {
+        if record.state == NodeState::Dead {
+            listing.silent.push(record.name.clone());
+            continue;
+        }
+        let (node, record, permits) = (node.clone(), record.clone(), permits.clone());
+        reports.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let report = report(&node, &record, chunk).await;
+            (record, report)
+        });
+    }
+    while let Some(Ok((record, report))) = reports.join_next().await {
+        match report {
+            Ok(mut replicas) => listing.replicas.append(&mut replicas),
+            Err(_) => listing.silent.push(record.name),
+        }
+    }
+    listing.replicas.sort_by_key(|replica| (replica.chunk, replica.node));
+    listing.silent.sort();
+    listing
+}
+
+async fn report(
+    node: &Node,
+    peer: &NodeRecord,
+    chunk: Option<ChunkId>,
+) -> Result<Vec<ReplicaRecord>, Failure> {
+    let answer = node.peers.ask(peer, ReplicaQuery { chunk }, Some(REPORT_TIMEOUT)).await?;
+    let ReplicaReport { mut replicas } = peers::expect("ReplicaQuery", answer)?;
+    replicas.retain(|replica| replica.node == peer.node && check_geometry(replica.geometry).is_ok());
+    Ok(replicas)
+}
+
+/// Carries a request out on each node; the first failure is the answer, after all have been asked.
+async fn everywhere<T, Local>(
+    node: &Arc<Node>,
+    requests: impl Iterator<Item = (NodeRecord, T)>,
+    local: impl Fn(Arc<Node>, T) -> Local,
+) -> Result<Message, Failure>
+where
+    T: Into<Message>,
+    Local: Future<Output = Result<Message, Failure>>,
+{
+    let mut first_failure = None;
+    for (record, request) in requests {
+        let answer = match record.node == node.id() {
+            true => local(node.clone(), request).await,
+            false => node.peers.ask(&record, request, Some(ACTION_TIMEOUT)).await,
+        };
+        if let Err(mut failure) = answer {
+            failure.message = format!("on node '{}': {}", record.name, failure.message);
+            first_failure.get_or_insert(failure);
+        }
+    }
+    first_failure.map_or_else(|| Ok(Done {}.into()), Err)
+}

@@ -1,0 +1,148 @@
+//! A chunk is copied or moved.
+
+use std::sync::Arc;
+
+use flow::chunk::ChunkId;
+use flow::wire::Message;
+use flow::wire::control::{NodeRecord, NodeState, ReplicaRecord};
+use flow::wire::session::*;
+
+use super::{ACTION_TIMEOUT, here, no_replica, survey};
+use crate::node::Node;
+use crate::{failure, peers};
+
+/// Copies or moves a chunk. The source goes only when the copy has been read back and is right.
+pub(crate) async fn place(node: &Arc<Node>, place: ChunkPlace) -> Result<Message, Failure> {
+    let view = node.members.view();
+    let target = view.named(&place.node)?.clone();
+    let from = if place.from.is_empty() { None } else { Some(view.named(&place.from)?.clone()) };
+    if target.state == NodeState::Draining {
+        return Err(failure::draining(&target.name));
+    }
+    let found = survey(node, Some(place.id)).await;
+    let source = found.replicas.iter().filter(|replica| is_whole(replica)).find(|replica| match &from {
+        Some(from) => replica.node == from.node,
+        None => true,
+    });
+    let source = source.ok_or_else(|| match &from {
+        Some(from) => failure::not_found(
+            format!("node '{}' does not have all of chunk {}", from.name, place.id),
+            "`shoal chunk info` shows where it is",
+        ),
+        None => no_replica(place.id, &found.silent),
+    })?;
+    let pinned = place.remove_source && sources(&found, &place, &from).any(|replica| replica.pinned);
+    let fetched = copy(node, &target, source, place.device, pinned).await?;
+    if place.remove_source {
+        for replica in sources(&found, &place, &from) {
+            let Some(holder) = view.node(replica.node) else { continue };
+            remove_source(node, holder, &target, replica, place.device).await?;
+        }
+    }
+    Ok(fetched.into())
+}
+
+/// Brings a chunk to `target` and makes sure that it is right there.
+pub(super) async fn copy(
+    node: &Arc<Node>,
+    target: &NodeRecord,
+    source: &ReplicaRecord,
+    device: Device,
+    pinned: bool,
+) -> Result<ChunkFetched, Failure> {
+    let ReplicaRecord { chunk: id, geometry, descriptor_digest, .. } = *source;
+    let chunk = ChunkReference { id, geometry, descriptor_digest };
+    // Copying may take as long as it takes; that the target is gone shows in the connection.
+    let answer = if target.node == node.id() {
+        here::fetch(node, ChunkFetch { chunk, device }).await?
+    } else {
+        node.peers.ask(target, ChunkFetch { chunk, device }, None).await?
+    };
+    let fetched: ChunkFetched = peers::expect("ChunkFetch", answer)?;
+    if pinned {
+        set_pin(node, target, id, true).await?;
+    }
+    let answer = if target.node == node.id() {
+        here::verify(node, ChunkVerify { id }).await?
+    } else {
+        node.peers.ask(target, ChunkVerify { id }, None).await?
+    };
+    let ChunkVerified { digest } = peers::expect("ChunkVerify", answer)?;
+    if digest == id {
+        return Ok(fetched);
+    }
+    let message =
+        format!("the copy of chunk {id} on node '{}' has digest {digest}; the source was kept", target.name);
+    let hint = "`shoal doctor` on that node checks its devices".into();
+    Err(Failure { code: FailureCode::Corrupt, message, hint })
+}
+
+async fn set_pin(node: &Arc<Node>, holder: &NodeRecord, id: ChunkId, pinned: bool) -> Result<(), Failure> {
+    let pin = ChunkPin { id, pinned, node: holder.name.clone() };
+    let answer = if holder.node == node.id() {
+        here::pin(node, pin).await?
+    } else {
+        node.peers.ask(holder, pin, Some(ACTION_TIMEOUT)).await?
+    };
+    peers::expect::<Done>("ChunkPin", answer).map(drop)
+}
+
+/// The replicas that a move takes away: those on the node it names, or all.
+fn sources<'a>(
+    found: &'a ChunkListing,
+    place: &'a ChunkPlace,
+    from: &'a Option<NodeRecord>,
+) -> impl Iterator<Item = &'a ReplicaRecord> {
+    let meant = |replica: &&ReplicaRecord| from.as_ref().is_none_or(|from| from.node == replica.node);
+    found.replicas.iter().filter(|replica| replica.chunk == place.id).filter(meant)
+}
+
+/// Drops a replica that was moved; on the target itself only the device that it was moved from.
+async fn remove_source(
+    node: &Arc<Node>,
+    holder: &NodeRecord,
+    target: &NodeRecord,
+    replica: &ReplicaRecord,
+    moved_to: Device,
+) -> Result<(), Failure> {
+    let id = replica.chunk;
+    let device = (holder.node == target.node).then_some(match moved_to {
+        Device::Dram => Device::Nvme,
+        Device::Nvme => Device::Dram,
+    });
+    let is_there = match device {
+        Some(Device::Dram) => replica.dram_pieces > 0,
+        Some(Device::Nvme) => replica.nvme_pieces > 0,
+        None => true,
+    };
+    if !is_there {
+        return Ok(());
+    }
+    if replica.pinned && device.is_none() {
+        set_pin(node, holder, id, false).await?;
+    }
+    // A pin of the target stays and guards the copy; it must not guard what the copy replaces.
+    let force = replica.pinned && device.is_some();
+    let remove = ChunkRemove { id, node: holder.name.clone(), device, force };
+    let answer = if holder.node == node.id() {
+        here::remove(node, remove).await
+    } else {
+        node.peers.ask(holder, remove, Some(ACTION_TIMEOUT)).await
+    };
+    match answer {
+        // It was evicted in the meantime.
+        Err(Failure { code: FailureCode::NotFound, .. }) => Ok(()),
+        Err(mut failure) => {
+            failure.message =
+                format!("chunk {id} is on node '{}', but its source stays: {}", target.name, failure.message);
+            Err(failure)
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Whether all of a chunk is there, on whichever device.
+pub(super) fn is_whole(replica: &ReplicaRecord) -> bool {
+    let pieces = replica.geometry.pieces();
+    replica.dram_pieces >= pieces || replica.nvme_pieces >= pieces
+}

@@ -1,0 +1,353 @@
+//! From settings to a running node, and down again.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use engine::{Engine, Event, StartError};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cluster::{self, Follower, Head, StopReason};
+use crate::collect::{self, Collector};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::door::{self, Door};
+use crate::members::Members;
+use crate::node::{Activity, Clock, Identity, Node, Seat, bytes_of};
+use crate::peers::Peers;
+use crate::settings::Settings;
+use crate::trackers::{self, Trackers};
+use crate::{dial, operate, size};
+
+/// How long transfers that are under way may take to end when the node stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long the engine may then take to sync its files.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How often the parent process is looked for.
+const PARENT_LOOK: Duration = Duration::from_millis(500);
+/// How often the bytes on NVMe are counted.
+const COUNT_LOOK: Duration = Duration::from_secs(5);
+
+/// Why a node did not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("cannot listen on {place}: {source}; {remedy}")]
+    Listen { place: String, source: io::Error, remedy: &'static str },
+    #[error("{0}")]
+    Catalog(String),
+    #[error(transparent)]
+    Engine(#[from] StartError),
+    #[error("cannot start the control runtime: {0}")]
+    Runtime(#[from] io::Error),
+    #[error(
+        "other nodes need an address to reach this one at, and --listen {0} names none; give --advertise HOST:PORT"
+    )]
+    NoAddress(SocketAddr),
+    #[error(transparent)]
+    Stopped(#[from] StopReason),
+}
+
+/// Runs a node until a signal ends it. It logs to standard error; what it found on the machine and where it listens
+/// comes first. SIGTERM and SIGINT let transfers end first; a second one does not wait.
+pub fn serve(settings: Settings) -> ExitCode {
+    start_log();
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_log() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG");
+    let filter =
+        filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,fjall=warn,lsm_tree=warn"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    // A program that embeds the daemon may have a log of its own.
+    let _ = log.with_ansi(io::stderr().is_terminal()).try_init();
+}
+
+fn run(settings: Settings) -> Result<(), ServeError> {
+    let data_dir = DataDir::open(&settings.data_dir)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build()?;
+    let ended = runtime.block_on(live(settings, &data_dir));
+    // Whatever still reads the catalog may end by itself; its writes are on disk when they are acknowledged.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+/// Sockets that are bound and not yet served.
+struct Sockets {
+    local: UnixListener,
+    local_path: std::path::PathBuf,
+    tcp: TcpListener,
+    address: SocketAddr,
+}
+
+async fn live(settings: Settings, data_dir: &DataDir) -> Result<(), ServeError> {
+    let mut signals = Signals::new()?;
+    let sockets = bind(&settings, data_dir).await?;
+    let identity = identify(&settings, data_dir, sockets.address)?;
+    let seat = match &settings.join {
+        Some(head) => Seat::Member { head: head.clone() },
+        None => Seat::Head(open_catalog(data_dir).await?),
+    };
+    let (engine, events) = Engine::start(engine_config(&settings, &identity))?;
+    let node = Arc::new(assemble(identity, seat, &engine)?);
+    report_findings(&settings, &node);
+    let mut stop = std::pin::pin!(start(&node, events, settings.exit_with_parent).await?);
+    open_door(&node, sockets, data_dir)?;
+    let ended = tokio::select! {
+        () = signals.next() => Ok(()),
+        reason = &mut stop => reason,
+    };
+    shut_down(&node, engine, signals).await;
+    ended
+}
+
+async fn bind(settings: &Settings, data_dir: &DataDir) -> Result<Sockets, ServeError> {
+    let local_path = data_dir.clear_socket_path()?;
+    let local = door::bind_local(&local_path).map_err(|source| ServeError::Listen {
+        place: local_path.display().to_string(),
+        source,
+        remedy: "choose another --data-dir",
+    })?;
+    let failed = |source| ServeError::Listen {
+        place: settings.listen.to_string(),
+        source,
+        remedy: "choose another --listen, or stop what listens there",
+    };
+    let tcp = TcpListener::bind(settings.listen).await.map_err(failed)?;
+    let address = tcp.local_addr()?;
+    Ok(Sockets { local, local_path, tcp, address })
+}
+
+fn identify(settings: &Settings, data_dir: &DataDir, listening: SocketAddr) -> Result<Identity, ServeError> {
+    Ok(Identity {
+        node: data_dir.node_id()?,
+        name: settings.name.clone(),
+        address: advertised(settings, listening).ok_or(ServeError::NoAddress(listening))?,
+        rack: settings.rack.clone(),
+        shards: settings.cores,
+        incarnation: data_dir.next_incarnation(Clock::calendar_ms())?,
+        token: settings.token.clone(),
+        data_dir: data_dir.path().to_owned(),
+    })
+}
+
+/// Where other nodes reach this one: what the operator says, or where it listens, or, when that is everywhere, the
+/// address that packets to the head leave from.
+fn advertised(settings: &Settings, listening: SocketAddr) -> Option<String> {
+    if let Some(address) = &settings.advertise {
+        return Some(address.clone());
+    }
+    if !listening.ip().is_unspecified() {
+        return Some(listening.to_string());
+    }
+    // A datagram socket that is connected has chosen its route; nothing is sent. Without a head to ask for, any
+    // address that is not on this network will do: 192.0.2.1 is one that nobody has (RFC 5737).
+    let towards = settings.join.as_deref().unwrap_or("192.0.2.1:9");
+    let any = if listening.is_ipv6() { IpAddr::from([0_u16; 8]) } else { IpAddr::from([0_u8; 4]) };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(towards).ok()?;
+    let local = socket.local_addr().ok()?.ip().to_canonical();
+    (!local.is_unspecified()).then(|| SocketAddr::new(local, listening.port()).to_string())
+}
+
+async fn open_catalog(data_dir: &DataDir) -> Result<Head, ServeError> {
+    let directory = data_dir.path().join("catalog");
+    let opened = tokio::task::spawn_blocking(move || catalog::Catalog::open(&directory)).await;
+    match opened {
+        Ok(Ok(catalog)) => Ok(Head::new(catalog)),
+        Ok(Err(error)) => Err(ServeError::Catalog(crate::keys::in_full(&error))),
+        Err(error) => Err(ServeError::Catalog(format!("opening the catalog failed: {error}"))),
+    }
+}
+
+fn engine_config(settings: &Settings, identity: &Identity) -> engine::Config {
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    engine::Config {
+        node: identity.node,
+        data_dir: identity.data_dir.clone(),
+        shards: settings.cores,
+        // A single shard is better placed by the scheduler, and this thread needs a core as well.
+        pin_to_cores: settings.cores > 1 && available > usize::from(settings.cores),
+        memory_bytes: settings.max_memory,
+        congestion_control: settings.congestion_control.clone(),
+        corrupt_one_in: settings.corrupt_one_in,
+    }
+}
+
+fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> Result<Node, ServeError> {
+    let handle = engine.handle().clone();
+    let arena = handle.arena();
+    let mapping = memory::Mapping::map_shared(arena.read_write_fd(), arena.size(), true)?;
+    Ok(Node {
+        members: Members::new(),
+        peers: Peers::new(identity.node, identity.token.clone()),
+        trackers: Trackers::new(),
+        leases: Default::default(),
+        collector: Collector::new(),
+        clock: Clock::start(),
+        activity: Activity::default(),
+        nvme_used: Default::default(),
+        findings: engine.findings().to_vec(),
+        identity,
+        engine: handle,
+        mapping,
+        seat,
+    })
+}
+
+fn report_findings(settings: &Settings, node: &Node) {
+    for finding in &node.findings {
+        tracing::info!("{}: {}", finding.topic, operate::here::in_words(finding));
+    }
+    if let Some(note) = &settings.max_memory_note {
+        tracing::warn!("{note}");
+    }
+    let device = |name: &str, what: String| tracing::info!("device {name}: {what}");
+    device("dram", format!("{} for chunks", size::show(node.engine.arena().size())));
+    device("nvme", format!("files below {}", node.identity.data_dir.display()));
+}
+
+/// Starts everything that goes on by itself, and joins. The future that is returned ends when the node has to stop.
+async fn start(
+    node: &Arc<Node>,
+    events: flume::Receiver<Event>,
+    exit_with_parent: bool,
+) -> Result<impl Future<Output = Result<(), ServeError>> + use<>, ServeError> {
+    tokio::spawn(handle_events(node.clone(), events));
+    tokio::spawn(trackers::deliver(node.clone()));
+    let follower = match &node.seat {
+        Seat::Head(_) => {
+            tokio::spawn(cluster::preside(node.clone()));
+            None
+        }
+        Seat::Member { head } => {
+            let mut follower = Follower::new(node.clone(), head.clone());
+            follower.step().await?;
+            Some(follower)
+        }
+    };
+    tokio::spawn(trackers::refresh(node.clone()));
+    tokio::spawn(collect::collect(node.clone()));
+    tokio::spawn(count_nvme(node.clone()));
+    let membership = async move {
+        match follower {
+            Some(follower) => Err(follower.follow().await.into()),
+            None => std::future::pending().await,
+        }
+    };
+    let parent = async move {
+        if !exit_with_parent {
+            std::future::pending::<()>().await;
+        }
+        parent_gone().await;
+    };
+    Ok(async move {
+        tokio::select! {
+            stopped = membership => stopped,
+            () = parent => Ok(()),
+        }
+    })
+}
+
+/// Answers what the shards ask. They wait while nobody listens, so this goes on until they are gone.
+async fn handle_events(node: Arc<Node>, events: flume::Receiver<Event>) {
+    while let Ok(event) = events.recv_async().await {
+        match event {
+            Event::Dial { from_shard, peer, to_shard } => {
+                tokio::spawn(dial::dial(node.clone(), from_shard, peer, to_shard));
+            }
+            Event::FindPeers { chunk } => {
+                tokio::spawn(trackers::find_peers(node.clone(), chunk));
+            }
+            Event::Holding { chunk, holding } => trackers::announce(&node, chunk, holding),
+            Event::Fault(fault) => {
+                let peer = fault.peer.map(|peer| format!("{peer:016x}")).unwrap_or_default();
+                tracing::warn!(chunk = %fault.chunk, piece = fault.piece, peer, "{}", fault.message);
+            }
+        }
+    }
+}
+
+async fn count_nvme(node: Arc<Node>) {
+    loop {
+        if let Ok(replicas) = node.replicas(None).await {
+            let used = replicas.iter().map(|replica| bytes_of(replica, replica.nvme_pieces)).sum();
+            node.nvme_used.store(used, Ordering::Relaxed);
+        }
+        tokio::time::sleep(COUNT_LOOK).await;
+    }
+}
+
+async fn parent_gone() {
+    let parent = rustix::process::getppid();
+    while rustix::process::getppid() == parent {
+        tokio::time::sleep(PARENT_LOOK).await;
+    }
+    tracing::info!("the process that started this node is gone");
+}
+
+fn open_door(node: &Arc<Node>, sockets: Sockets, data_dir: &DataDir) -> Result<(), ServeError> {
+    let door = Door::new(node.clone());
+    tokio::spawn(door.clone().open_local(sockets.local));
+    tokio::spawn(door.open_tcp(sockets.tcp));
+    data_dir.write_address(&node.identity.address)?;
+    let Identity { name, address, .. } = &node.identity;
+    let place = sockets.local_path.display();
+    tracing::info!("listening on {} (node '{name}', reached at {address}) and {place}", sockets.address);
+    Ok(())
+}
+
+async fn shut_down(node: &Arc<Node>, engine: Engine, mut signals: Signals) {
+    tracing::info!("stopping: transfers that are under way may take {} s to end", DRAIN_LIMIT.as_secs());
+    let stopping = async {
+        let left = node.activity.drain(DRAIN_LIMIT).await;
+        if left > 0 {
+            tracing::warn!(left, "operations of clients are cut off");
+        }
+        let stopped = tokio::task::spawn_blocking(move || engine.stop());
+        if tokio::time::timeout(STOP_LIMIT, stopped).await.is_err() {
+            tracing::error!("the engine did not stop in {} s", STOP_LIMIT.as_secs());
+        }
+    };
+    tokio::select! {
+        () = stopping => tracing::info!("stopped"),
+        () = signals.next() => {
+            tracing::warn!("a second signal: stopping at once");
+            std::process::exit(128 + signals.last);
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    last: i32,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)?, last: 0 })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => self.last = SignalKind::terminate().as_raw_value(),
+            _ = self.interrupt.recv() => self.last = SignalKind::interrupt().as_raw_value(),
+        }
+    }
+}

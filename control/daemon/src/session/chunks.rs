@@ -1,0 +1,169 @@
+//! Writing and reading chunks, and the keys that keep them.
+
+use std::sync::Arc;
+
+use flow::limits::PIECES_PER_CHUNK;
+use flow::wire::Message;
+use flow::wire::session::*;
+
+use super::{Bytes, Session};
+use crate::{failure, keys, operate};
+
+/// Slots that are leased or given out with one answer.
+const SLOTS_PER_ANSWER: u32 = PIECES_PER_CHUNK as u32;
+
+impl Session {
+    pub(super) async fn create(self: &Arc<Self>, create: ChunkCreate) -> Result<Message, Failure> {
+        self.node.check_takes_chunks()?;
+        self.holdings.check_room()?;
+        let session = self.clone();
+        let created = carried_out(async move {
+            let ChunkCreate { size, piece_size, durable } = create;
+            let handle = session.node.engine.create(size, piece_size, durable).await?;
+            if !session.holdings.add_writing(handle, session.node.activity.begin()) {
+                session.node.engine.abort(handle).await?;
+            }
+            Ok(ChunkCreated { handle }.into())
+        });
+        created.await
+    }
+
+    pub(super) async fn lease_slots(&self, lease: SlotLease) -> Result<Message, Failure> {
+        self.check_arena("SlotLease")?;
+        let SlotLease { handle, first, count } = lease;
+        self.holdings.check_writing(handle)?;
+        let slots = self.node.engine.lease(handle, first, count.min(SLOTS_PER_ANSWER)).await;
+        Ok(SlotLeased { slots: slots.map_err(|error| error.failure())? }.into())
+    }
+
+    pub(super) async fn fill_in_arena(&self, fill: PieceFill) -> Result<Message, Failure> {
+        self.check_arena("PieceFill")?;
+        self.fill(fill.handle, fill.pieces).await
+    }
+
+    pub(super) async fn fill(&self, handle: u64, pieces: Vec<FilledPiece>) -> Result<Message, Failure> {
+        self.holdings.check_writing(handle)?;
+        done(self.node.engine.fill(handle, pieces).await)
+    }
+
+    pub(super) async fn seal(&self, seal: ChunkSeal) -> Result<Message, Failure> {
+        let ChunkSeal { handle, id, size } = seal;
+        self.holdings.check_writing(handle)?;
+        // From here on the chunk may be one that was here before; it must not be collected before its key is committed.
+        self.node.collector.touch(id);
+        let sealed = self.node.engine.seal(handle, id, size).await.map_err(|error| error.failure())?;
+        self.node.collector.touch(id);
+        self.holdings.remove_writing(handle);
+        Ok(sealed.into())
+    }
+
+    pub(super) async fn abort(&self, handle: u64) -> Result<Message, Failure> {
+        self.holdings.check_writing(handle)?;
+        let aborted = self.node.engine.abort(handle).await;
+        self.holdings.remove_writing(handle);
+        done(aborted)
+    }
+
+    pub(super) async fn open(self: &Arc<Self>, open: ChunkOpen) -> Result<Message, Failure> {
+        self.node.activity.check_running()?;
+        self.holdings.check_room()?;
+        operate::check_geometry(open.chunk.geometry)?;
+        let session = self.clone();
+        let opened = carried_out(async move {
+            let opened = session.node.engine.open(open.chunk).await?;
+            if !session.holdings.add_reading(opened.handle, session.node.activity.begin()) {
+                session.node.engine.close(opened.handle).await?;
+            }
+            Ok(opened.into())
+        });
+        opened.await
+    }
+
+    pub(super) async fn next_views(&self, next: PieceNext) -> Result<Message, Failure> {
+        let PieceNext { handle, first, count, limit } = next;
+        self.holdings.check_reading(handle)?;
+        let slots = self.node.engine.next(handle, first, count, limit.clamp(1, SLOTS_PER_ANSWER)).await;
+        Ok(PieceViews { slots: slots.map_err(|error| error.failure())? }.into())
+    }
+
+    pub(super) async fn release_pieces(&self, release: PieceRelease) -> Result<Message, Failure> {
+        self.holdings.check_reading(release.handle)?;
+        match self.bytes {
+            Bytes::InArena => done(self.node.engine.release(release.handle, release.pieces).await),
+            // They were released when they had been sent.
+            Bytes::OnTheWire => Ok(Done {}.into()),
+        }
+    }
+
+    pub(super) async fn close(&self, handle: u64) -> Result<Message, Failure> {
+        let sending = self.holdings.check_reading(handle)?;
+        let _nothing_is_sent = sending.write().await;
+        let closed = self.node.engine.close(handle).await;
+        self.holdings.remove_reading(handle);
+        done(closed)
+    }
+
+    pub(super) async fn open_key(self: &Arc<Self>, open: KeyOpen) -> Result<Message, Failure> {
+        if !open.lease {
+            return keys::answer(&self.node, open.into()).await;
+        }
+        self.holdings.check_room()?;
+        let session = self.clone();
+        let opened = tokio::spawn(async move {
+            let answer = keys::answer(&session.node, open.into()).await;
+            if let Ok(Message::KeyEntry(KeyEntry { lease, .. })) = answer {
+                session.node.leases.add(lease);
+                if !session.holdings.add_lease(lease) {
+                    keys::release(session.node.clone(), lease).await;
+                }
+            }
+            answer
+        });
+        opened.await.unwrap_or_else(|_| Err(failure::internal("opening the key failed")))
+    }
+
+    pub(super) async fn release_lease(&self, lease: u64) -> Result<Message, Failure> {
+        self.holdings.remove_lease(lease)?;
+        self.node.leases.remove(lease);
+        keys::answer(&self.node, LeaseRelease { lease }.into()).await
+    }
+
+    /// Gives up everything that the connection held.
+    pub(super) async fn end(&self) {
+        let remains = self.holdings.end();
+        let engine = &self.node.engine;
+        for handle in remains.writing {
+            let _ = engine.abort(handle).await;
+        }
+        for handle in remains.reading {
+            let _ = engine.close(handle).await;
+        }
+        for lease in remains.leases {
+            tokio::spawn(keys::release(self.node.clone(), lease));
+        }
+    }
+
+    fn check_arena(&self, request: &str) -> Result<(), Failure> {
+        match self.bytes {
+            Bytes::InArena => Ok(()),
+            Bytes::OnTheWire => {
+                let text = format!("{request} needs the arena, which this connection does not have");
+                Err(failure::invalid(text, "send PieceBytes, or connect to the local socket"))
+            }
+        }
+    }
+}
+
+fn done(result: Result<(), engine::EngineError>) -> Result<Message, Failure> {
+    result.map(|()| Done {}.into()).map_err(|error| error.failure())
+}
+
+/// Runs to its end even when the connection that asked is gone, so that whatever it opened finds an owner or is closed.
+async fn carried_out(
+    steps: impl Future<Output = Result<Message, engine::EngineError>> + Send + 'static,
+) -> Result<Message, Failure> {
+    match tokio::spawn(steps).await {
+        Ok(answer) => answer.map_err(|error| error.failure()),
+        Err(_) => Err(failure::internal("carrying the request out failed")),
+    }
+}

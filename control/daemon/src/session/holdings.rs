@@ -1,0 +1,154 @@
+//! What one connection holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flow::wire::session::Failure;
+use tokio::sync::RwLock;
+
+use crate::failure;
+use crate::node::Busy;
+
+/// Chunks that one connection has open at once, for reading and writing together.
+const HANDLES_MAX: usize = 4096;
+/// Leases that one connection holds at once.
+const LEASES_MAX: usize = 65_536;
+
+/// Handles and leases of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Holdings(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    ended: bool,
+    writing: BTreeMap<u64, Busy>,
+    reading: BTreeMap<u64, Reading>,
+    leases: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Reading {
+    sending: Sending,
+    _busy: Busy,
+}
+
+/// Held for reading while pieces of a chunk are sent over the wire, and for writing to let go of them.
+pub(super) type Sending = Arc<RwLock<()>>;
+
+/// All that a connection held when it ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Remains {
+    pub(super) writing: Vec<u64>,
+    pub(super) reading: Vec<u64>,
+    pub(super) leases: Vec<u64>,
+}
+
+impl Holdings {
+    /// Refuses when the connection has as much open as it may.
+    pub(super) fn check_room(&self) -> Result<(), Failure> {
+        let held = self.lock();
+        if held.writing.len() + held.reading.len() < HANDLES_MAX && held.leases.len() < LEASES_MAX {
+            return Ok(());
+        }
+        let text =
+            format!("this connection has {HANDLES_MAX} chunks or {LEASES_MAX} keys open, which is the most");
+        Err(failure::invalid(text, "close some first"))
+    }
+
+    /// Takes a chunk that is being written; false when the connection has ended, and whoever asks must give it up.
+    pub(super) fn add_writing(&self, handle: u64, busy: Busy) -> bool {
+        let mut held = self.lock();
+        if !held.ended {
+            held.writing.insert(handle, busy);
+        }
+        !held.ended
+    }
+
+    /// As [`Holdings::add_writing`], for a chunk that is open for reading.
+    pub(super) fn add_reading(&self, handle: u64, busy: Busy) -> bool {
+        let mut held = self.lock();
+        if !held.ended {
+            held.reading.insert(handle, Reading { sending: Sending::default(), _busy: busy });
+        }
+        !held.ended
+    }
+
+    /// As [`Holdings::add_writing`], for a lease.
+    pub(super) fn add_lease(&self, lease: u64) -> bool {
+        let mut held = self.lock();
+        !held.ended && held.leases.insert(lease)
+    }
+
+    /// Whether the handle is one of this connection's chunks being written.
+    pub(super) fn check_writing(&self, handle: u64) -> Result<(), Failure> {
+        if self.lock().writing.contains_key(&handle) { Ok(()) } else { Err(not_open(handle)) }
+    }
+
+    /// Whether the handle is one of this connection's open chunks.
+    pub(super) fn check_reading(&self, handle: u64) -> Result<Sending, Failure> {
+        let held = self.lock();
+        let reading = held.reading.get(&handle).ok_or_else(|| not_open(handle))?;
+        Ok(reading.sending.clone())
+    }
+
+    pub(super) fn remove_writing(&self, handle: u64) {
+        self.lock().writing.remove(&handle);
+    }
+
+    pub(super) fn remove_reading(&self, handle: u64) {
+        self.lock().reading.remove(&handle);
+    }
+
+    pub(super) fn remove_lease(&self, lease: u64) -> Result<(), Failure> {
+        let removed = self.lock().leases.remove(&lease);
+        let unknown = || failure::not_found(format!("lease {lease} is not held on this connection"), "");
+        removed.then_some(()).ok_or_else(unknown)
+    }
+
+    /// Ends the connection: nothing can be added any more, and everything is the caller's to give up.
+    pub(super) fn end(&self) -> Remains {
+        let held = std::mem::replace(&mut *self.lock(), Held { ended: true, ..Held::default() });
+        Remains {
+            writing: held.writing.into_keys().collect(),
+            reading: held.reading.into_keys().collect(),
+            leases: held.leases.into_iter().collect(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn not_open(handle: u64) -> Failure {
+    failure::not_found(format!("handle {handle} is not open on this connection"), "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Activity;
+
+    #[test]
+    fn a_handle_is_good_for_its_own_use_alone() {
+        let (activity, holdings) = (Activity::default(), Holdings::default());
+        assert!(holdings.add_writing(1, activity.begin()) && holdings.add_reading(2, activity.begin()));
+        assert!(holdings.check_writing(1).is_ok() && holdings.check_reading(1).is_err());
+        assert!(holdings.check_reading(2).is_ok() && holdings.check_writing(2).is_err());
+        holdings.remove_writing(1);
+        assert!(holdings.check_writing(1).is_err());
+    }
+
+    #[test]
+    fn an_ended_connection_takes_nothing_and_leaves_everything() {
+        let (activity, holdings) = (Activity::default(), Holdings::default());
+        holdings.add_writing(1, activity.begin());
+        holdings.add_reading(2, activity.begin());
+        assert!(holdings.add_lease(3));
+        let remains = holdings.end();
+        assert_eq!(remains, Remains { writing: vec![1], reading: vec![2], leases: vec![3] });
+        assert!(!holdings.add_writing(4, activity.begin()) && !holdings.add_reading(5, activity.begin()));
+        assert!(!holdings.add_lease(6));
+        assert_eq!(holdings.end(), Remains::default());
+    }
+}

@@ -1,0 +1,427 @@
+//! Flags, environment and configuration file, in this order of precedence.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use flow::limits::NAME_LENGTH_MAX;
+use flow::wire::handshake::Token;
+use serde::Deserialize;
+
+use crate::size::{self, SizeError};
+
+/// Shortest token, in characters. A shorter one could be guessed.
+const TOKEN_LENGTH_MIN: usize = 16;
+/// Least memory that a node can work with, in bytes: a few of the largest pieces.
+const MEMORY_MIN: u64 = 64 << 20;
+/// Most cores that are used unless `--cores` asks for more.
+const CORES_DEFAULT_MAX: usize = 4;
+/// Most shards of one node.
+const CORES_MAX: u16 = 256;
+
+/// How a node runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Everything that the node keeps is below it.
+    pub data_dir: PathBuf,
+    /// Where nodes and remote clients connect.
+    pub listen: SocketAddr,
+    /// Where other nodes reach this one, `HOST:PORT`, when that is not `listen`.
+    pub advertise: Option<String>,
+    /// Most bytes of memory for chunks.
+    pub max_memory: u64,
+    /// What to tell about `max_memory`, when it is not what was asked for.
+    pub max_memory_note: Option<String>,
+    /// How many shards.
+    pub cores: u16,
+    /// The head's address, `HOST:PORT`; without it this node is the head.
+    pub join: Option<String>,
+    /// The node's name, unique in the cluster.
+    pub name: String,
+    /// The rack it stands in; empty when unknown.
+    pub rack: String,
+    /// What proves that a peer belongs to the cluster; the empty token when there is none.
+    pub token: Token,
+    /// TCP congestion control of data connections, or the system's own.
+    pub congestion_control: Option<String>,
+    /// Whether the node stops when the process that started it is gone.
+    pub exit_with_parent: bool,
+    /// For tests of others' checks: one in so many pieces leaves this node with a flipped bit. Zero is never.
+    pub corrupt_one_in: u32,
+}
+
+/// The flags of `shoal serve`. Each may also come from the environment (`SHOAL_` and its name) or, last, from the
+/// file that `--config` names.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Flags {
+    /// Directory that the node owns: chunk files, the catalog, the local socket
+    /// [env: SHOAL_DATA_DIR] [default: /var/lib/shoal as root, else ~/.local/share/shoal]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address that nodes and remote clients connect to [env: SHOAL_LISTEN] [default: 127.0.0.1:9015]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// Address that other nodes reach this one at, when it is not the one listened on [env: SHOAL_ADVERTISE]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Most memory for chunks; units are powers of 1024 [env: SHOAL_MAX_MEMORY] [default: 16GB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<String>,
+    /// Cores that move bytes [env: SHOAL_CORES] [default: all, at most 4]
+    #[arg(long, value_name = "COUNT")]
+    pub cores: Option<u16>,
+    /// Address of the head to join; without it this node is a head [env: SHOAL_JOIN]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Option<String>,
+    /// Name of the node, unique in the cluster [env: SHOAL_NAME] [default: the host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Rack that the node stands in [env: SHOAL_RACK]
+    #[arg(long)]
+    pub rack: Option<String>,
+    /// File with the cluster's token, at least 16 characters, readable by its owner alone [env: SHOAL_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Listen beyond this machine without a token [env: SHOAL_INSECURE]
+    #[arg(long)]
+    pub insecure: bool,
+    /// TCP congestion control of data connections, such as cubic or bbr [env: SHOAL_CONGESTION_CONTROL]
+    #[arg(long, value_name = "NAME")]
+    pub congestion_control: Option<String>,
+    /// TOML file with settings, named like the flags [env: SHOAL_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Stop when the process that started this one is gone
+    #[arg(long, hide = true)]
+    pub exit_with_parent: bool,
+    /// Flip a bit in one of so many pieces that are sent, to test that receivers notice
+    #[arg(long, hide = true, value_name = "COUNT")]
+    pub corrupt_one_in: Option<u32>,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The configuration file cannot be read.
+    #[error("cannot read {what} {path}: {source}")]
+    File {
+        /// What kind of file.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The configuration file is not what it should be.
+    #[error("{path} is not a configuration: {message}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+    /// A value makes no sense.
+    #[error("{setting} is '{value}': {remedy}")]
+    Value {
+        /// The flag.
+        setting: &'static str,
+        /// What it is set to.
+        value: String,
+        /// What it must be.
+        remedy: String,
+    },
+    /// A size makes no sense.
+    #[error("--max-memory: {0}")]
+    Size(#[from] SizeError),
+    /// Anybody on the network could use the node.
+    #[error(
+        "--listen {0} can be reached from other machines and there is no token; give --token-file FILE, \
+         listen on 127.0.0.1, or accept everybody with --insecure"
+    )]
+    Open(SocketAddr),
+    /// Others can read the token.
+    #[error("the token file {0} can be read by others than its owner; run `chmod 600 {0}`", .path.display())]
+    TokenReadable {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The token could be guessed.
+    #[error(
+        "the token in {} has fewer than {TOKEN_LENGTH_MIN} characters; \
+         make one with `head -c 32 /dev/urandom | base64`", .path.display()
+    )]
+    TokenShort {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Where a node and its clients look for the data directory unless told otherwise.
+pub fn default_data_dir() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if rustix::process::geteuid().is_root() {
+        return "/var/lib/shoal".into();
+    }
+    let home = || variable("HOME").map(|home| home.join(".local/share"));
+    variable("XDG_DATA_HOME").or_else(home).unwrap_or_else(|| "/var/lib".into()).join("shoal")
+}
+
+impl Settings {
+    /// Puts flags, the environment and the configuration file together and checks the result.
+    pub fn resolve(flags: Flags) -> Result<Self, SettingsError> {
+        Self::resolve_with(flags, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn resolve_with(
+        flags: Flags,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let (exit_with_parent, corrupt_one_in) = (flags.exit_with_parent, flags.corrupt_one_in.unwrap_or(0));
+        let mut given = Given::from_flags(flags).or(Given::from_environment(environment)?);
+        if let Some(path) = given.config.take() {
+            given = given.or(Given::from_file(&path)?);
+        }
+        Ok(Settings { exit_with_parent, corrupt_one_in, ..given.settle()? })
+    }
+}
+
+/// Settings as one source gives them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Given {
+    data_dir: Option<PathBuf>,
+    listen: Option<String>,
+    advertise: Option<String>,
+    max_memory: Option<String>,
+    cores: Option<u16>,
+    join: Option<String>,
+    name: Option<String>,
+    rack: Option<String>,
+    token_file: Option<PathBuf>,
+    insecure: Option<bool>,
+    congestion_control: Option<String>,
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+impl Given {
+    fn from_flags(flags: Flags) -> Self {
+        Self {
+            data_dir: flags.data_dir,
+            listen: flags.listen,
+            advertise: flags.advertise,
+            max_memory: flags.max_memory,
+            cores: flags.cores,
+            join: flags.join,
+            name: flags.name,
+            rack: flags.rack,
+            token_file: flags.token_file,
+            insecure: flags.insecure.then_some(true),
+            congestion_control: flags.congestion_control,
+            config: flags.config,
+        }
+    }
+
+    fn from_environment(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let cores = environment("SHOAL_CORES").map(|text| parse_count("SHOAL_CORES", &text)).transpose()?;
+        let insecure =
+            environment("SHOAL_INSECURE").map(|text| parse_switch("SHOAL_INSECURE", &text)).transpose()?;
+        Ok(Self {
+            data_dir: environment("SHOAL_DATA_DIR").map(PathBuf::from),
+            listen: environment("SHOAL_LISTEN"),
+            advertise: environment("SHOAL_ADVERTISE"),
+            max_memory: environment("SHOAL_MAX_MEMORY"),
+            cores,
+            join: environment("SHOAL_JOIN"),
+            name: environment("SHOAL_NAME"),
+            rack: environment("SHOAL_RACK"),
+            token_file: environment("SHOAL_TOKEN_FILE").map(PathBuf::from),
+            insecure,
+            congestion_control: environment("SHOAL_CONGESTION_CONTROL"),
+            config: environment("SHOAL_CONFIG").map(PathBuf::from),
+        })
+    }
+
+    fn from_file(path: &Path) -> Result<Self, SettingsError> {
+        let text = read_file("the configuration file", path)?;
+        toml::from_str(&text).map_err(|error| SettingsError::Config {
+            path: path.to_owned(),
+            message: error.to_string().trim().to_owned(),
+        })
+    }
+
+    fn or(self, next: Self) -> Self {
+        Self {
+            data_dir: self.data_dir.or(next.data_dir),
+            listen: self.listen.or(next.listen),
+            advertise: self.advertise.or(next.advertise),
+            max_memory: self.max_memory.or(next.max_memory),
+            cores: self.cores.or(next.cores),
+            join: self.join.or(next.join),
+            name: self.name.or(next.name),
+            rack: self.rack.or(next.rack),
+            token_file: self.token_file.or(next.token_file),
+            insecure: self.insecure.or(next.insecure),
+            congestion_control: self.congestion_control.or(next.congestion_control),
+            config: self.config.or(next.config),
+        }
+    }
+
+    fn settle(self) -> Result<Settings, SettingsError> {
+        let listen = resolve_listen(self.listen.as_deref().unwrap_or("127.0.0.1:9015"))?;
+        let token = self.token_file.as_deref().map(read_token).transpose()?;
+        if !listen.ip().is_loopback() && token.is_none() && self.insecure != Some(true) {
+            return Err(SettingsError::Open(listen));
+        }
+        let wanted = size::parse(self.max_memory.as_deref().unwrap_or("16GB"))?;
+        let (max_memory, max_memory_note) = cap_memory(wanted, engine::machine_memory_bytes())?;
+        let advertise = self.advertise.map(|text| check_address("--advertise", text)).transpose()?;
+        let join = self.join.map(|text| check_address("--join", text)).transpose()?;
+        Ok(Settings {
+            data_dir: self.data_dir.unwrap_or_else(default_data_dir),
+            listen,
+            advertise,
+            max_memory,
+            max_memory_note,
+            cores: settle_cores(self.cores)?,
+            join,
+            name: check_name(self.name.unwrap_or_else(host_name))?,
+            rack: self.rack.unwrap_or_default(),
+            token: token.unwrap_or_else(|| Token::new("")),
+            congestion_control: self.congestion_control.map(check_congestion_control).transpose()?,
+            exit_with_parent: false,
+            corrupt_one_in: 0,
+        })
+    }
+}
+
+fn refuse<T>(setting: &'static str, value: &str, remedy: impl Into<String>) -> Result<T, SettingsError> {
+    let value = value.chars().take(80).collect();
+    Err(SettingsError::Value { setting, value, remedy: remedy.into() })
+}
+
+fn parse_count(setting: &'static str, text: &str) -> Result<u16, SettingsError> {
+    text.trim().parse().or_else(|_| refuse(setting, text, "it must be a whole number"))
+}
+
+fn parse_switch(setting: &'static str, text: &str) -> Result<bool, SettingsError> {
+    match text.trim() {
+        "1" | "true" | "yes" => Ok(true),
+        "0" | "false" | "no" => Ok(false),
+        _ => refuse(setting, text, "it must be 1 or 0"),
+    }
+}
+
+fn resolve_listen(text: &str) -> Result<SocketAddr, SettingsError> {
+    let resolved = text.to_socket_addrs().map(|mut addresses| addresses.next());
+    match resolved {
+        Ok(Some(address)) => Ok(address),
+        Ok(None) => refuse("--listen", text, "the host has no address"),
+        Err(error) => {
+            refuse("--listen", text, format!("{error}; it must be HOST:PORT, such as 127.0.0.1:9015"))
+        }
+    }
+}
+
+/// Checks the form alone: the host may well be resolvable only later, or elsewhere.
+fn check_address(setting: &'static str, text: String) -> Result<String, SettingsError> {
+    let fine = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let host_fine = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+        let port_fine = port.parse::<u16>().is_ok_and(|port| port != 0);
+        let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+        host_fine && port_fine && !bare_v6
+    });
+    let wildcard = text.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+    match (fine, wildcard) {
+        (false, _) => refuse(setting, &text, "it must be HOST:PORT, such as node1:9015"),
+        (true, true) => refuse(setting, &text, "nobody can be reached at the wildcard address; name a host"),
+        (true, false) => Ok(text),
+    }
+}
+
+fn cap_memory(wanted: u64, machine: u64) -> Result<(u64, Option<String>), SettingsError> {
+    if wanted < MEMORY_MIN {
+        return refuse(
+            "--max-memory",
+            &size::show(wanted),
+            format!("at least {} are needed", size::show(MEMORY_MIN)),
+        );
+    }
+    if machine == 0 || wanted <= machine {
+        return Ok((wanted, None));
+    }
+    let (wanted, has) = (size::show(wanted), size::show(machine));
+    let note = format!("--max-memory {wanted} is more than this machine has; {has} are used");
+    Ok((machine, Some(note)))
+}
+
+fn settle_cores(asked: Option<u16>) -> Result<u16, SettingsError> {
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    match asked {
+        None => Ok(available.clamp(1, CORES_DEFAULT_MAX) as u16),
+        Some(cores @ 1..=CORES_MAX) => Ok(cores),
+        Some(cores) => refuse("--cores", &cores.to_string(), format!("it must be 1 to {CORES_MAX}")),
+    }
+}
+
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().into_owned()
+}
+
+fn check_name(name: String) -> Result<String, SettingsError> {
+    let odd = |character: char| {
+        character.is_control() || character.is_whitespace() || matches!(character, ':' | '/')
+    };
+    if name.is_empty() || name.len() > NAME_LENGTH_MAX || name.contains(odd) {
+        return refuse(
+            "--name",
+            &name,
+            format!("a name has 1 to {NAME_LENGTH_MAX} bytes and no blank, ':' or '/'"),
+        );
+    }
+    Ok(name)
+}
+
+/// Asks the kernel, since the list of what it offers leaves out what it would load on demand.
+fn check_congestion_control(name: String) -> Result<String, SettingsError> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
+    let taken = socket.and_then(|socket| rustix::net::sockopt::set_tcp_congestion(&socket, &name));
+    match taken {
+        Err(error) => {
+            let offered = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
+            let offered = offered.unwrap_or_default();
+            refuse(
+                "--congestion-control",
+                &name,
+                format!("the kernel says: {error}; it offers: {}", offered.trim()),
+            )
+        }
+        Ok(()) => Ok(name),
+    }
+}
+
+fn read_token(path: &Path) -> Result<Token, SettingsError> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = |source| SettingsError::File { what: "the token file", path: path.to_owned(), source };
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(SettingsError::TokenReadable { path: path.to_owned() });
+    }
+    let text = read_file("the token file", path)?;
+    if text.trim().chars().count() < TOKEN_LENGTH_MIN {
+        return Err(SettingsError::TokenShort { path: path.to_owned() });
+    }
+    Ok(Token::new(&text))
+}
+
+/// Reads a small text file; a device or a huge file named by mistake is not read without end.
+fn read_file(what: &'static str, path: &Path) -> Result<String, SettingsError> {
+    use std::io::Read;
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(1 << 20).read_to_string(&mut text));
+    read.map_err(|source| SettingsError::File { what, path: path.to_owned(), source })?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! Who has which chunk, and who wants it: this node's part in tracking, and its questions to other trackers.
+
+mod outbox; // what trackers have yet to hear
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use flow::chunk::ChunkId;
+use flow::limits::PEERS_PER_RECEIVER;
+use flow::swarm::Tracker;
+use flow::wire::Message;
+use flow::wire::control::{
+    Holding, NodeId, ReplicaRecord, TrackerAnnounce, TrackerJoin, TrackerPeer, TrackerPeers,
+};
+use flow::wire::session::{Done, Failure};
+use outbox::Outbox;
+use tokio::sync::Notify;
+
+use crate::members::View;
+use crate::node::Node;
+use crate::{failure, peers};
+
+/// News for trackers is gathered for so long, so that one message carries many.
+const GATHER: Duration = Duration::from_millis(20);
+/// How long a tracker may take to answer before the other one is asked.
+const TRACKER_TIMEOUT: Duration = Duration::from_secs(1);
+/// All holdings are announced again so often, in case a tracker has lost what it heard.
+const REFRESH: Duration = Duration::from_secs(30);
+/// The first time after the node's start, when all trackers have surely heard that it started again.
+const FIRST_REFRESH: Duration = Duration::from_secs(2);
+/// Holdings in one message.
+const HOLDINGS_PER_MESSAGE: usize = 4096;
+
+/// The soft state of the swarms that this node tracks, and what it has yet to tell other trackers.
+pub(crate) struct Trackers {
+    tracker: Mutex<Tracker>,
+    outbox: Mutex<Outbox>,
+    news: Notify,
+}
+
+impl Trackers {
+    pub(crate) fn new() -> Self {
+        let tracker = Mutex::new(Tracker::new(crate::node::random_number()));
+        Self { tracker, outbox: Mutex::default(), news: Notify::new() }
+    }
+
+    /// Forgets nodes that are gone, or have started anew with empty memory.
+    pub(crate) fn on_lost(&self, nodes: &[NodeId]) {
+        let mut tracker = self.tracker();
+        nodes.iter().for_each(|&node| tracker.on_node_lost(node));
+        drop(tracker);
+        let mut outbox = self.outbox();
+        nodes.iter().for_each(|&node| outbox.forget(node));
+    }
+
+    fn tracker(&self) -> MutexGuard<'_, Tracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What this node holds of a chunk has changed: both trackers of it shall hear.
+pub(crate) fn announce(node: &Node, chunk: ChunkId, holding: Holding) {
+    let view = node.members.view();
+    announce_to(node, &view, chunk, holding, |_| true);
+}
+
+/// The members have changed: trackers that were not so before hear what this node holds of their chunks.
+pub(crate) fn announce_moved(node: &Arc<Node>, before: Arc<View>, view: Arc<View>) {
+    let node = node.clone();
+    tokio::spawn(async move {
+        let Ok(replicas) = node.replicas(None).await else { return };
+        for replica in replicas {
+            let known = before.trackers(&replica.chunk.0);
+            let is_new = |tracker| {
+                !known.contains(&tracker) || before.incarnation(tracker) != view.incarnation(tracker)
+            };
+            announce_to(&node, &view, replica.chunk, holding_of(&replica), is_new);
+        }
+    });
+}
+
+/// Announces everything again from time to time. It never returns.
+pub(crate) async fn refresh(node: Arc<Node>) {
+    tokio::time::sleep(FIRST_REFRESH).await;
+    loop {
+        for replica in node.replicas(None).await.unwrap_or_default() {
+            announce(&node, replica.chunk, holding_of(&replica));
+        }
+        tokio::time::sleep(REFRESH).await;
+    }
+}
+
+/// Sends what has been gathered, one message at a time to each tracker. It never returns.
+pub(crate) async fn deliver(node: Arc<Node>) {
+    loop {
+        node.trackers.news.notified().await;
+        tokio::time::sleep(GATHER).await;
+        let batches = node.trackers.outbox().take(node.clock.now(), HOLDINGS_PER_MESSAGE);
+        for (tracker, holdings) in batches {
+            tokio::spawn(deliver_to(node.clone(), tracker, holdings));
+        }
+    }
+}
+
+/// Answers `FindPeers`: joins the swarm at the first tracker that answers, and at the other one when the first knows
+/// nobody.
+pub(crate) async fn find_peers(node: Arc<Node>, chunk: ChunkId) {
+    let view = node.members.view();
+    let mut found = Vec::new();
+    for tracker in view.trackers(&chunk.0) {
+        if let Ok(peers) = join_at(&node, &view, tracker, chunk).await {
+            found = peers;
+        }
+        found.retain(|peer| peer.node != node.id() && view.is_live(peer.node));
+        if !found.is_empty() {
+            break;
+        }
+    }
+    node.engine.peers(chunk, found);
+}
+
+/// Another node says what it holds.
+pub(crate) fn on_announce(node: &Node, from: NodeId, announce: TrackerAnnounce) -> Result<Message, Failure> {
+    check_sender(from, announce.node)?;
+    let view = node.members.view();
+    let rack = view.node(from).map_or("", |record| &record.rack);
+    let (mut tracker, now) = (node.trackers.tracker(), node.clock.now());
+    for (chunk, holding) in announce.holdings {
+        tracker.on_announce(now, from, rack, chunk, holding);
+    }
+    Ok(Done {}.into())
+}
+
+/// Another node wants a chunk.
+pub(crate) fn on_join(node: &Node, from: NodeId, join: TrackerJoin) -> Result<Message, Failure> {
+    check_sender(from, join.node)?;
+    let TrackerJoin { chunk, limit, .. } = join;
+    Ok(TrackerPeers { chunk, peers: join_here(node, from, chunk, limit as usize) }.into())
+}
+
+fn check_sender(from: NodeId, claimed: NodeId) -> Result<(), Failure> {
+    if from == claimed {
+        return Ok(());
+    }
+    Err(failure::invalid(
+        format!("node {from:016x} speaks for node {claimed:016x}"),
+        "a node speaks for itself alone",
+    ))
+}
+
+fn join_here(node: &Node, receiver: NodeId, chunk: ChunkId, limit: usize) -> Vec<TrackerPeer> {
+    let view = node.members.view();
+    let rack = view.node(receiver).map_or("", |record| &record.rack);
+    let mut tracker = node.trackers.tracker();
+    tracker.join(node.clock.now(), chunk, receiver, rack, limit.min(PEERS_PER_RECEIVER))
+}
+
+async fn join_at(
+    node: &Node,
+    view: &View,
+    tracker: NodeId,
+    chunk: ChunkId,
+) -> Result<Vec<TrackerPeer>, Failure> {
+    if tracker == node.id() {
+        return Ok(join_here(node, node.id(), chunk, PEERS_PER_RECEIVER));
+    }
+    let record = view.node(tracker).ok_or_else(|| failure::internal("a tracker is not a member"))?;
+    let question = TrackerJoin { chunk, node: node.id(), limit: PEERS_PER_RECEIVER as u32 };
+    let answer = node.peers.ask(record, question, Some(TRACKER_TIMEOUT)).await?;
+    let TrackerPeers { mut peers, .. } = peers::expect("TrackerJoin", answer)?;
+    peers.truncate(PEERS_PER_RECEIVER);
+    Ok(peers)
+}
+
+fn announce_to(node: &Node, view: &View, chunk: ChunkId, holding: Holding, wanted: impl Fn(NodeId) -> bool) {
+    for tracker in view.trackers(&chunk.0).into_iter().filter(|&tracker| wanted(tracker)) {
+        if tracker == node.id() {
+            let rack = &node.identity.rack;
+            node.trackers.tracker().on_announce(node.clock.now(), tracker, rack, chunk, holding);
+        } else {
+            node.trackers.outbox().put(tracker, chunk, holding);
+            node.trackers.news.notify_one();
+        }
+    }
+}
+
+async fn deliver_to(node: Arc<Node>, tracker: NodeId, holdings: Vec<(ChunkId, Holding)>) {
+    let view = node.members.view();
+    let delivered = match view.node(tracker).filter(|_| view.is_live(tracker)) {
+        Some(record) => {
+            let announce = TrackerAnnounce { node: node.id(), holdings: holdings.clone() };
+            node.peers.ask(record, announce, Some(TRACKER_TIMEOUT)).await.is_ok()
+        }
+        // Who tracks these chunks instead hears of them when the members change.
+        None => true,
+    };
+    let retry_in = node.trackers.outbox().on_delivered(tracker, holdings, delivered, node.clock.now());
+    if let Some(pause) = retry_in {
+        tokio::time::sleep(pause).await;
+    }
+    node.trackers.news.notify_one();
+}
+
+fn holding_of(replica: &ReplicaRecord) -> Holding {
+    let pieces = replica.geometry.pieces();
+    let held = replica.dram_pieces.max(replica.nvme_pieces);
+    match held {
+        _ if held >= pieces => Holding::Complete,
+        _ if held == 0 && !replica.fetching => Holding::None,
+        _ => Holding::Partial,
+    }
+}

@@ -1,0 +1,61 @@
+//! Cores, network cards, GPUs.
+
+use std::path::Path;
+
+use super::{Finding, read};
+
+pub(super) fn probe() -> Vec<Finding> {
+    vec![cores(), congestion_control(), rdma(), gpus()]
+}
+
+fn cores() -> Finding {
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    let machine = read("/proc/cpuinfo")
+        .map_or(0, |text| text.lines().filter(|line| line.starts_with("processor")).count());
+    let taken = "--cores says how many move bytes";
+    if machine > allowed {
+        let found = format!("{allowed} of the machine's {machine} (affinity or control group)");
+        return Finding::new("cores", found, taken).remedy("give the process more cores if they are free");
+    }
+    Finding::new("cores", allowed.to_string(), taken)
+}
+
+fn congestion_control() -> Finding {
+    let setting = |name: &str| read(Path::new("/proc/sys/net/ipv4").join(name)).unwrap_or_default();
+    let (current, available) =
+        (setting("tcp_congestion_control"), setting("tcp_available_congestion_control"));
+    let found = format!("{current} is the system's own; loaded are: {available}");
+    Finding::new(
+        "TCP congestion control",
+        found,
+        format!("{current}, unless --congestion-control says otherwise"),
+    )
+}
+
+fn rdma() -> Finding {
+    let devices = names_in("/sys/class/infiniband");
+    if devices.is_empty() {
+        return Finding::new("RDMA", "no device in /sys/class/infiniband", "TCP between nodes");
+    }
+    Finding::new("RDMA", devices.join(", "), "not used yet by this build; TCP between nodes")
+}
+
+fn gpus() -> Finding {
+    let devices = names_in("/proc/driver/nvidia/gpus");
+    if devices.is_empty() {
+        return Finding::new("GPUs", "no NVIDIA driver with devices", "chunks live in DRAM and on NVMe");
+    }
+    let found = format!("{} NVIDIA: {}", devices.len(), devices.join(", "));
+    Finding::new("GPUs", found, "not used yet by this build; chunks live in DRAM and on NVMe")
+}
+
+/// The entries of a directory, sorted; none when there is no such directory.
+fn names_in(directory: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        Some(entry.ok()?.file_name().to_string_lossy().into_owned())
+    };
+    let mut names: Vec<String> = entries.filter_map(name).collect();
+    names.sort();
+    names
+}
