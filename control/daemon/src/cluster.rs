@@ -22,12 +22,7 @@ fn apply(node: &Arc<Node>, view: View) {
     if view.epoch == before.epoch && lost.is_empty() && came.is_empty() {
         return;
     }
-    for peer in came.iter().filter(|&&peer| peer != node.id()) {
-        tracing::info!(node = name_of(&view, *peer), "a node is in the cluster");
-    }
-    for peer in &lost {
-        tracing::info!(node = name_of(&before, *peer), "a node has left the cluster, or has started again");
-    }
+    report_changes(node, &before, &view, &lost, &came);
     node.members.publish(view);
     let view = node.members.view();
     if !lost.is_empty() || !came.is_empty() {
@@ -35,6 +30,16 @@ fn apply(node: &Arc<Node>, view: View) {
     }
     node.trackers.on_lost(&lost);
     crate::trackers::announce_moved(node, before, view);
+}
+
+fn report_changes(node: &Node, before: &View, view: &View, lost: &[u64], came: &[u64]) {
+    for &peer in lost.iter().filter(|peer| !came.contains(peer)) {
+        tracing::info!(node = name_of(before, peer), "a node has left the cluster");
+    }
+    for &peer in came.iter().filter(|&&peer| peer != node.id()) {
+        let what = if lost.contains(&peer) { "a node has started again" } else { "a node is in the cluster" };
+        tracing::info!(node = name_of(view, peer), "{what}");
+    }
 }
 
 fn engine_peers(node: &Node, view: &View) -> Vec<engine::Peer> {

@@ -116,6 +116,14 @@ impl DataDir {
         }
     }
 
+    /// Takes away what tells programs on this machine that a node runs.
+    pub(crate) fn clear_traces(&self) {
+        for name in ["shoal.sock", "address"] {
+            // The next start removes what stays; there is nobody to tell at this point.
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
+    }
+
     fn read_number(&self, name: &str, radix: u32) -> Result<Option<u64>, DataDirError> {
         let path = self.path.join(name);
         match std::fs::read_to_string(&path) {

@@ -141,7 +141,11 @@ impl Clock {
 pub(crate) struct Activity {
     stopping: AtomicBool,
     busy: Arc<AtomicUsize>,
+    begun: AtomicUsize,
 }
+
+/// What a client does consists of several requests; a pause of this length between two of them is not its end.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Something goes on until it is dropped.
 #[derive(Debug)]
@@ -149,6 +153,7 @@ pub(crate) struct Busy(Arc<AtomicUsize>);
 
 impl Activity {
     pub(crate) fn begin(&self) -> Busy {
+        self.begun.fetch_add(1, Ordering::Relaxed);
         self.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.busy.clone())
     }
@@ -161,8 +166,12 @@ impl Activity {
     pub(crate) async fn drain(&self, limit: Duration) -> usize {
         self.stopping.store(true, Ordering::Relaxed);
         let idle = async {
-            while self.busy.load(Ordering::Relaxed) > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            loop {
+                let begun = self.begun.load(Ordering::Relaxed);
+                tokio::time::sleep(PAUSE).await;
+                if self.busy.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed) == begun {
+                    return;
+                }
             }
         };
         let _ = tokio::time::timeout(limit, idle).await;

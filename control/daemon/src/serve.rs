@@ -10,6 +10,7 @@ use std::time::Duration;
 use engine::{Engine, Event, StartError};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::cluster::{self, Follower, Head, StopReason};
 use crate::collect::{self, Collector};
@@ -82,6 +83,7 @@ fn run(settings: Settings) -> Result<(), ServeError> {
     let ended = runtime.block_on(live(settings, &data_dir));
     // Whatever still reads the catalog may end by itself; its writes are on disk when they are acknowledged.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    data_dir.clear_traces();
     ended
 }
 
@@ -105,11 +107,12 @@ async fn live(settings: Settings, data_dir: &DataDir) -> Result<(), ServeError> 
     let node = Arc::new(assemble(identity, seat, &engine)?);
     report_findings(&settings, &node);
     let mut stop = std::pin::pin!(start(&node, events, settings.exit_with_parent).await?);
-    open_door(&node, sockets, data_dir)?;
+    let door = open_door(&node, sockets, data_dir)?;
     let ended = tokio::select! {
         () = signals.next() => Ok(()),
         reason = &mut stop => reason,
     };
+    drop(door);
     shut_down(&node, engine, signals).await;
     ended
 }
@@ -299,15 +302,17 @@ async fn parent_gone() {
     tracing::info!("the process that started this node is gone");
 }
 
-fn open_door(node: &Arc<Node>, sockets: Sockets, data_dir: &DataDir) -> Result<(), ServeError> {
+/// Connections are accepted until what is returned is dropped; those that were accepted go on.
+fn open_door(node: &Arc<Node>, sockets: Sockets, data_dir: &DataDir) -> Result<JoinSet<()>, ServeError> {
     let door = Door::new(node.clone());
-    tokio::spawn(door.clone().open_local(sockets.local));
-    tokio::spawn(door.open_tcp(sockets.tcp));
+    let mut accepting = JoinSet::new();
+    accepting.spawn(door.clone().open_local(sockets.local));
+    accepting.spawn(door.open_tcp(sockets.tcp));
     data_dir.write_address(&node.identity.address)?;
     let Identity { name, address, .. } = &node.identity;
     let place = sockets.local_path.display();
     tracing::info!("listening on {} (node '{name}', reached at {address}) and {place}", sockets.address);
-    Ok(())
+    Ok(accepting)
 }
 
 async fn shut_down(node: &Arc<Node>, engine: Engine, mut signals: Signals) {
