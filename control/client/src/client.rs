@@ -143,9 +143,9 @@ impl Client {
         choose(prefix, self.replicas(None)?.replicas.into_iter().map(|replica| replica.chunk).collect())
     }
 
-    /// Sets or clears the pin of a chunk: on `node`, or on every node that has it when that is empty.
-    pub fn pin(&self, id: ChunkId, pinned: bool, node: &str) -> Result<(), ClientError> {
-        self.done(ChunkPin { id, pinned, node: node.into() })
+    /// Sets or clears the pin of a chunk.
+    pub fn pin(&self, pin: ChunkPin) -> Result<(), ClientError> {
+        self.done(pin)
     }
 
     /// Copies or moves a chunk to a node and a device; returns when it is there and verified.

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::layout::parent;
 
@@ -11,13 +12,19 @@ use crate::layout::parent;
 /// whatever stands at the destination, nothing outside the root is reached.
 pub(crate) struct Confined<'r> {
     root: BorrowedFd<'r>,
+    makes_missing: bool,
     last: Option<(Vec<u8>, OwnedFd)>,
 }
 
 impl<'r> Confined<'r> {
-    /// Enters directories below `root`.
+    /// Enters directories below `root` that are there.
     pub(crate) fn new(root: BorrowedFd<'r>) -> Self {
-        Self { root, last: None }
+        Self { root, makes_missing: false, last: None }
+    }
+
+    /// Enters directories below `root`, and makes those that are missing.
+    pub(crate) fn making(root: BorrowedFd<'r>) -> Self {
+        Self { root, makes_missing: true, last: None }
     }
 
     /// The directory that `path` is in, and the name that it has there.
@@ -36,7 +43,7 @@ impl<'r> Confined<'r> {
         let below = path[reached.len()..].split(|&byte| byte == b'/').filter(|name| !name.is_empty());
         for name in below {
             let from = directory.as_ref().map_or(self.root, |directory| directory.as_fd());
-            directory = Some(open_directory(from, name)?);
+            directory = Some(self.step(from, name)?);
         }
         reached.clear();
         reached.extend_from_slice(path);
@@ -45,6 +52,21 @@ impl<'r> Confined<'r> {
             Some(directory) => Ok(self.last.insert((reached, directory)).1.as_fd()),
         }
     }
+
+    fn step(&self, from: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+        match open_directory(from, name) {
+            Err(Errno::NOENT) if self.makes_missing => match make_directory(from, name) {
+                Ok(()) | Err(Errno::EXIST) => Ok(open_directory(from, name)?),
+                Err(error) => Err(error.into()),
+            },
+            opened => Ok(opened?),
+        }
+    }
+}
+
+/// Makes a directory with the permissions that are usual for the process.
+pub(crate) fn make_directory(above: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
+    rustix::fs::mkdirat(above, name, Mode::RWXU | Mode::RWXG | Mode::RWXO)
 }
 
 /// Whether `directory` is `path` or above it.
@@ -53,9 +75,9 @@ fn is_at_or_above(directory: &[u8], path: &[u8]) -> bool {
 }
 
 /// Opens a directory to reach what is in it; fails on a link, also one to a directory.
-fn open_directory(from: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+fn open_directory(from: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(from, name, flags, Mode::empty())?)
+    rustix::fs::openat(from, name, flags, Mode::empty())
 }
 
 #[cfg(test)]
@@ -81,6 +103,17 @@ mod tests {
         for path in ["a/link/f", "out/etc", "missing/f"] {
             assert!(confined.locate(path.as_bytes()).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn missing_directories_are_made_when_wanted_and_links_are_still_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("/", folder.path().join("out")).unwrap();
+        let root = File::open(folder.path()).unwrap();
+        let mut confined = Confined::making(root.as_fd());
+        confined.locate(b"a/b/f").unwrap();
+        assert!(folder.path().join("a/b").is_dir());
+        assert!(confined.locate(b"out/a/f").is_err());
     }
 
     #[test]

@@ -95,14 +95,9 @@ pub enum ClientError {
         /// What is wrong with it.
         source: ManifestError,
     },
-    /// The entries of a manifest cannot stand beside each other.
-    #[error("the key '{key}' cannot be read: {what}")]
-    Hostile {
-        /// The key.
-        key: String,
-        /// Which entries, and why.
-        what: String,
-    },
+    /// An entry of a tree is below too many directories.
+    #[error("{} is below more than 512 directories", .0.display())]
+    TooDeep(PathBuf),
     /// A tree was to be written to one stream.
     #[error("the key '{0}' is a directory and cannot be written to a stream")]
     NotOneFile(String),
@@ -151,6 +146,7 @@ impl ClientError {
             }
             ClientError::Changed(_) => Some("put it again when nobody writes to it; nothing was stored"),
             ClientError::SameName(_) => Some("put the directory that holds them, or rename one"),
+            ClientError::TooDeep(_) => Some("put the deep part as a key of its own"),
             ClientError::TooManyFiles { .. } => Some("put its subdirectories as keys of their own"),
             ClientError::NotOneFile(_) => Some("get it into a directory"),
             ClientError::InTheWay { .. } => Some("move it away or choose another destination"),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use blake3::Hasher;
 use flow::wire::session::ChunkReference;
-use plan::manifest::{Extent, FileEntry, FileKind, ManifestError, Shape};
+use plan::manifest::{Extent, FileEntry, FileKind, Shape};
 
 use crate::chunk_reader::{ChunkReader, OrderedReader, reference};
 use crate::connection::Connection;
@@ -51,16 +51,14 @@ pub(crate) fn get(
 ) -> Result<GetReport, ClientError> {
     let open = OpenKey::open(connection, key)?;
     let shape = open.manifest.shape;
-    check_shape(key, shape, &open.files)?;
-    let hostile = |what| ClientError::Hostile { key: key.into(), what };
-    let directories = directories_of(&open.files).map_err(hostile)?;
+    let directories = directories_of(&open.files);
     let chunks = open.manifest.chunks.iter().map(reference).collect::<Result<Vec<_>, _>>();
     let chunks = chunks.map_err(|source| ClientError::Manifest { key: key.into(), source })?;
     let maps = ChunkMap::of(&open.manifest, &open.files);
 
     let destination = Destination::of(path, key, shape, &open.files)?;
     let shown = destination.path();
-    let staging = Staging::new(destination, &open.files, &directories)?;
+    let staging = Staging::new(destination, &open.files)?;
     let sink = Sink::new(staging.root(), shape, &open.files, &shown);
     progress.start(Some(open.files.iter().map(data_of).sum()));
     sink.prepare(&directories)?;
@@ -88,7 +86,6 @@ pub(crate) fn get_to_writer(
     progress: &dyn Progress,
 ) -> Result<GetReport, ClientError> {
     let open = OpenKey::open(connection, key)?;
-    check_shape(key, open.manifest.shape, &open.files)?;
     let (Shape::File | Shape::Stream, [file]) = (open.manifest.shape, &open.files[..]) else {
         return Err(ClientError::NotOneFile(key.into()));
     };
@@ -115,18 +112,6 @@ pub(crate) fn get_to_writer(
 
 fn report(open: &OpenKey<'_>) -> GetReport {
     GetReport { version: open.entry.version, size: open.manifest.size, files: open.manifest.file_count }
-}
-
-/// A key that is no tree is one regular file.
-fn check_shape(key: &str, shape: Shape, files: &[FileEntry]) -> Result<(), ClientError> {
-    let fits = match shape {
-        Shape::Tree => true,
-        Shape::File | Shape::Stream => {
-            matches!(files, [FileEntry { kind: FileKind::Regular { .. }, .. }])
-        }
-    };
-    let source = ManifestError::Inconsistent("it is one file and lists something else");
-    if fits { Ok(()) } else { Err(ClientError::Manifest { key: key.into(), source }) }
 }
 
 /// Bytes of a file that are not holes.

@@ -1,11 +1,15 @@
 //! One version of a key, held open.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use flow::wire::session::{KeyEntry, KeyOpen, LeaseRelease};
 use plan::manifest::{FileEntry, Files, Manifest, ManifestError, decode_files};
 
 use crate::ClientError;
 use crate::chunk_reader::{read_whole, reference};
 use crate::connection::Connection;
+use crate::layout::too_deep;
 use crate::put::LIST_MAX;
 
 /// A version of a key whose chunks the node keeps until the value is dropped.
@@ -34,7 +38,10 @@ impl<'c> OpenKey<'c> {
             }
         };
         open.manifest.check_files(&open.files).map_err(wrong)?;
-        Ok(open)
+        match too_deep(&open.files) {
+            Some(file) => Err(ClientError::TooDeep(OsStr::from_bytes(&file.path).into())),
+            None => Ok(open),
+        }
     }
 }
 

@@ -1,70 +1,29 @@
-//! A manifest checked, and which file bytes each piece holds.
+//! What of a tree comes first, and which file bytes each piece holds.
 
-use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use plan::manifest::{FileEntry, FileKind, Manifest};
 
-/// The directories of a tree, each before what is in it, with the number of its entry where it has one.
-pub(crate) type Directories = BTreeMap<Vec<u8>, Option<usize>>;
+/// Directories that an entry may be below each other.
+pub(crate) const DEPTH_MAX: usize = 512;
 
-/// Checks that entries can stand beside each other: no path twice, and above each entry only directories, so that
-/// nothing is ever written through a link that the same manifest brought along. The error says what is wrong.
-pub(crate) fn directories_of(files: &[FileEntry]) -> Result<Directories, String> {
-    let mut others = HashMap::new();
-    let mut directories = Directories::new();
-    for (number, file) in files.iter().enumerate() {
-        let twice = match file.kind {
-            FileKind::Directory => directories.insert(file.path.clone(), Some(number)).is_some(),
-            FileKind::Regular { .. } | FileKind::Symlink { .. } => {
-                others.insert(&file.path[..], ()).is_some()
-            }
-        };
-        if twice {
-            return Err(format!("it has two entries '{}'", shown(&file.path)));
-        }
-    }
-    for file in files {
-        let mut path = &file.path[..];
-        while let Some(above) = parent(path) {
-            if others.contains_key(above) {
-                let (path, above) = (shown(&file.path), shown(above));
-                return Err(format!("its entry '{path}' is below '{above}', which is no directory"));
-            }
-            if directories.contains_key(above) {
-                break;
-            }
-            path = above;
-        }
-        add_missing(&file.path, &mut directories);
-    }
-    match files
-        .iter()
-        .find(|file| others.contains_key(&file.path[..]) && directories.contains_key(&file.path))
-    {
-        Some(file) => Err(format!("it has two entries '{}'", shown(&file.path))),
-        None => Ok(directories),
-    }
+/// The numbers of the entries that are directories, each before those in it.
+pub(crate) fn directories_of(files: &[FileEntry]) -> Vec<usize> {
+    let is_directory = |number: &usize| files[*number].kind == FileKind::Directory;
+    let mut directories: Vec<usize> = (0..files.len()).filter(is_directory).collect();
+    // What is above a path is a prefix of it, and a prefix comes first.
+    directories.sort_unstable_by_key(|&number| &files[number].path);
+    directories
 }
 
-fn add_missing(path: &[u8], directories: &mut Directories) {
-    let mut path = path;
-    while let Some(above) = parent(path) {
-        if directories.contains_key(above) {
-            return;
-        }
-        directories.insert(above.to_vec(), None);
-        path = above;
-    }
+/// The first entry that is deeper than can be handled.
+pub(crate) fn too_deep(files: &[FileEntry]) -> Option<&FileEntry> {
+    files.iter().find(|file| file.path.iter().filter(|&&byte| byte == b'/').count() > DEPTH_MAX)
 }
 
 /// The directory that a path is in; `None` at the top.
 pub(crate) fn parent(path: &[u8]) -> Option<&[u8]> {
     path.iter().rposition(|&byte| byte == b'/').map(|at| &path[..at])
-}
-
-fn shown(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
 }
 
 /// Which file bytes a chunk holds.
@@ -152,39 +111,18 @@ mod tests {
         FileEntry { path: path.into(), kind, mode: 0o644, mtime_ns: 0 }
     }
 
-    fn file(path: &str) -> FileEntry {
-        entry(path, FileKind::Regular { size: 0, digest: [0; 32], extents: vec![] })
-    }
-
-    fn link(path: &str) -> FileEntry {
-        entry(path, FileKind::Symlink { target: b"/etc".to_vec() })
+    #[test]
+    fn directories_come_before_what_is_in_them() {
+        let paths = ["b/a", "b", "a", "b/a/c"];
+        let files: Vec<_> = paths.iter().map(|path| entry(path, FileKind::Directory)).collect();
+        assert_eq!(directories_of(&files), [2, 1, 0, 3]);
     }
 
     #[test]
-    fn nothing_may_be_below_a_link_or_a_file() {
-        for above in [link("a"), file("a")] {
-            let below = file("a/b/passwd");
-            assert!(directories_of(&[above.clone(), below.clone()]).is_err());
-            assert!(directories_of(&[below, above]).is_err());
-        }
-    }
-
-    #[test]
-    fn no_path_comes_twice() {
-        assert!(directories_of(&[file("a"), link("a")]).is_err());
-        assert!(directories_of(&[entry("a", FileKind::Directory), link("a")]).is_err());
-        assert!(directories_of(&[link("a"), entry("a", FileKind::Directory)]).is_err());
-        assert!(directories_of(&[entry("a", FileKind::Directory), entry("a", FileKind::Directory)]).is_err());
-    }
-
-    #[test]
-    fn directories_without_an_entry_are_added() {
-        let files = [file("a/b/c"), entry("a", FileKind::Directory)];
-        let directories = directories_of(&files).unwrap();
-        assert_eq!(
-            directories.into_iter().collect::<Vec<_>>(),
-            [(b"a".to_vec(), Some(1)), (b"a/b".to_vec(), None)]
-        );
+    fn depth_has_a_limit() {
+        let deep = |levels: usize| [entry(&vec!["d"; levels + 1].join("/"), FileKind::Directory)];
+        assert!(too_deep(&deep(DEPTH_MAX)).is_none());
+        assert!(too_deep(&deep(DEPTH_MAX + 1)).is_some());
     }
 
     proptest! {
@@ -213,7 +151,8 @@ mod tests {
             }
             for (&(offset, length), bytes) in extents.iter().zip(&mut bytes) {
                 bytes.sort_unstable();
-                prop_assert_eq!(&*bytes, (0..length).map(|at| (at, offset + at)).collect::<Vec<_>>().as_slice());
+                let wanted: Vec<_> = (0..length).map(|at| (at, offset + at)).collect();
+                prop_assert_eq!(&*bytes, &wanted);
             }
         }
     }

@@ -34,7 +34,7 @@ mod confined; // directories entered without following a link
 mod destination; // where the files of a key go
 mod get; // a key → files
 mod key; // one version of a key, held open
-mod layout; // a manifest checked, and which file bytes each piece holds
+mod layout; // which file bytes each piece holds
 mod parallel; // many small things in a few threads
 mod sink; // files that receive their bytes in any order
 mod staging; // a temporary directory whose content appears in place at once

@@ -183,7 +183,7 @@ mod tests {
                 .map(|(gaps, tail)| {
                     let mut end = 0;
                     let runs = gaps.into_iter().map(|(gap, length)| {
-                        let run = Run { offset: end + gap - 1, length };
+                        let run = Run { offset: if end == 0 { gap - 1 } else { end + gap }, length };
                         end = run.offset + length;
                         run
                     });

@@ -19,6 +19,8 @@ use crate::{ClientError, Progress};
 
 /// Largest list of files that stays in a manifest's root, in bytes.
 const INLINE_LIST_MAX: usize = MANIFEST_ROOT_MAX / 16;
+/// Most bytes that an entry of a chunk takes in a manifest's root.
+const CHUNK_ENTRY_MAX: usize = 80;
 /// Largest list of files, in bytes.
 pub(crate) const LIST_MAX: u64 = 1 << 30;
 /// Chunks asked about at once.
@@ -104,6 +106,9 @@ fn put_tree(
 ) -> Result<(Manifest, Vec<FileEntry>), ClientError> {
     let regular: Vec<&Found> = tree.entries.iter().filter(|found| found.is_file()).collect();
     let mut packing = Packing::of(regular.iter().map(|found| (found.data(), found.size())));
+    if packing.chunks as usize * CHUNK_ENTRY_MAX > MANIFEST_ROOT_MAX {
+        return Err(ClientError::TooManyFiles { entries: tree.entries.len() });
+    }
     let size = regular.iter().map(|found| found.size()).sum();
     let file_count = regular.len() as u64;
     progress.start(Some(packing.bytes));

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use plan::manifest::{FileEntry, FileKind, Shape};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
 
 use crate::ClientError;
-use crate::confined::Confined;
-use crate::layout::{Directories, Segment};
+use crate::confined::{Confined, make_directory};
+use crate::layout::Segment;
 
 /// Files that one thread keeps open because more bytes will come.
 const OPEN_AT_ONCE: usize = 16;
@@ -55,18 +56,20 @@ impl<'s> Sink<'s> {
 
     /// Access for one thread.
     pub(crate) fn writer(&'s self) -> SinkWriter<'s> {
-        SinkWriter { sink: self, directories: Confined::new(self.root), open: HashMap::new() }
+        SinkWriter { sink: self, directories: Confined::making(self.root), open: HashMap::new() }
     }
 
     /// Makes the directories, and the files that have no data.
-    pub(crate) fn prepare(&'s self, directories: &Directories) -> Result<(), ClientError> {
+    pub(crate) fn prepare(&'s self, directories: &[usize]) -> Result<(), ClientError> {
         let mut writer = self.writer();
-        for path in directories.keys() {
-            let made = writer.directories.locate(path).and_then(|(above, name)| {
-                rustix::fs::mkdirat(above, name, Mode::RWXU | Mode::RWXG | Mode::RWXO)?;
-                Ok(())
-            });
-            made.map_err(|error| self.error("create", path, error))?;
+        for &number in directories {
+            let path = &self.files[number].path;
+            let made = writer.directories.locate(path).map(|(above, name)| make_directory(above, name));
+            match made {
+                Ok(Ok(()) | Err(Errno::EXIST)) => {}
+                Ok(Err(error)) => return Err(self.error("create", path, error.into())),
+                Err(error) => return Err(self.error("create", path, error)),
+            }
         }
         for (number, entry) in self.files.iter().enumerate() {
             if let FileKind::Regular { .. } = entry.kind
@@ -81,7 +84,7 @@ impl<'s> Sink<'s> {
 
     /// Makes the links, after which nothing is written any more.
     pub(crate) fn link(&self) -> Result<(), ClientError> {
-        let mut directories = Confined::new(self.root);
+        let mut directories = Confined::making(self.root);
         for entry in self.files {
             let FileKind::Symlink { target } = &entry.kind else { continue };
             let made = directories.locate(&entry.path).and_then(|(above, name)| {

@@ -13,9 +13,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::ClientError;
-use crate::confined::Confined;
+use crate::confined::{Confined, make_directory};
 use crate::destination::Destination;
-use crate::layout::Directories;
 use crate::sink::{LONE_FILE, restore};
 
 /// Longest part of a name that a temporary name repeats, in bytes.
@@ -33,11 +32,7 @@ pub(crate) struct Staging {
 
 impl Staging {
     /// Makes an empty one, after the check that nothing at the destination is in the way.
-    pub(crate) fn new(
-        destination: Destination,
-        files: &[FileEntry],
-        directories: &Directories,
-    ) -> Result<Self, ClientError> {
+    pub(crate) fn new(destination: Destination, files: &[FileEntry]) -> Result<Self, ClientError> {
         let directory = destination.directory();
         fs::create_dir_all(directory).map_err(|error| ClientError::file("create", directory, error))?;
         let name = match &destination {
@@ -48,7 +43,7 @@ impl Staging {
             Destination::Named { .. } => None,
             Destination::Merged(directory) => {
                 let target = open_directory(directory)?;
-                check_room(&target, directory, files, directories)?;
+                check_room(&target, directory, files)?;
                 Some(target)
             }
         };
@@ -75,13 +70,13 @@ impl Staging {
         &self,
         shape: Shape,
         files: &[FileEntry],
-        directories: &Directories,
+        directories: &[usize],
     ) -> Result<(), ClientError> {
         let path = self.destination.path();
         match (&self.target, shape) {
             (Some(target), _) => self.merge(target, &path, files, directories),
             (None, Shape::Tree) => {
-                restore_directories(self.root(), files, directories.iter(), &path)?;
+                restore_directories(self.root(), files, directories, &path)?;
                 let from = self.path.join("content");
                 rename_to_nothing(&from, &path).map_err(|error| in_the_way(&path, error))
             }
@@ -98,17 +93,17 @@ impl Staging {
         target: &File,
         path: &Path,
         files: &[FileEntry],
-        directories: &Directories,
+        directories: &[usize],
     ) -> Result<(), ClientError> {
-        let mut to = Confined::new(target.as_fd());
+        let mut to = Confined::making(target.as_fd());
         let mut made = Vec::new();
-        for directory in directories {
-            let (above, name) =
-                to.locate(directory.0).map_err(|error| in_the_way(&joined(path, directory.0), error))?;
-            match rustix::fs::mkdirat(above, name, Mode::RWXU | Mode::RWXG | Mode::RWXO) {
-                Ok(()) => made.push(directory),
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(ClientError::file("create", &joined(path, directory.0), error)),
+        for &number in directories {
+            let entry = &files[number].path;
+            match to.locate(entry).map(|(above, name)| make_directory(above, name)) {
+                Ok(Ok(())) => made.push(number),
+                Ok(Err(Errno::EXIST)) => {}
+                Ok(Err(error)) => return Err(ClientError::file("create", &joined(path, entry), error)),
+                Err(error) => return Err(in_the_way(&joined(path, entry), error)),
             }
         }
         let mut from = Confined::new(self.content.as_fd());
@@ -119,7 +114,7 @@ impl Staging {
             });
             moved.map_err(|error| in_the_way(&joined(path, &file.path), error))?;
         }
-        restore_directories(target.as_fd(), files, made.into_iter(), path)
+        restore_directories(target.as_fd(), files, &made, path)
     }
 }
 
@@ -130,45 +125,38 @@ impl Drop for Staging {
 }
 
 /// Fails when a file would take a directory's place, or a directory that of something else, a link included.
-fn check_room(
-    target: &File,
-    path: &Path,
-    files: &[FileEntry],
-    directories: &Directories,
-) -> Result<(), ClientError> {
+fn check_room(target: &File, path: &Path, files: &[FileEntry]) -> Result<(), ClientError> {
     let mut confined = Confined::new(target.as_fd());
-    let mut kind_of = |entry: &[u8]| match confined.locate(entry) {
-        Ok((above, name)) => rustix::fs::statat(above, name, AtFlags::SYMLINK_NOFOLLOW)
-            .ok()
-            .map(|stat| FileType::from_raw_mode(stat.st_mode)),
-        Err(_) => None,
-    };
-    for directory in directories.keys() {
-        let what = match kind_of(directory) {
-            None | Some(FileType::Directory) => continue,
-            Some(FileType::Symlink) => "a symbolic link, which is not followed,",
-            Some(_) => "a file",
+    for file in files {
+        let kind = confined.locate(&file.path).and_then(|(above, name)| {
+            let stat = rustix::fs::statat(above, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(FileType::from_raw_mode(stat.st_mode))
+        });
+        let what = match (&file.kind, kind) {
+            (FileKind::Directory, Ok(FileType::Directory)) => continue,
+            (FileKind::Directory, Ok(FileType::Symlink)) => "a symbolic link, which is not followed,",
+            (FileKind::Directory, Ok(_)) => "a file",
+            (_, Ok(FileType::Directory)) => "a directory",
+            (_, Ok(_)) => continue,
+            (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => continue,
+            (_, Err(error)) => return Err(in_the_way(&joined(path, &file.path), error)),
         };
-        return Err(ClientError::InTheWay { path: joined(path, directory), what });
-    }
-    for file in files.iter().filter(|file| !matches!(file.kind, FileKind::Directory)) {
-        if kind_of(&file.path) == Some(FileType::Directory) {
-            return Err(ClientError::InTheWay { path: joined(path, &file.path), what: "a directory" });
-        }
+        return Err(ClientError::InTheWay { path: joined(path, &file.path), what });
     }
     Ok(())
 }
 
 /// Gives directories their permissions and times, the deepest first, because each change in one changes its time.
-fn restore_directories<'d>(
+fn restore_directories(
     root: BorrowedFd<'_>,
     files: &[FileEntry],
-    directories: impl DoubleEndedIterator<Item = (&'d Vec<u8>, &'d Option<usize>)>,
+    directories: &[usize],
     shown: &Path,
 ) -> Result<(), ClientError> {
     let mut confined = Confined::new(root);
-    for (path, number) in directories.rev() {
-        let Some(entry) = number.and_then(|number| files.get(number)) else { continue };
+    for &number in directories.iter().rev() {
+        let entry = &files[number];
+        let path = &entry.path;
         let restored = confined.locate(path).and_then(|(above, name)| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             restore(rustix::fs::openat(above, name, flags, Mode::empty())?, entry)

@@ -13,6 +13,7 @@ use plan::manifest::{FileEntry, FileKind, Shape};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 
 use crate::ClientError;
+use crate::layout::DEPTH_MAX;
 
 /// Runs of data of one sparse file that are told apart; what follows counts as data.
 const RUNS_MAX: usize = 1 << 16;
@@ -175,6 +176,9 @@ fn walk(directory: PathBuf, prefix: Vec<u8>, entries: &mut Vec<Found>) -> Result
             path.push(b'/');
         }
         path.extend_from_slice(name.as_bytes());
+        if path.iter().filter(|&&byte| byte == b'/').count() > DEPTH_MAX {
+            return Err(ClientError::TooDeep(source));
+        }
         entries.push(Found::new(source.clone(), path.clone(), &metadata)?);
         if metadata.is_dir() {
             levels.push((path, children(&source)?.into_iter(), source));
