@@ -1,0 +1,268 @@
+//! `shoal bench …`
+
+mod round;
+mod summary;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use client::{Address, Client, GetOptions, Silent};
+use flow::wire::control::{NodeRecord, NodeState};
+use indicatif::ProgressBar;
+
+use self::round::Run;
+use self::summary::Summary;
+use crate::broadcast::{self, Receiver};
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::{amount, interrupt, output, progress};
+
+/// Measure a running cluster
+///
+/// Every round moves fresh random bytes, which are removed afterwards; the keys lie below .bench/.
+#[derive(clap::Subcommand)]
+pub enum Bench {
+    /// Fetch chunks from one node to another
+    #[command(after_help = "\
+Examples:
+  shoal bench p2p
+  shoal bench p2p --from n1 --to n2 --size 4GiB --rounds 20")]
+    P2p {
+        #[command(flatten)]
+        load: Load,
+        /// Name of the node that has the bytes [default: the node talked to]
+        #[arg(long, value_name = "NODE")]
+        from: Option<String>,
+        /// Name of the node that fetches them [default: the next one]
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+    },
+    /// Fetch chunks from one node to all others at once
+    #[command(after_help = "\
+Examples:
+  shoal bench broadcast
+  shoal bench broadcast --nodes 4 --size 256MiB --json")]
+    Broadcast {
+        #[command(flatten)]
+        load: Load,
+        /// Name of the node that has the bytes [default: the node talked to]
+        #[arg(long, value_name = "NODE")]
+        from: Option<String>,
+        /// How many nodes take part, the first included [default: all]
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(2..))]
+        nodes: Option<u16>,
+    },
+    /// Put from this client
+    #[command(after_help = "Examples:\n  shoal bench put\n  shoal bench put --volatile --size 256MiB")]
+    Put {
+        #[command(flatten)]
+        load: Load,
+        /// Do not wait for NVMe
+        #[arg(long)]
+        volatile: bool,
+    },
+    /// Get to this client, which throws the bytes away
+    #[command(after_help = "Examples:\n  shoal bench get\n  shoal bench get --node 10.0.0.2:9015")]
+    Get {
+        #[command(flatten)]
+        load: Load,
+    },
+}
+
+/// How much is moved.
+#[derive(clap::Args)]
+pub struct Load {
+    /// Bytes of each round
+    #[arg(long, default_value = "1GiB", value_parser = amount::parse_size_of_data)]
+    size: u64,
+    /// How many rounds
+    #[arg(long, default_value_t = 10, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rounds: u32,
+}
+
+/// Why a benchmark cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The cluster is too small.
+    #[error("this needs {wanted} live nodes, and there are {found}")]
+    TooFewNodes {
+        /// How many it takes.
+        wanted: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// No live node has this name.
+    #[error("there is no live node named '{name}'")]
+    NoSuchNode {
+        /// The name.
+        name: String,
+    },
+    /// The bytes of a round do not fit.
+    #[error("there is no memory for {} of bytes to put", amount::size(*.size))]
+    Memory {
+        /// Bytes of a round.
+        size: u64,
+    },
+    /// One node was named twice.
+    #[error("{name} cannot fetch from itself")]
+    SameNode {
+        /// The node.
+        name: String,
+    },
+}
+
+impl BenchError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            BenchError::TooFewNodes { .. } => "start more nodes: shoal serve --join HOST:PORT",
+            BenchError::NoSuchNode { .. } => "`shoal node ls` lists the nodes",
+            BenchError::Memory { .. } => "use a smaller --size",
+            BenchError::SameNode { .. } => "name two nodes: --from NODE --to NODE",
+        }
+    }
+}
+
+impl Bench {
+    /// Measures.
+    pub fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.connect()?;
+        let summary = match self {
+            Bench::P2p { load, from, to } => {
+                let mut cluster = Cluster::of(global, client)?;
+                let from = cluster.take(from.as_deref())?;
+                if to.as_ref() == Some(&from.name) {
+                    return Err(BenchError::SameNode { name: from.name }.into());
+                }
+                let to = cluster.take(to.as_deref())?;
+                fetches("p2p", global, &load, &from, &[to])?
+            }
+            Bench::Broadcast { load, from, nodes } => {
+                let mut cluster = Cluster::of(global, client)?;
+                let from = cluster.take(from.as_deref())?;
+                let receivers = cluster.take_many(nodes.map(|nodes| usize::from(nodes) - 1))?;
+                fetches("broadcast", global, &load, &from, &receivers)?
+            }
+            Bench::Put { load, volatile } => puts(global, &load, &client, volatile)?,
+            Bench::Get { load } => gets(global, &load, &client)?,
+        };
+        if global.json { output::json(&summary) } else { output::text(&summary.to_string()) }
+    }
+}
+
+/// Fetches from one node to others, fresh bytes in every round.
+fn fetches(
+    scenario: &'static str,
+    global: &Global,
+    load: &Load,
+    from: &Receiver,
+    to: &[Receiver],
+) -> Result<Summary, Failure> {
+    let mut summary = Summary::new(scenario, load.size, to.len() as u64);
+    let run = Run::new(global, &from.client);
+    rounds(global, scenario, load, |round| {
+        run.put(round, load.size, true)?;
+        let chunks = run.chunks(round)?;
+        let (time, receptions) = broadcast::fetch(to, &chunks)?;
+        summary.record(time, receptions.iter().map(|reception| reception.time));
+        run.remove(round, &chunks)
+    })?;
+    Ok(summary)
+}
+
+fn puts(global: &Global, load: &Load, client: &Arc<Client>, volatile: bool) -> Result<Summary, Failure> {
+    let scenario = if volatile { "put, volatile" } else { "put, durable" };
+    let mut summary = Summary::new(scenario, load.size, 1);
+    let run = Run::new(global, client);
+    rounds(global, "put", load, |round| {
+        let time = run.put(round, load.size, volatile)?;
+        summary.record(time, [time]);
+        run.remove(round, &run.chunks(round)?)
+    })?;
+    Ok(summary)
+}
+
+fn gets(global: &Global, load: &Load, client: &Arc<Client>) -> Result<Summary, Failure> {
+    let mut summary = Summary::new("get", load.size, 1);
+    let run = Run::new(global, client);
+    run.put(0, load.size, true)?;
+    rounds(global, "get", load, |_| {
+        let begin = Instant::now();
+        client.get_to_writer(&run.key(0), &mut io::sink(), &GetOptions::default(), &Silent)?;
+        let time = begin.elapsed();
+        summary.record(time, [time]);
+        Ok(())
+    })?;
+    run.remove(0, &run.chunks(0)?)?;
+    Ok(summary)
+}
+
+/// Does the rounds, with a bar that counts them.
+fn rounds(
+    global: &Global,
+    verb: &'static str,
+    load: &Load,
+    mut task: impl FnMut(u32) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let bar = ProgressBar::with_draw_target(Some(load.rounds.into()), progress::target(global.draws()));
+    bar.set_style(progress::style("{prefix} {wide_bar} round {pos} of {len}, {eta} left"));
+    bar.set_prefix(verb);
+    bar.enable_steady_tick(Duration::from_millis(250));
+    for round in 0..load.rounds {
+        interrupt::check()?;
+        task(round)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// The live nodes that have no part yet; the node talked to comes first.
+struct Cluster<'a> {
+    global: &'a Global,
+    client: Arc<Client>,
+    here: String,
+    nodes: Vec<NodeRecord>,
+}
+
+impl<'a> Cluster<'a> {
+    fn of(global: &'a Global, client: Arc<Client>) -> Result<Self, Failure> {
+        let here = client.node().to_owned();
+        let mut nodes = client.nodes()?.nodes;
+        nodes.retain(|node| node.state == NodeState::Alive);
+        nodes.sort_by(|left, right| (left.name != here, &left.name).cmp(&(right.name != here, &right.name)));
+        Ok(Self { global, client, here, nodes })
+    }
+
+    /// The node with this name, or the first that is left.
+    fn take(&mut self, name: Option<&str>) -> Result<Receiver, Failure> {
+        let at = match name {
+            Some(name) => self.nodes.iter().position(|node| node.name == name),
+            None => (!self.nodes.is_empty()).then_some(0),
+        };
+        match (at, name) {
+            (Some(at), _) => self.reach(at),
+            (None, Some(name)) => Err(BenchError::NoSuchNode { name: name.into() }.into()),
+            (None, None) => Err(BenchError::TooFewNodes { wanted: 2, found: 1 }.into()),
+        }
+    }
+
+    /// So many of the nodes that are left, or all.
+    fn take_many(&mut self, count: Option<usize>) -> Result<Vec<Receiver>, Failure> {
+        let wanted = count.unwrap_or(self.nodes.len()).max(1);
+        if self.nodes.len() < wanted {
+            return Err(BenchError::TooFewNodes { wanted: wanted + 1, found: self.nodes.len() + 1 }.into());
+        }
+        (0..wanted).map(|_| self.reach(0)).collect()
+    }
+
+    fn reach(&mut self, at: usize) -> Result<Receiver, Failure> {
+        let node = self.nodes.remove(at);
+        if node.name == self.here {
+            return Ok(Receiver { name: node.name, client: self.client.clone() });
+        }
+        let client = self.global.connect_to(&Address::Tcp(node.address))?;
+        Ok(Receiver { name: node.name, client })
+    }
+}

@@ -1,0 +1,100 @@
+//! `shoal status`
+
+use flow::wire::control::{NodeRecord, NodeState};
+use flow::wire::session::Status as NodeStatus;
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::table::Table;
+use crate::{amount, output};
+
+/// Show how the node and its cluster are doing
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  shoal status
+  shoal status --node 10.0.0.2:9015
+  shoal status --json | jq .node.memory_used")]
+pub struct Status {}
+
+/// The node's own status and the members, as `--json` prints them.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    status: NodeStatus,
+    nodes: Vec<NodeRecord>,
+}
+
+impl Status {
+    /// Shows.
+    pub fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.connect()?;
+        let status = client.status()?;
+        let nodes = client.nodes()?.nodes;
+        if global.json {
+            return output::json(&Report { status, nodes });
+        }
+        output::text(&describe(&status, &nodes))
+    }
+}
+
+fn describe(status: &NodeStatus, nodes: &[NodeRecord]) -> String {
+    let node = &status.node;
+    let in_state = |state| nodes.iter().filter(|node| node.state == state).count();
+    let head = nodes.iter().find(|node| node.head).map_or("unknown", |node| node.name.as_str());
+    let mut text = format!(
+        "node     {} ({:016x}) at {}, {}\n\
+         memory   {} of {}\n\
+         nvme     {}\n\
+         cluster  {}: {} alive, {} draining, {} dead; the head is {head}\n",
+        node.name,
+        node.node,
+        node.address,
+        amount::count(node.shards.into(), "shard"),
+        amount::size(node.memory_used),
+        amount::size(node.memory_limit),
+        amount::size(node.nvme_used),
+        amount::count(nodes.len() as u64, "node"),
+        in_state(NodeState::Alive),
+        in_state(NodeState::Draining),
+        in_state(NodeState::Dead),
+    );
+    let mut findings = Table::new(["FINDING", "STATE"]);
+    status.findings.iter().for_each(|(topic, state)| findings.row([topic.clone(), state.clone()]));
+    let mut counters = Table::new(["COUNTER", ">VALUE"]);
+    status.counters.iter().for_each(|(name, value)| counters.row([name.clone(), value.to_string()]));
+    for table in [findings, counters].iter().filter(|table| !table.is_empty()) {
+        text += &format!("\n{table}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cluster_is_summed_up() {
+        let record = |name: &str, state, head| NodeRecord {
+            node: 7,
+            name: name.into(),
+            address: "10.0.0.1:9015".into(),
+            rack: String::new(),
+            shards: 1,
+            incarnation: 0,
+            state,
+            head,
+            memory_limit: 1 << 30,
+            memory_used: 1 << 20,
+            nvme_used: 0,
+        };
+        let nodes = [record("n0", NodeState::Alive, true), record("n1", NodeState::Dead, false)];
+        let counters = vec![("pieces_sent".to_owned(), 12)];
+        let status = NodeStatus { node: nodes[0].clone(), findings: Vec::new(), counters };
+        let text = describe(&status, &nodes);
+        assert!(text.contains("2 nodes: 1 alive, 0 draining, 1 dead; the head is n0"), "{text}");
+        assert!(text.contains("1.0 MiB of 1.0 GiB"), "{text}");
+        assert!(text.ends_with("\nCOUNTER      VALUE\npieces_sent     12\n"), "{text}");
+    }
+}
