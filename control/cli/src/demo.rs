@@ -44,7 +44,7 @@ pub struct Demo {
     /// How much data
     #[arg(long, default_value = "1GiB", value_parser = amount::parse_size_of_data)]
     size: u64,
-    /// TCP congestion control of nodes and plain copies alike [default: the system's]
+    /// TCP congestion control of nodes and plain copies alike [default: cubic where there is one, else the system's]
     #[arg(long, value_name = "NAME")]
     congestion_control: Option<String>,
     /// Leave the nodes running until Ctrl-C
@@ -117,12 +117,14 @@ impl Demo {
                 note(global, text);
             }
         };
+        let congestion_control = self.congestion_control.clone().or_else(cubic);
+        let congestion_control = congestion_control.as_deref();
         let size = amount::size(self.size);
         let others = amount::count(u64::from(self.nodes - 1), "receiver");
         stage(format!("copying {size} to {others} over plain TCP, for comparison"));
-        let plain = plain_tcp::copy(self.size, self.nodes - 1, self.congestion_control.as_deref())?;
+        let plain = plain_tcp::copy(self.size, self.nodes - 1, congestion_control)?;
         stage(format!("starting {} nodes", self.nodes));
-        let fleet = Fleet::start(self.nodes, memory_per_node, self.congestion_control.as_deref())?;
+        let fleet = Fleet::start(self.nodes, memory_per_node, congestion_control)?;
         stage(format!("putting {size} of random bytes on {}", fleet.first().name));
         let bar = Bar::new(global.draws(), "put");
         let noise = Source::Reader(Box::new(Noise::new(noise::fresh_seed(), self.size)));
@@ -157,6 +159,13 @@ impl Demo {
         }
         Err(DemoError::Memory { nodes: self.nodes, size: self.size, needed, available }.into())
     }
+}
+
+/// The name of the congestion control that suits loopback, where nothing is gained by pacing. BBR moves 4.8 GB/s there and
+/// cubic 6.8.
+fn cubic() -> Option<String> {
+    let offered = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control").ok()?;
+    offered.split_whitespace().find(|name| *name == "cubic").map(str::to_owned)
 }
 
 /// Verified bytes of the chunks in the memory of all nodes together.

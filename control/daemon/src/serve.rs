@@ -185,6 +185,7 @@ fn engine_config(settings: &Settings, identity: &Identity) -> engine::Config {
         // A single shard is better placed by the scheduler, and this thread needs a core as well.
         pin_to_cores: settings.cores > 1 && available > usize::from(settings.cores),
         memory_bytes: settings.max_memory,
+        prefault: settings.prefault,
         congestion_control: settings.congestion_control.clone(),
         corrupt_one_in: settings.corrupt_one_in,
     }

@@ -41,6 +41,8 @@ pub struct Settings {
     pub rack: String,
     /// What proves that a peer belongs to the cluster; the empty token when there is none.
     pub token: Token,
+    /// Whether to take all memory from the machine at the start.
+    pub prefault: bool,
     /// TCP congestion control of data connections, or the system's own.
     pub congestion_control: Option<String>,
     /// Whether the node stops when the process that started it is gone.
@@ -84,6 +86,10 @@ pub struct Flags {
     /// Listen beyond this machine without a token [env: SHOAL_INSECURE]
     #[arg(long)]
     pub insecure: bool,
+    /// Take all of --max-memory from the machine at the start, so that no later write waits for it
+    /// [env: SHOAL_PREFAULT]
+    #[arg(long)]
+    pub prefault: bool,
     /// TCP congestion control of data connections, such as cubic or bbr [env: SHOAL_CONGESTION_CONTROL]
     #[arg(long, value_name = "NAME")]
     pub congestion_control: Option<String>,
@@ -198,6 +204,7 @@ struct Given {
     rack: Option<String>,
     token_file: Option<PathBuf>,
     insecure: Option<bool>,
+    prefault: Option<bool>,
     congestion_control: Option<String>,
     #[serde(skip)]
     config: Option<PathBuf>,
@@ -216,6 +223,7 @@ impl Given {
             rack: flags.rack,
             token_file: flags.token_file,
             insecure: flags.insecure.then_some(true),
+            prefault: flags.prefault.then_some(true),
             congestion_control: flags.congestion_control,
             config: flags.config,
         }
@@ -223,8 +231,7 @@ impl Given {
 
     fn from_environment(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let cores = environment("SHOAL_CORES").map(|text| parse_count("SHOAL_CORES", &text)).transpose()?;
-        let insecure =
-            environment("SHOAL_INSECURE").map(|text| parse_switch("SHOAL_INSECURE", &text)).transpose()?;
+        let switch = |name| environment(name).map(|text| parse_switch(name, &text)).transpose();
         Ok(Self {
             data_dir: environment("SHOAL_DATA_DIR").map(PathBuf::from),
             listen: environment("SHOAL_LISTEN"),
@@ -235,7 +242,8 @@ impl Given {
             name: environment("SHOAL_NAME"),
             rack: environment("SHOAL_RACK"),
             token_file: environment("SHOAL_TOKEN_FILE").map(PathBuf::from),
-            insecure,
+            insecure: switch("SHOAL_INSECURE")?,
+            prefault: switch("SHOAL_PREFAULT")?,
             congestion_control: environment("SHOAL_CONGESTION_CONTROL"),
             config: environment("SHOAL_CONFIG").map(PathBuf::from),
         })
@@ -261,6 +269,7 @@ impl Given {
             rack: self.rack.or(next.rack),
             token_file: self.token_file.or(next.token_file),
             insecure: self.insecure.or(next.insecure),
+            prefault: self.prefault.or(next.prefault),
             congestion_control: self.congestion_control.or(next.congestion_control),
             config: self.config.or(next.config),
         }
@@ -287,6 +296,7 @@ impl Given {
             name: check_name(self.name.unwrap_or_else(host_name))?,
             rack: self.rack.unwrap_or_default(),
             token: token.unwrap_or_else(|| Token::new("")),
+            prefault: self.prefault.unwrap_or(false),
             congestion_control: self.congestion_control.map(check_congestion_control).transpose()?,
             exit_with_parent: false,
             corrupt_one_in: 0,

@@ -29,6 +29,8 @@ pub struct Config {
     pub pin_to_cores: bool,
     /// Bytes of the arena.
     pub memory_bytes: u64,
+    /// Whether to take the arena's memory from the machine at the start, rather than as it is first written.
+    pub prefault: bool,
     /// TCP congestion control of data connections, or the system's own when `None`.
     pub congestion_control: Option<String>,
     /// For tests: one in so many pieces leaves this node with a flipped bit. Zero is never.
@@ -41,6 +43,16 @@ pub enum StartError {
     /// No arena.
     #[error(transparent)]
     Arena(#[from] memory::ArenaError),
+    /// The machine has not as much memory as the arena takes.
+    #[error(
+        "cannot take {size} bytes of memory at once: {source}; try a smaller --max-memory, or no --prefault"
+    )]
+    Prefault {
+        /// Bytes of the arena.
+        size: u64,
+        /// What failed.
+        source: std::io::Error,
+    },
     /// The data directory cannot be used.
     #[error("cannot use the data directory {path}: {source}; choose another --data-dir")]
     DataDir {

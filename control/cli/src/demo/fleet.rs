@@ -127,7 +127,7 @@ impl Process {
             "--name",
             &name,
         ]);
-        command.arg("--max-memory").arg(plan.memory_bytes.to_string());
+        command.arg("--max-memory").arg(plan.memory_bytes.to_string()).arg("--prefault");
         command.arg("--data-dir").arg(&folder);
         command.args(join.map(|address| ["--join", address]).into_iter().flatten());
         command

@@ -36,6 +36,9 @@ pub(crate) fn start(config: Config) -> Result<Started, StartError> {
     std::fs::create_dir_all(&config.data_dir).map_err(data_dir)?;
     let (store, found) = ChunkStore::open(&config.data_dir).map_err(data_dir)?;
     let arena = Arena::new(config.memory_bytes, config.shards)?;
+    if config.prefault {
+        arena.prefault().map_err(|source| StartError::Prefault { size: arena.size(), source })?;
+    }
     let findings = findings(&arena, &store, found.len());
 
     // What stands in these channels is bounded by who sends: each asker waits for its answer, and each connection,

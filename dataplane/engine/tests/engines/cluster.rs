@@ -33,6 +33,7 @@ pub fn config(directory: &Path, node: u64, shards: u16, memory_bytes: u64) -> Co
         shards,
         pin_to_cores: false,
         memory_bytes,
+        prefault: false,
         congestion_control: None,
         corrupt_one_in: 0,
     }
