@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flow::limits::HANDSHAKE_BODY_MAX;
 use flow::wire::frame::HEADER_LENGTH;
-use flow::wire::handshake::{self, HandshakeError, Hello, Role, Token, Welcome};
+use flow::wire::handshake::{self, HandshakeError, Hello, Refuse, Role, Token, Welcome};
 use flow::wire::{Header, Message};
 
 use crate::socket::Socket;
@@ -39,8 +39,12 @@ pub(crate) fn connect(address: &Address, token: &Token) -> Result<Welcomed, Clie
         Message::Challenge(challenge) => challenge,
         other => return Err(refusal(other).map_or_else(connect_error, handshake_error)),
     };
-    let proof = handshake::prove(&hello, &challenge, token).map_err(handshake_error)?;
-    steps.send(proof.into()).map_err(connect_error)?;
+    let proof = handshake::prove(&hello, &challenge, token);
+    if let Err(error) = &proof {
+        // The node's log shall say why nobody came in; when it cannot be told, the error here says it all the same.
+        let _ = steps.send(Refuse { reason: error.to_string() }.into());
+    }
+    steps.send(proof.map_err(handshake_error)?.into()).map_err(connect_error)?;
     let welcome = match steps.receive().map_err(connect_error)? {
         Message::Welcome(welcome) => welcome,
         other => return Err(refusal(other).map_or_else(connect_error, handshake_error)),
