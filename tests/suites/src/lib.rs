@@ -1,1 +1,20 @@
 //! Conformance, cluster and crash suites over real processes.
+//!
+//! What the suites in `tests/` share: nodes and clusters of the `shoal` binary, its command line, and trees of files to
+//! put and to compare. A failed expectation panics, since the callers are tests; whatever was started or written is
+//! gone when its value is dropped, after a panic too.
+
+mod binary; // the program under test
+mod cluster; // a head and its members
+mod command; // one call of the command line
+mod node; // one `shoal serve`
+mod noise; // bytes that look random and are the same each time
+mod portrait; // what a tree is, for comparison
+mod wait; // conditions that come true after a while
+
+pub use cluster::Cluster;
+pub use command::{Outcome, Running, Shoal, shoal};
+pub use node::{Node, Setup, Signal};
+pub use noise::{Noise, noise, write_noise};
+pub use portrait::{Portrait, assert_same_tree};
+pub use wait::{holds, until};

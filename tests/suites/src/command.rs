@@ -1,0 +1,225 @@
+//! One call of the command line.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::binary;
+use crate::node::{Node, Signal, send};
+
+/// Longest that a call may take before it counts as hanging.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Time between two looks at whether a call has ended.
+const TICK: Duration = Duration::from_millis(4);
+
+/// Runs the command line against a node's local socket and waits for its end.
+pub fn shoal<Word: AsRef<OsStr>>(node: &Node, words: impl IntoIterator<Item = Word>) -> Outcome {
+    Shoal::at(node).args(words).run()
+}
+
+/// A call of the command line that is put together word by word.
+pub struct Shoal {
+    command: Command,
+    input: Option<Box<dyn Read + Send>>,
+}
+
+impl Shoal {
+    /// A call that talks to this node over its local socket.
+    pub fn at(node: &Node) -> Self {
+        let mut call = Self::alone();
+        call.command.env("SHOAL_NODE", node.socket());
+        call
+    }
+
+    /// A call that talks to no node, or to one that its words name.
+    pub fn alone() -> Self {
+        Self { command: binary::command(&[]), input: None }
+    }
+
+    /// Adds a word.
+    pub fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
+        self.command.arg(word);
+        self
+    }
+
+    /// Adds words.
+    pub fn args<Word: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = Word>) -> Self {
+        self.command.args(words);
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs in this directory.
+    pub fn directory(mut self, path: &Path) -> Self {
+        self.command.current_dir(path);
+        self
+    }
+
+    /// Gives it these bytes on standard input; otherwise that is empty.
+    pub fn input(mut self, bytes: impl Read + Send + 'static) -> Self {
+        self.input = Some(Box::new(bytes));
+        self
+    }
+
+    /// Runs it to its end. Panics when that does not come within three minutes.
+    pub fn run(self) -> Outcome {
+        self.start().wait()
+    }
+
+    /// Starts it and returns while it runs.
+    pub fn start(mut self) -> Running {
+        let words: Vec<_> = self.command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        self.command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().expect("the shoal binary starts");
+        if let (Some(mut bytes), Some(mut stdin)) = (self.input, child.stdin.take()) {
+            // A command that has failed does not read its input to the end.
+            thread::spawn(move || std::io::copy(&mut bytes, &mut stdin).and_then(|_| stdin.flush()));
+        }
+        let stdout = collect(child.stdout.take());
+        let stderr = collect(child.stderr.take());
+        Running { child, words: words.join(" "), stdout: Some(stdout), stderr: Some(stderr) }
+    }
+}
+
+fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut stream) = stream {
+            // What was read before an error is still worth seeing.
+            let _ = stream.read_to_end(&mut bytes);
+        }
+        bytes
+    })
+}
+
+/// A call that runs. Dropping it kills it.
+pub struct Running {
+    child: Child,
+    words: String,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl Running {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        send(&self.child, signal);
+    }
+
+    /// Whether it has not ended yet.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end. Panics when that does not come within three minutes.
+    pub fn wait(mut self) -> Outcome {
+        let begin = Instant::now();
+        let status = loop {
+            match self.child.try_wait().expect("a child can be waited for") {
+                Some(status) => break status,
+                None => assert!(begin.elapsed() < LIMIT, "`shoal {}` hangs", self.words),
+            }
+            thread::sleep(TICK);
+        };
+        let take = |bytes: Option<JoinHandle<Vec<u8>>>| {
+            bytes.and_then(|bytes| bytes.join().ok()).unwrap_or_default()
+        };
+        let (stdout, stderr) = (take(self.stdout.take()), take(self.stderr.take()));
+        Outcome { words: std::mem::take(&mut self.words), code: status.code(), stdout, stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    words: String,
+    /// The exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// All of standard output.
+    pub stdout: Vec<u8>,
+    /// All of standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Outcome {
+    /// Panics unless it succeeded.
+    #[track_caller]
+    pub fn success(self) -> Self {
+        self.exits(0)
+    }
+
+    /// Panics unless it ended with this exit code.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert!(
+            self.code == Some(code),
+            "`shoal {}` ended with {:?} in place of {code}\n{}{}",
+            self.words,
+            self.code,
+            self.error(),
+            String::from_utf8_lossy(&self.stdout[..self.stdout.len().min(4096)]),
+        );
+        self
+    }
+
+    /// Panics unless standard error has this text in it.
+    #[track_caller]
+    pub fn tells(self, text: &str) -> Self {
+        assert!(
+            self.error().contains(text),
+            "`shoal {}` does not say '{text}':\n{}",
+            self.words,
+            self.error()
+        );
+        self
+    }
+
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    pub fn error(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// What `--json` printed on standard output.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        self.parse(&self.stdout)
+    }
+
+    /// What `--json` printed about a failure on standard error.
+    #[track_caller]
+    pub fn error_json(&self) -> Value {
+        self.parse(&self.stderr)
+    }
+
+    #[track_caller]
+    fn parse(&self, bytes: &[u8]) -> Value {
+        serde_json::from_slice(bytes).unwrap_or_else(|error| {
+            let text = String::from_utf8_lossy(bytes);
+            panic!("`shoal {}` printed no JSON ({error}):\n{text}\n{}", self.words, self.error())
+        })
+    }
+}

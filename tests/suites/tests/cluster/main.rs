@@ -1,0 +1,18 @@
+//! Clusters of real nodes: what they do together, and what they do when some of them fail.
+#![allow(clippy::unwrap_used)]
+
+mod broadcast; // one key on its way to several nodes
+
+mod everywhere; // every node answers for the whole cluster
+mod loss; // nodes that die while they send or receive
+mod versions; // keys that change while they are read
+
+mod damage; // bytes that are not what they were
+mod placement; // chunks that operators move
+mod restart; // the head and the trackers go away and come back
+
+mod door; // who is let in, and what strangers get
+mod joining; // nodes that cannot become members
+
+mod bench; // benchmarks of a running cluster
+mod demo; // the demonstration
