@@ -161,8 +161,8 @@ impl Demo {
     }
 }
 
-/// The name of the congestion control that suits loopback, where nothing is gained by pacing. BBR moves 4.8 GB/s there and
-/// cubic 6.8.
+/// The name of the congestion control that suits loopback, where nothing is gained by pacing: BBR moves 4.8 GB/s there
+/// and cubic 6.8.
 fn cubic() -> Option<String> {
     let offered = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control").ok()?;
     offered.split_whitespace().find(|name| *name == "cubic").map(str::to_owned)

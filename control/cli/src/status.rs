@@ -1,5 +1,7 @@
 //! `shoal status`
 
+use std::collections::BTreeMap;
+
 use flow::wire::control::{NodeRecord, NodeState};
 use flow::wire::session::Status as NodeStatus;
 use serde::Serialize;
@@ -15,14 +17,15 @@ use crate::{amount, output};
 Examples:
   shoal status
   shoal status --node 10.0.0.2:9015
-  shoal status --json | jq .node.memory_used")]
+  shoal status --json | jq .counters.bytes_sent")]
 pub struct Status {}
 
 /// The node's own status and the members, as `--json` prints them.
 #[derive(Serialize)]
 struct Report {
-    #[serde(flatten)]
-    status: NodeStatus,
+    node: NodeRecord,
+    findings: BTreeMap<String, String>,
+    counters: BTreeMap<String, u64>,
     nodes: Vec<NodeRecord>,
 }
 
@@ -33,7 +36,9 @@ impl Status {
         let status = client.status()?;
         let nodes = client.nodes()?.nodes;
         if global.json {
-            return output::json(&Report { status, nodes });
+            let NodeStatus { node, findings, counters } = status;
+            let (findings, counters) = (BTreeMap::from_iter(findings), BTreeMap::from_iter(counters));
+            return output::json(&Report { node, findings, counters, nodes });
         }
         output::text(&describe(&status, &nodes))
     }

@@ -145,7 +145,8 @@ impl fmt::Display for Report {
              - shoal: {nodes}, each a process, fetching at once, from the first request until the last piece is in memory\n  \
              and checked by CRC-64; digests are compared afterwards, outside the time;\n\
              - plain TCP: one process that sends the same to {threads} at once, one connection each, from memory\n  \
-             to memory that was touched before, without any checksum.\n\
+             to memory, without any checksum.\n\
+             Both write to memory whose pages were there before.\n\
              All nodes share this machine's processors and memory, which set the pace; between machines, one sender's\n\
              network link would hold the plain copies back, and a swarm has the links of all nodes.",
             self.congestion_control
