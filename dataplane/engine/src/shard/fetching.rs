@@ -108,16 +108,28 @@ impl Shard {
         outcome
     }
 
-    /// Fetches a piece again that turned out to be damaged here.
+    /// Fetches pieces again that turned out to be damaged here. A fetch that is under way believes them to be here and
+    /// goes on; when it ends, this is asked again.
     pub(super) fn mend(self: &Rc<Self>, replica: &Rc<Replica>) {
         if replica.descriptor.get().is_some() && !replica.is_complete() {
-            let fetching = self.fetches.borrow().get(&replica.id).cloned();
-            match fetching {
-                // The fetch under way believes the piece to be here; it is started anew when that one has ended.
-                Some(_) => {}
-                None => drop(self.start_fetch(replica, Device::Dram)),
-            }
+            drop(self.start_fetch(replica, Device::Dram));
         }
+    }
+
+    /// Ends a fetch that nobody waits for any more. What has arrived in memory stays until that is wanted.
+    pub(super) fn end_fetch_if_unwanted(self: &Rc<Self>, replica: &Rc<Replica>) {
+        let fetching = self.fetches.borrow().get(&replica.id).cloned();
+        let Some(fetching) = fetching.filter(|fetching| !fetching.finishing.get()) else { return };
+        let unwanted = fetching.waiters.borrow().iter().all(flume::Sender::is_disconnected);
+        if !unwanted || replica.readers.get() > 0 || replica.is_durable_in_part() {
+            return;
+        }
+        {
+            let mut state = replica.state.borrow_mut();
+            state.file = None;
+            (0..replica.geometry.pieces()).for_each(|piece| state.lose_nvme(piece));
+        }
+        self.end_fetch(&fetching, Err(self.fetch_failure(replica)));
     }
 
     /// Looks after deadlines, and after fetches that nobody helps.
@@ -159,7 +171,7 @@ impl Shard {
     }
 
     /// Pieces that there is memory for. None before the checksums are known.
-    fn free_slots(&self, fetching: &Fetching) -> usize {
+    fn free_slots(self: &Rc<Self>, fetching: &Fetching) -> usize {
         if fetching.replica.descriptor.get().is_none() {
             return 0;
         }
@@ -378,19 +390,32 @@ impl Shard {
     }
 
     /// Ends a fetch and tells everybody who waits for it.
-    pub(super) fn end_fetch(&self, fetching: &Rc<Fetching>, outcome: Result<ChunkFetched, EngineError>) {
+    pub(super) fn end_fetch(
+        self: &Rc<Self>,
+        fetching: &Rc<Fetching>,
+        outcome: Result<ChunkFetched, EngineError>,
+    ) {
         fetching.finishing.set(true);
-        self.fetches.borrow_mut().remove(&fetching.replica.id);
+        let replica = &fetching.replica;
+        self.fetches.borrow_mut().remove(&replica.id);
         fetching.leases.borrow_mut().clear();
-        if outcome.is_ok() {
-            self.tell(Event::Holding { chunk: fetching.replica.id, holding: Holding::Complete });
+        let holding = match replica.state.borrow().have.count() {
+            0 => Holding::None,
+            count if count == replica.geometry.pieces() => Holding::Complete,
+            _ => Holding::Partial,
+        };
+        self.tell(Event::Holding { chunk: replica.id, holding });
+        if holding == Holding::None {
+            self.replicas.borrow_mut().remove(&replica.id);
+        } else if holding == Holding::Partial && outcome.is_ok() {
+            self.mend(replica);
         }
         fetching.waiters.take().into_iter().for_each(|waiter| drop(waiter.send(outcome.clone())));
         fetching.replica.last_used.set(self.number());
         fetching.replica.changed.notify();
     }
 
-    fn give_up_if_idle(&self, fetching: &Rc<Fetching>) {
+    fn give_up_if_idle(self: &Rc<Self>, fetching: &Rc<Fetching>) {
         let now = self.now();
         let busy = !fetching.leases.borrow().is_empty() || fetching.arriving.get() > 0;
         if busy || fetching.finishing.get() || !fetching.ready.get() {

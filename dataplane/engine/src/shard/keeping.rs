@@ -18,7 +18,7 @@ use crate::{EngineError, Event};
 /// Memory freed at once when some is wanted, so that the search for it is paid rarely.
 const EVICT_BYTES: u64 = 32 << 20;
 /// Pieces on their way to NVMe at once when a replica is copied there.
-const COPIES_AT_ONCE: usize = 8;
+const COPIES_AT_ONCE: u32 = 8;
 
 impl Shard {
     /// Brings a replica here, onto `device`.
@@ -52,13 +52,6 @@ impl Shard {
             return Ok(());
         }
         self.give_file(replica).await?;
-        for piece in 0..replica.geometry.pieces() {
-            if !replica.state.borrow().on_nvme.contains(piece) {
-                let lease = self.piece(replica, piece).await?;
-                self.store_piece(replica, piece, lease);
-            }
-            self.settle_writes(replica, COPIES_AT_ONCE as u32).await?;
-        }
         self.publish_replica(replica).await
     }
 
@@ -76,8 +69,20 @@ impl Shard {
         Ok(())
     }
 
-    /// Gives the file of a replica its name once every piece is in it.
+    /// Brings every piece of a complete replica into its file, and gives the file its name. Without a file there is
+    /// nothing to do.
     pub(super) async fn publish_replica(self: &Rc<Self>, replica: &Rc<Replica>) -> Result<(), EngineError> {
+        if replica.state.borrow().file.is_none() {
+            return Ok(());
+        }
+        self.settle_writes(replica, 0).await?;
+        for piece in 0..replica.geometry.pieces() {
+            if !replica.state.borrow().on_nvme.contains(piece) {
+                let lease = self.piece(replica, piece).await?;
+                self.store_piece(replica, piece, lease);
+                self.settle_writes(replica, COPIES_AT_ONCE).await?;
+            }
+        }
         self.settle_writes(replica, 0).await?;
         let temporary = {
             let mut state = replica.state.borrow_mut();
@@ -176,7 +181,7 @@ impl Shard {
     }
 
     /// Removes a replica with nothing in it and tells everybody what is left of it.
-    fn forget_if_empty(&self, replica: &Rc<Replica>) {
+    fn forget_if_empty(self: &Rc<Self>, replica: &Rc<Replica>) {
         let left = replica.state.borrow().have.count();
         if left == 0 {
             let fetching = self.fetches.borrow().get(&replica.id).cloned();
@@ -197,7 +202,7 @@ impl Shard {
 
     /// Frees at least `wanted` bytes if that is possible without losing what is pinned, read or not yet whole; gives
     /// the bytes freed. Copies of what is on NVMe go first, then volatile chunks, the longest unused first.
-    pub(super) fn evict(&self, wanted: u64) -> u64 {
+    pub(super) fn evict(self: &Rc<Self>, wanted: u64) -> u64 {
         let wanted = wanted.max(EVICT_BYTES);
         let mut freed = self.evict_from_writings(wanted);
         let mut replicas: Vec<_> = self.replicas.borrow().values().cloned().collect();

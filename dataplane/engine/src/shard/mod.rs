@@ -124,7 +124,7 @@ impl Shard {
     }
 
     /// Ends everything that waits for others.
-    fn stop(&self) {
+    fn stop(self: &Rc<Self>) {
         self.close_all_connections();
         let fetches: Vec<_> = self.fetches.borrow().values().cloned().collect();
         fetches.iter().for_each(|fetching| self.end_fetch(fetching, Err(EngineError::Stopping)));

@@ -162,7 +162,7 @@ impl Shard {
     }
 
     /// Leases memory if there is any, or can be at once.
-    pub(super) fn try_acquire(&self, length: u32) -> Option<Lease> {
+    pub(super) fn try_acquire(self: &Rc<Self>, length: u32) -> Option<Lease> {
         loop {
             if let Some(lease) = self.arena.lease(self.index, length) {
                 return Some(lease);

@@ -72,10 +72,11 @@ impl Shard {
         Ok(())
     }
 
-    pub(super) fn close(&self, handle: u64) -> Result<(), EngineError> {
+    pub(super) fn close(self: Rc<Self>, handle: u64) -> Result<(), EngineError> {
         if let Some(reading) = self.readings.borrow_mut().remove(&handle) {
             reading.replica.readers.set(reading.replica.readers.get() - 1);
             reading.replica.changed.notify();
+            self.end_fetch_if_unwanted(&reading.replica);
         }
         Ok(())
     }

@@ -123,6 +123,11 @@ impl Replica {
         state.on_nvme.is_full() && matches!(state.file, Some(ReplicaFile::Published(_)))
     }
 
+    /// Whether there is a file under its name, be it damaged here and there.
+    pub(super) fn is_durable_in_part(&self) -> bool {
+        matches!(self.state.borrow().file, Some(ReplicaFile::Published(_)))
+    }
+
     pub(super) fn record(&self, node: NodeId, fetching: bool) -> ReplicaRecord {
         let state = self.state.borrow();
         ReplicaRecord {

@@ -184,7 +184,7 @@ impl Shard {
     }
 
     /// For tests of what happens to damaged pieces: flips a bit in a copy of one in so many.
-    fn perhaps_corrupted(&self, lease: SharedLease) -> SharedLease {
+    fn perhaps_corrupted(self: &Rc<Self>, lease: SharedLease) -> SharedLease {
         let (one_in, number) = (u64::from(self.config.corrupt_one_in), self.pieces_queued.get());
         self.pieces_queued.set(number + 1);
         if one_in == 0 || !number.is_multiple_of(one_in) {

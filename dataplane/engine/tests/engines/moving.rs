@@ -81,3 +81,36 @@ fn damage_on_disk_is_mended_from_another_engine() {
     assert_eq!(cluster.faults().len(), 1);
     cluster.stop();
 }
+
+#[test]
+fn a_fetch_that_nobody_wants_any_more_ends() {
+    let cluster = Cluster::new(&[1, 1], 64 << 20);
+    let chunk = put(cluster.handle(1), &bytes(1, 3 << 20), false).unwrap();
+    block_on(cluster.handle(1).drop_replica(chunk.id, None, false)).unwrap();
+    block_on(async {
+        let handle = cluster.handle(2);
+        let reading = handle.open(chunk).await.unwrap().handle;
+        assert!(handle.replicas(Some(chunk.id)).await.unwrap()[0].fetching);
+        handle.close(reading).await.unwrap();
+        assert_eq!(handle.replicas(Some(chunk.id)).await, Ok(vec![]));
+    });
+    cluster.stop();
+}
+
+#[test]
+fn what_was_in_memory_before_reaches_the_file_too() {
+    let cluster = Cluster::new(&[1, 1], 64 << 20);
+    let content = bytes(1, 24 << 20);
+    let chunk = put(cluster.handle(1), &content, true).unwrap();
+    block_on(async {
+        let handle = cluster.handle(2);
+        let reading = handle.open(chunk).await.unwrap().handle;
+        handle.next(reading, 0, chunk.geometry.pieces(), 1).await.unwrap();
+        handle.close(reading).await.unwrap();
+        handle.fetch(chunk, Device::Nvme).await.unwrap();
+        assert_eq!(handle.replicas(Some(chunk.id)).await.unwrap()[0].nvme_pieces, 24);
+        assert_eq!(handle.drop_replica(chunk.id, Some(Device::Dram), false).await, Ok(true));
+        assert_eq!(handle.verify(chunk.id).await, Ok(chunk.id));
+    });
+    cluster.stop();
+}
