@@ -20,7 +20,7 @@ use crate::replies::Replies;
 use crate::{dial, service, session};
 
 /// Handshakes at once; more connections wait to be accepted.
-const HANDSHAKES_AT_ONCE: usize = 256;
+const HANDSHAKES_AT_ONCE: usize = 1024;
 /// How long an unknown node may take to become a member, when it dials before this node has heard of it.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
 /// Rest after accepting has failed, as it does when the process has no descriptors left.

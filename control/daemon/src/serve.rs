@@ -77,6 +77,7 @@ fn start_log() {
 }
 
 fn run(settings: Settings) -> Result<(), ServeError> {
+    allow_many_files();
     let data_dir = DataDir::open(&settings.data_dir)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build()?;
@@ -85,6 +86,16 @@ fn run(settings: Settings) -> Result<(), ServeError> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     data_dir.clear_traces();
     ended
+}
+
+/// Every connection and every open chunk file is a descriptor, and the usual limit of 1024 is a convention of shells.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Sockets that are bound and not yet served.
@@ -191,7 +202,7 @@ fn engine_config(settings: &Settings, identity: &Identity) -> engine::Config {
     }
 }
 
-fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> Result<Node, ServeError> {
+pub(crate) fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> io::Result<Node> {
     let handle = engine.handle().clone();
     let arena = handle.arena();
     let mapping = memory::Mapping::map_shared(arena.read_write_fd(), arena.size(), true)?;

@@ -130,3 +130,6 @@ async fn answer(session: &Arc<Session>, request: u64, message: Message) -> Resul
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,13 +21,18 @@ use crate::node::Node;
 use crate::{failure, peers};
 
 /// News for trackers is gathered for so long, so that one message carries many.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(5);
+/// Pauses before a tracker that knew no source is asked again.
+const SECOND_THOUGHTS: [Duration; 3] =
+    [Duration::from_millis(5), Duration::from_millis(20), Duration::from_millis(50)];
 /// How long a tracker may take to answer before the other one is asked.
 const TRACKER_TIMEOUT: Duration = Duration::from_secs(1);
 /// All holdings are announced again so often, in case a tracker has lost what it heard.
 const REFRESH: Duration = Duration::from_secs(30);
 /// The first time after the node's start, when all trackers have surely heard that it started again.
 const FIRST_REFRESH: Duration = Duration::from_secs(2);
+/// Chunks that are looked at before other tasks have their turn.
+const CHUNKS_AT_A_STRETCH: usize = 64;
 /// Holdings in one message.
 const HOLDINGS_PER_MESSAGE: usize = 4096;
 
@@ -72,25 +77,37 @@ pub(crate) fn announce(node: &Node, chunk: ChunkId, holding: Holding) {
 pub(crate) fn announce_moved(node: &Arc<Node>, before: Arc<View>, view: Arc<View>) {
     let node = node.clone();
     tokio::spawn(async move {
-        let Ok(replicas) = node.replicas(None).await else { return };
-        for replica in replicas {
-            let known = before.trackers(&replica.chunk.0);
-            let is_new = |tracker| {
-                !known.contains(&tracker) || before.incarnation(tracker) != view.incarnation(tracker)
-            };
-            announce_to(&node, &view, replica.chunk, holding_of(&replica), is_new);
-        }
+        let is_new = |chunk: &ChunkId, tracker| {
+            let restarted = before.incarnation(tracker) != view.incarnation(tracker);
+            restarted || !before.trackers(&chunk.0).contains(&tracker)
+        };
+        announce_all(&node, &view, is_new).await;
     });
+}
+
+/// Trackers may have dropped what this node told them: all hear it again.
+pub(crate) fn announce_anew(node: &Arc<Node>) {
+    announce_moved(node, Arc::default(), node.members.view());
 }
 
 /// Announces everything again from time to time. It never returns.
 pub(crate) async fn refresh(node: Arc<Node>) {
     tokio::time::sleep(FIRST_REFRESH).await;
     loop {
-        for replica in node.replicas(None).await.unwrap_or_default() {
-            announce(&node, replica.chunk, holding_of(&replica));
-        }
+        let view = node.members.view();
+        announce_all(&node, &view, |_, _| true).await;
         tokio::time::sleep(REFRESH).await;
+    }
+}
+
+async fn announce_all(node: &Node, view: &View, wanted: impl Fn(&ChunkId, NodeId) -> bool) {
+    for (count, replica) in node.replicas(None).await.unwrap_or_default().into_iter().enumerate() {
+        let chunk = replica.chunk;
+        announce_to(node, view, chunk, holding_of(&replica), |tracker| wanted(&chunk, tracker));
+        // Choosing trackers among thousands of nodes takes a while for thousands of chunks, and heartbeats must go on.
+        if count % CHUNKS_AT_A_STRETCH == 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -98,21 +115,40 @@ pub(crate) async fn refresh(node: Arc<Node>) {
 pub(crate) async fn deliver(node: Arc<Node>) {
     loop {
         node.trackers.news.notified().await;
-        tokio::time::sleep(GATHER).await;
         let batches = node.trackers.outbox().take(node.clock.now(), HOLDINGS_PER_MESSAGE);
         for (tracker, holdings) in batches {
             tokio::spawn(deliver_to(node.clone(), tracker, holdings));
         }
+        // The first news after a silence leaves at once, since somebody may wait for it; more of it is gathered.
+        tokio::time::sleep(GATHER).await;
     }
 }
 
-/// Answers `FindPeers`: joins the swarm at the first tracker that answers, and at the other one when the first knows
-/// nobody.
+/// Answers `FindPeers`. When nobody is known to have all of the chunk, somebody may be about to announce just that,
+/// so this asks again a few times; the engine has its first answer by then.
 pub(crate) async fn find_peers(node: Arc<Node>, chunk: ChunkId) {
+    let found = ask_trackers(&node, chunk).await;
+    let mut has_source = found.iter().any(|peer| peer.complete);
+    node.engine.peers(chunk, found);
+    for pause in SECOND_THOUGHTS {
+        if has_source {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        let found = ask_trackers(&node, chunk).await;
+        has_source = found.iter().any(|peer| peer.complete);
+        if has_source {
+            node.engine.peers(chunk, found);
+        }
+    }
+}
+
+/// Joins the swarm at the first tracker that answers, and at the other one when the first knows nobody.
+async fn ask_trackers(node: &Node, chunk: ChunkId) -> Vec<TrackerPeer> {
     let view = node.members.view();
     let mut found = Vec::new();
     for tracker in view.trackers(&chunk.0) {
-        if let Ok(peers) = join_at(&node, &view, tracker, chunk).await {
+        if let Ok(peers) = join_at(node, &view, tracker, chunk).await {
             found = peers;
         }
         found.retain(|peer| peer.node != node.id() && view.is_live(peer.node));
@@ -120,7 +156,7 @@ pub(crate) async fn find_peers(node: Arc<Node>, chunk: ChunkId) {
             break;
         }
     }
-    node.engine.peers(chunk, found);
+    found
 }
 
 /// Another node says what it holds.

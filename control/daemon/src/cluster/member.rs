@@ -41,6 +41,7 @@ pub(crate) struct Follower {
     beats: u64,
     backoff: Duration,
     before: Option<Before>,
+    heard: Instant,
 }
 
 /// Members that were known before the head started anew: until they have had the time to join it too, they count as
@@ -52,7 +53,16 @@ struct Before {
 
 impl Follower {
     pub(crate) fn new(node: Arc<Node>, head: String) -> Self {
-        Self { node, head, joined: false, complained: false, beats: 0, backoff: BACKOFF_MIN, before: None }
+        Self {
+            node,
+            head,
+            joined: false,
+            complained: false,
+            beats: 0,
+            backoff: BACKOFF_MIN,
+            before: None,
+            heard: Instant::now(),
+        }
     }
 
     /// Runs for as long as this node may be a member.
@@ -115,6 +125,11 @@ impl Follower {
             tracing::info!(head = self.head, "the head answers again");
         }
         (self.complained, self.backoff) = (false, BACKOFF_MIN);
+        if self.heard.elapsed() >= Duration::from_millis(DEAD_AFTER_MS) {
+            // For the others this node was dead for a while, and its holdings with it.
+            crate::trackers::announce_anew(&self.node);
+        }
+        self.heard = Instant::now();
         if membership.nodes.is_empty() {
             return;
         }

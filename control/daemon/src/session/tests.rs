@@ -1,0 +1,268 @@
+use flow::chunk::{ChunkId, Geometry};
+use flow::verify::{Digest, checksum_of};
+use flow::wire::Header;
+use flow::wire::frame::FLAG_MORE;
+use flow::wire::session::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::node::Seat;
+
+/// A node of its own with a client on it, until it is dropped.
+struct World {
+    node: Arc<Node>,
+    engine: Option<engine::Engine>,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    fn run<T>(test: impl AsyncFnOnce(&World) -> T) -> T {
+        let directory = tempfile::tempdir().unwrap();
+        let identity = crate::node::Identity {
+            node: 7,
+            name: "seven".into(),
+            address: "127.0.0.1:1".into(),
+            rack: String::new(),
+            shards: 1,
+            incarnation: 1,
+            token: flow::wire::handshake::Token::new(""),
+            data_dir: directory.path().to_owned(),
+        };
+        let config = engine::Config {
+            node: 7,
+            data_dir: directory.path().to_owned(),
+            shards: 1,
+            pin_to_cores: false,
+            memory_bytes: 64 << 20,
+            congestion_control: None,
+            corrupt_one_in: 0,
+            prefault: false,
+        };
+        let (engine, _events) = engine::Engine::start(config).unwrap();
+        let catalog = catalog::Catalog::open(&directory.path().join("catalog")).unwrap();
+        let seat = Seat::Head(crate::cluster::Head::new(catalog));
+        let node = Arc::new(crate::serve::assemble(identity, seat, &engine).unwrap());
+        let world = World { node, engine: Some(engine), _directory: directory };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test(&world))
+    }
+
+    fn connect(&self, bytes: Bytes) -> Client {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let (reader, writer) = tokio::io::split(theirs);
+        let serving = tokio::spawn(serve(self.node.clone(), reader, Replies::over(writer), bytes));
+        Client { stream: ours, serving }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            engine.stop();
+        }
+    }
+}
+
+struct Client {
+    stream: DuplexStream,
+    serving: JoinHandle<()>,
+}
+
+impl Client {
+    async fn send(&mut self, message: impl Into<Message>, payload: &[u8]) {
+        self.stream.write_all(&message.into().encode(0, 5)).await.unwrap();
+        self.stream.write_all(payload).await.unwrap();
+    }
+
+    async fn receive(&mut self) -> (Header, Message) {
+        let frame = frames::read(&mut self.stream, FRAME_BODY_MAX).await.unwrap().expect("an answer");
+        (frame.header, frame.message.unwrap())
+    }
+
+    async fn ask<T: TryFrom<Message, Error = Message>>(&mut self, message: impl Into<Message>) -> T {
+        self.send(message, &[]).await;
+        T::try_from(self.receive().await.1).unwrap()
+    }
+
+    async fn refusal(&mut self, message: impl Into<Message>) -> FailureCode {
+        self.ask::<Failure>(message).await.code
+    }
+
+    /// Ends the connection and waits until the node has given up what it held.
+    async fn end(self) {
+        drop(self.stream);
+        self.serving.await.unwrap();
+    }
+
+    async fn create(&mut self, size: u64) -> u64 {
+        let create = ChunkCreate { size, piece_size: 1 << 20, durable: false };
+        self.ask::<ChunkCreated>(create).await.handle
+    }
+}
+
+fn content(size: usize) -> (Vec<u8>, ChunkId) {
+    let bytes: Vec<u8> = (0..size).map(|at| (at * 7 + at / 251) as u8).collect();
+    let mut digest = Digest::default();
+    digest.update(&bytes);
+    (bytes, digest.finish())
+}
+
+/// Puts a chunk over the wire and gives what is needed to open it.
+async fn put(client: &mut Client, bytes: &[u8], id: ChunkId) -> ChunkReference {
+    let handle = client.create(bytes.len() as u64).await;
+    for (piece, part) in bytes.chunks(1 << 20).enumerate() {
+        let (piece, length, checksum) = (piece as u32, part.len() as u32, checksum_of(part));
+        client.send(PieceBytes { handle, piece, length, checksum }, part).await;
+        assert_eq!(client.receive().await.1, Done {}.into());
+    }
+    let seal = ChunkSeal { handle, id, size: bytes.len() as u64 };
+    let ChunkSealed { geometry, descriptor_digest } = client.ask(seal).await;
+    ChunkReference { id, geometry, descriptor_digest }
+}
+
+#[test]
+fn a_chunk_goes_in_and_out_over_the_wire() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::OnTheWire);
+        let (bytes, id) = content((2 << 20) + 77);
+        let chunk = put(&mut client, &bytes, id).await;
+        let ChunkOpened { handle, local_pieces } = client.ask(ChunkOpen { chunk }).await;
+        assert_eq!(local_pieces, 3);
+        let mut read = vec![0; bytes.len()];
+        let mut received = 0;
+        while received < 3 {
+            client.send(PieceNext { handle, first: 0, count: 3, limit: 2 }, &[]).await;
+            loop {
+                let (header, message) = client.receive().await;
+                let Message::PieceBytes(piece) = message else {
+                    assert_eq!(message, PieceViews { slots: Vec::new() }.into());
+                    break;
+                };
+                assert_ne!(header.flags & FLAG_MORE, 0);
+                let at = (piece.piece as usize) << 20;
+                let part = &mut read[at..at + piece.length as usize];
+                client.stream.read_exact(part).await.unwrap();
+                assert_eq!(checksum_of(part), piece.checksum);
+                received += 1;
+            }
+        }
+        assert!(read == bytes);
+        let next = PieceNext { handle, first: 0, count: 3, limit: 2 };
+        assert_eq!(client.ask::<PieceViews>(next).await.slots, []);
+        client.ask::<Done>(ChunkClose { handle }).await;
+        assert_eq!(client.refusal(ChunkClose { handle }).await, FailureCode::NotFound);
+        client.end().await;
+    });
+}
+
+#[test]
+fn a_chunk_goes_in_and_out_through_the_arena() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::InArena);
+        let (bytes, id) = content(100_000);
+        let handle = client.create(100_000).await;
+        let SlotLeased { slots } = client.ask(SlotLease { handle, first: 0, count: 1 }).await;
+        world.node.mapping.writer(slots[0].offset, bytes.len()).unwrap().copy_from_slice(&bytes);
+        let piece = FilledPiece { piece: 0, length: 100_000, checksum: checksum_of(&bytes) };
+        client.ask::<Done>(PieceFill { handle, pieces: vec![piece] }).await;
+        let sealed: ChunkSealed = client.ask(ChunkSeal { handle, id, size: 100_000 }).await;
+        let ChunkSealed { geometry, descriptor_digest } = sealed;
+        let chunk = ChunkReference { id, geometry, descriptor_digest };
+        let ChunkOpened { handle, .. } = client.ask(ChunkOpen { chunk }).await;
+        let PieceViews { slots } = client.ask(PieceNext { handle, first: 0, count: 1, limit: 9 }).await;
+        assert_eq!(world.node.mapping.read(slots[0].offset, bytes.len()), Some(&bytes[..]));
+        client.ask::<Done>(PieceRelease { handle, pieces: vec![0] }).await;
+        assert_eq!(client.ask::<ChunkVerified>(ChunkVerify { id }).await.digest, id);
+        client.end().await;
+    });
+}
+
+#[test]
+fn a_handle_is_worth_nothing_on_another_connection() {
+    World::run(async |world| {
+        let (mut owner, mut other) = (world.connect(Bytes::InArena), world.connect(Bytes::InArena));
+        let handle = owner.create(1000).await;
+        assert_eq!(other.refusal(SlotLease { handle, first: 0, count: 1 }).await, FailureCode::NotFound);
+        assert_eq!(other.refusal(ChunkAbort { handle }).await, FailureCode::NotFound);
+        assert_eq!(other.refusal(LeaseRelease { lease: 1 }).await, FailureCode::NotFound);
+        other.end().await;
+        owner.ask::<SlotLeased>(SlotLease { handle, first: 0, count: 1 }).await;
+        owner.end().await;
+    });
+}
+
+#[test]
+fn what_a_connection_holds_is_given_up_when_it_ends() {
+    World::run(async |world| {
+        let arena = world.node.engine.arena();
+        let free = arena.free_bytes();
+        let mut client = world.connect(Bytes::InArena);
+        let handle = client.create(8 << 20).await;
+        client.ask::<SlotLeased>(SlotLease { handle, first: 0, count: 8 }).await;
+        assert!(arena.free_bytes() < free);
+        client.end().await;
+        assert_eq!(arena.free_bytes(), free);
+        assert_eq!(world.node.activity.drain(std::time::Duration::from_secs(5)).await, 0);
+    });
+}
+
+#[test]
+fn bad_requests_are_refused_and_the_connection_stays() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::OnTheWire);
+        assert_eq!(
+            client.refusal(flow::wire::control::ReplicaQuery { chunk: None }).await,
+            FailureCode::Invalid
+        );
+        assert_eq!(client.refusal(SlotLease { handle: 1, first: 0, count: 1 }).await, FailureCode::Invalid);
+        let huge = ChunkCreate { size: u64::MAX, piece_size: 3, durable: false };
+        assert_eq!(client.refusal(huge).await, FailureCode::Invalid);
+        client.send(PieceBytes { handle: 9, piece: 0, length: 70_000, checksum: 0 }, &[1; 70_000]).await;
+        assert!(matches!(client.receive().await.1, Message::Failure(_)));
+        let header = Header::for_body(9999, 0, 5, b"abc");
+        client.stream.write_all(&header.encode()).await.unwrap();
+        client.stream.write_all(b"abc").await.unwrap();
+        assert!(matches!(client.receive().await.1, Message::Failure(_)));
+        client.ask::<KeyListing>(KeyList { prefix: String::new(), after: String::new(), limit: 9 }).await;
+        client.end().await;
+    });
+}
+
+#[test]
+fn a_damaged_piece_is_not_taken() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::OnTheWire);
+        let handle = client.create(1000).await;
+        client.send(PieceBytes { handle, piece: 0, length: 1000, checksum: 1 }, &[3; 1000]).await;
+        let (_, answer) = client.receive().await;
+        assert!(matches!(answer, Message::Failure(Failure { code: FailureCode::Corrupt, .. })), "{answer:?}");
+        client.ask::<Done>(ChunkAbort { handle }).await;
+        client.end().await;
+    });
+}
+
+#[test]
+fn a_payload_larger_than_a_piece_ends_the_connection() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::OnTheWire);
+        client.send(PieceBytes { handle: 1, piece: 0, length: u32::MAX, checksum: 0 }, &[]).await;
+        assert!(frames::read(&mut client.stream, FRAME_BODY_MAX).await.unwrap().is_none());
+        client.end().await;
+    });
+}
+
+#[test]
+fn a_stopping_node_begins_nothing() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::OnTheWire);
+        let (bytes, id) = content(1000);
+        let chunk = put(&mut client, &bytes, id).await;
+        world.node.activity.drain(std::time::Duration::ZERO).await;
+        let create = ChunkCreate { size: 1, piece_size: 1 << 20, durable: false };
+        assert_eq!(client.refusal(create).await, FailureCode::Draining);
+        assert_eq!(client.refusal(ChunkOpen { chunk }).await, FailureCode::Draining);
+        assert_eq!(client.refusal(ChunkFetch { chunk, device: Device::Dram }).await, FailureCode::Draining);
+        assert_eq!(Geometry::of(1000), Ok(chunk.geometry));
+        client.end().await;
+    });
+}
