@@ -84,26 +84,25 @@ impl Shard {
             }
         }
         self.settle_writes(replica, 0).await?;
-        let temporary = {
-            let mut state = replica.state.borrow_mut();
-            match state.file.take() {
-                Some(ReplicaFile::Temporary(temporary)) => temporary,
-                other => {
-                    state.file = other;
-                    let file = state.file.as_ref().map(|file| file.file().clone());
-                    drop(state);
-                    if let Some(file) = file {
-                        self.ring.sync(&file).await.0.map_err(|error| write_error(&error))?;
-                    }
-                    return Ok(());
-                }
+        let file = replica.state.borrow_mut().file.take();
+        let temporary = match file {
+            Some(ReplicaFile::Temporary(temporary)) => {
+                replica.state.borrow_mut().file = Some(ReplicaFile::Publishing(temporary.file.clone()));
+                temporary
             }
+            Some(other) => {
+                let file = other.file().clone();
+                replica.state.borrow_mut().file = Some(other);
+                return self.ring.sync(&file).await.0.map(drop).map_err(|error| write_error(&error));
+            }
+            None => return Ok(()),
         };
         let descriptor = replica.descriptor.get().ok_or(EngineError::NoChunk(replica.id))?;
         match self.publish(temporary, descriptor).await {
             Ok(file) => replica.state.borrow_mut().file = Some(ReplicaFile::Published(file)),
             Err(error) => {
                 let mut state = replica.state.borrow_mut();
+                state.file = None;
                 (0..replica.geometry.pieces()).for_each(|piece| state.lose_nvme(piece));
                 return Err(error);
             }

@@ -25,22 +25,25 @@ impl Shard {
     ) -> Result<SharedLease, EngineError> {
         loop {
             let round = replica.changed.round();
-            {
+            let (in_memory, is_on_nvme, is_mine_to_load) = {
                 let mut state = replica.state.borrow_mut();
-                if let Some(lease) = &state.dram[piece as usize] {
-                    replica.last_used.set(self.number());
-                    return Ok(lease.clone());
+                let in_memory = state.dram[piece as usize].clone();
+                let is_on_nvme = state.on_nvme.contains(piece);
+                let is_mine_to_load = in_memory.is_none() && is_on_nvme && state.loading.insert(piece);
+                (in_memory, is_on_nvme, is_mine_to_load)
+            };
+            if let Some(lease) = in_memory {
+                replica.last_used.set(self.number());
+                return Ok(lease);
+            }
+            if is_mine_to_load {
+                match self.load_into(replica, piece).await {
+                    Err(EngineError::Corrupt { .. }) => continue,
+                    other => return other,
                 }
-                if state.on_nvme.contains(piece) && state.loading.insert(piece) {
-                    drop(state);
-                    match self.load_into(replica, piece).await {
-                        Err(EngineError::Corrupt { .. }) => continue,
-                        other => return other,
-                    }
-                }
-                if !state.on_nvme.contains(piece) && !self.fetches.borrow().contains_key(&replica.id) {
-                    return Err(EngineError::Corrupt { chunk: replica.id, piece });
-                }
+            }
+            if !is_on_nvme && !self.fetches.borrow().contains_key(&replica.id) {
+                return Err(EngineError::Corrupt { chunk: replica.id, piece });
             }
             replica.changed.after(round).await;
         }

@@ -50,6 +50,8 @@ pub(super) struct State {
 
 pub(super) enum ReplicaFile {
     Temporary(TemporaryFile),
+    /// On its way to its name; readers go on.
+    Publishing(Arc<File>),
     Published(ChunkFile),
 }
 
@@ -57,6 +59,7 @@ impl ReplicaFile {
     pub(super) fn file(&self) -> &Arc<File> {
         match self {
             ReplicaFile::Temporary(temporary) => &temporary.file,
+            ReplicaFile::Publishing(file) => file,
             ReplicaFile::Published(published) => &published.file,
         }
     }
