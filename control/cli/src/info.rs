@@ -131,7 +131,7 @@ impl File {
             FileKind::Symlink { target } => ("symlink", 0, None, Some(text(target))),
         };
         File {
-            path: text(&entry.path),
+            path: if entry.path.is_empty() && kind == "directory" { ".".into() } else { text(&entry.path) },
             kind,
             size,
             mode: entry.mode,

@@ -7,13 +7,19 @@ use plan::manifest::{FileEntry, FileKind, Manifest};
 /// Directories that an entry may be below each other.
 pub(crate) const DEPTH_MAX: usize = 512;
 
-/// The numbers of the entries that are directories, each before those in it.
+/// The numbers of the entries that are directories below the root, each before those in it.
 pub(crate) fn directories_of(files: &[FileEntry]) -> Vec<usize> {
-    let is_directory = |number: &usize| files[*number].kind == FileKind::Directory;
+    let is_directory =
+        |number: &usize| files[*number].kind == FileKind::Directory && !files[*number].path.is_empty();
     let mut directories: Vec<usize> = (0..files.len()).filter(is_directory).collect();
     // What is above a path is a prefix of it, and a prefix comes first.
     directories.sort_unstable_by_key(|&number| &files[number].path);
     directories
+}
+
+/// The entry of the root itself.
+pub(crate) fn root_of(files: &[FileEntry]) -> Option<&FileEntry> {
+    files.iter().find(|file| file.kind == FileKind::Directory && file.path.is_empty())
 }
 
 /// The first entry that is deeper than can be handled.

@@ -11,8 +11,11 @@ use crate::ClientError;
 use crate::chunk_writer::{ChunkWriter, Slot};
 use crate::upload::{Full, Worker};
 
-/// Size of the chunks of a stream whose length is not known, in bytes.
-const STREAM_CHUNK_SIZE: u64 = 1 << 30;
+/// Size of the first chunk of a stream whose length is not known, in bytes. Each chunk may be twice as large as the one
+/// before, since a node sets room aside for all that a chunk may have, and a short stream must not claim much.
+const STREAM_CHUNK_SIZE_MIN: u64 = 16 << 20;
+/// Most bytes of such a chunk.
+const STREAM_CHUNK_SIZE_MAX: u64 = 1 << 30;
 
 /// Writes bytes in order into one chunk after another.
 pub(crate) struct OrderedWriter<'o, 'w, 'u> {
@@ -85,7 +88,7 @@ impl<'o, 'w, 'u> OrderedWriter<'o, 'w, 'u> {
     fn begin(&mut self) -> Result<OpenChunk<'u>, ClientError> {
         let geometry = match &mut self.sizes {
             Some(sizes) => Geometry::of(sizes.pop_front().unwrap_or_default()),
-            None => Geometry::new(STREAM_CHUNK_SIZE, PIECE_SIZE_MIN),
+            None => Geometry::new(stream_chunk_size(self.next_number), PIECE_SIZE_MIN),
         };
         let geometry = geometry.expect("bytes are cut into chunks within the limits");
         let upload = self.worker.upload();
@@ -100,6 +103,11 @@ impl<'o, 'w, 'u> OrderedWriter<'o, 'w, 'u> {
         self.next_number += 1;
         self.hasher.get_or_insert(open.hasher);
     }
+}
+
+/// Most bytes of chunk `number` of a stream whose length is not known.
+fn stream_chunk_size(number: u32) -> u64 {
+    (STREAM_CHUNK_SIZE_MIN << number.min(32)).min(STREAM_CHUNK_SIZE_MAX)
 }
 
 impl OpenChunk<'_> {

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::ClientError;
 use crate::confined::{Confined, make_directory};
 use crate::destination::Destination;
+use crate::layout::root_of;
 use crate::sink::{LONE_FILE, restore};
 
 /// Longest part of a name that a temporary name repeats, in bytes.
@@ -77,14 +78,26 @@ impl Staging {
             (Some(target), _) => self.merge(target, &path, files, directories),
             (None, Shape::Tree) => {
                 restore_directories(self.root(), files, directories, &path)?;
-                let from = self.path.join("content");
-                rename_to_nothing(&from, &path).map_err(|error| in_the_way(&path, error))
+                self.publish_tree(&path, root_of(files))
             }
             (None, Shape::File | Shape::Stream) => {
                 let from = self.path.join("content").join(OsStr::from_bytes(LONE_FILE));
                 fs::rename(from, &path).map_err(|error| in_the_way(&path, error))
             }
         }
+    }
+
+    /// Gives a tree its name. A directory that its owner may not write to cannot be moved, so the owner's permissions
+    /// come last.
+    fn publish_tree(&self, path: &Path, root: Option<&FileEntry>) -> Result<(), ClientError> {
+        let restore_root = |mode_more| {
+            let entry = root.map(|root| FileEntry { mode: root.mode | mode_more, ..root.clone() });
+            let restored = entry.map_or(Ok(()), |entry| restore(self.root(), &entry));
+            restored.map_err(|error| ClientError::file("set the permissions of", path, error))
+        };
+        restore_root(0o700)?;
+        rename_to_nothing(&self.path.join("content"), path).map_err(|error| in_the_way(path, error))?;
+        restore_root(0)
     }
 
     /// Moves each file to its place, and restores directories that were not there before.
@@ -127,7 +140,7 @@ impl Drop for Staging {
 /// Fails when a file would take a directory's place, or a directory that of something else, a link included.
 fn check_room(target: &File, path: &Path, files: &[FileEntry]) -> Result<(), ClientError> {
     let mut confined = Confined::new(target.as_fd());
-    for file in files {
+    for file in files.iter().filter(|file| !file.path.is_empty()) {
         let kind = confined.locate(&file.path).and_then(|(above, name)| {
             let stat = rustix::fs::statat(above, name, AtFlags::SYMLINK_NOFOLLOW)?;
             Ok(FileType::from_raw_mode(stat.st_mode))

@@ -61,6 +61,7 @@ impl Tree {
         let (source, metadata) = resolve(path)?;
         let mut entries = Vec::new();
         if metadata.is_dir() {
+            entries.push(Found::new(source.clone(), Vec::new(), &metadata)?);
             walk(source, Vec::new(), &mut entries)?;
             return Ok(Self { shape: Shape::Tree, entries });
         }
@@ -268,7 +269,7 @@ mod tests {
         }
         let tree = Tree::of(folder.path()).unwrap();
         let paths: Vec<_> = tree.entries.iter().map(|found| found.entry.path.as_slice()).collect();
-        assert_eq!(paths, [&b"a"[..], b"a/y", b"a/z", b"a.txt", b"b"]);
+        assert_eq!(paths, [&b""[..], b"a", b"a/y", b"a/z", b"a.txt", b"b"]);
     }
 
     #[test]

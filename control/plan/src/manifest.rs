@@ -29,7 +29,7 @@ pub struct Manifest {
 pub enum Shape {
     /// One regular file; its entry's path is its base name.
     File,
-    /// A directory; paths are relative to it.
+    /// A directory; paths are relative to it. Its own entry, if it has one, has the empty path.
     Tree,
     /// Bytes without a name or mode; the only entry's path is empty.
     Stream,
@@ -61,7 +61,7 @@ pub enum Files {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     /// Path relative to the root, as bytes: names need not be UTF-8. Components are separated by `/`; none is
-    /// empty, `.` or `..`.
+    /// empty, `.` or `..`. The path of the root itself is empty.
     pub path: Vec<u8>,
     /// What it is.
     pub kind: FileKind,
@@ -142,7 +142,7 @@ impl Manifest {
     pub fn check_files(&self, files: &[FileEntry]) -> Result<(), ManifestError> {
         let (mut size, mut file_count) = (0_u64, 0);
         for file in files {
-            check_path(&file.path, self.shape)?;
+            check_path(file, self.shape)?;
             match &file.kind {
                 FileKind::Regular { size: file_size, extents, .. } => {
                     self.check_extents(*file_size, extents)?;
@@ -251,10 +251,12 @@ fn check_tree(files: &[FileEntry]) -> Result<(), ManifestError> {
     Ok(())
 }
 
-fn check_path(path: &[u8], shape: Shape) -> Result<(), ManifestError> {
+fn check_path(file: &FileEntry, shape: Shape) -> Result<(), ManifestError> {
+    let path = file.path.as_slice();
     let fine = match shape {
         Shape::Stream => path.is_empty(),
         Shape::File => is_name(path),
+        Shape::Tree if path.is_empty() => file.kind == FileKind::Directory,
         Shape::Tree => path.split(|&byte| byte == b'/').all(is_name),
     };
     if fine { Ok(()) } else { Err(ManifestError::Path(String::from_utf8_lossy(path).into_owned())) }

@@ -92,6 +92,18 @@ fn totals_and_shapes_must_be_true() {
 }
 
 #[test]
+fn the_root_of_a_tree_may_have_an_entry() {
+    let files = vec![other("", FileKind::Directory), regular("a", 1, vec![])];
+    assert!(reread(&tree(files.clone())).is_ok());
+    let link = other("", FileKind::Symlink { target: b"/etc".to_vec() });
+    for bad in [vec![link], vec![regular("", 1, vec![])]] {
+        assert!(matches!(reread(&tree(bad.clone())), Err(ManifestError::Path(_))), "{bad:?}");
+    }
+    let twice = [files.clone(), files].concat();
+    assert!(matches!(reread(&tree(twice)), Err(ManifestError::Inconsistent(_))));
+}
+
+#[test]
 fn nothing_is_written_through_a_link_or_twice() {
     let link = || other("a", FileKind::Symlink { target: b"/etc".to_vec() });
     for bad in [
