@@ -46,10 +46,15 @@ impl KeyInfo {
 }
 
 impl Client {
-    /// Connects to a node; `token` is that of its cluster, if it has one.
+    /// Connects to a node; `token` is that of its cluster, if it has one. A local socket, which only its owner can open,
+    /// asks for none.
     pub fn connect(address: &Address, token: Option<&Token>) -> Result<Self, ClientError> {
         let empty = Token::new("");
-        Ok(Self { connection: Connection::open(address, token.unwrap_or(&empty))? })
+        let token = match address {
+            Address::Local(_) => &empty,
+            Address::Tcp(_) => token.unwrap_or(&empty),
+        };
+        Ok(Self { connection: Connection::open(address, token)? })
     }
 
     /// Name of the node.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use flow::limits::{CLIENTS_MAX, NODES_MAX};
 use flow::wire::control::NodeId;
-use flow::wire::handshake::{Role, ShardPair, Welcome};
+use flow::wire::handshake::{Role, ShardPair, Token, Welcome};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::replies::Replies;
 use crate::{dial, service, session};
 
-/// Handshakes at once; more connections wait to be accepted.
+/// Handshakes at once on each socket; more connections wait to be accepted.
 const HANDSHAKES_AT_ONCE: usize = 1024;
 /// How long an unknown node may take to become a member, when it dials before this node has heard of it.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
@@ -31,6 +31,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 pub(crate) struct Door {
     node: Arc<Node>,
     handshakes: Arc<Semaphore>,
+    local_handshakes: Arc<Semaphore>,
     clients: Arc<Semaphore>,
     controls: Arc<Semaphore>,
 }
@@ -40,6 +41,7 @@ impl Door {
         Self {
             node,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
+            local_handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
             clients: Arc::new(Semaphore::new(CLIENTS_MAX)),
             controls: Arc::new(Semaphore::new(NODES_MAX)),
         }
@@ -56,10 +58,10 @@ impl Door {
         }
     }
 
-    /// Accepts on the local socket. It never returns.
+    /// Accepts on the local socket, where strangers on the network keep nobody waiting. It never returns.
     pub(crate) async fn open_local(self, listener: UnixListener) {
         loop {
-            let Ok(permit) = self.handshakes.clone().acquire_owned().await else { return };
+            let Ok(permit) = self.local_handshakes.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => drop(tokio::spawn(self.clone().meet_local(stream, permit))),
                 Err(error) => rest(&error).await,
@@ -70,7 +72,8 @@ impl Door {
     async fn meet_local(self, mut stream: UnixStream, handshaking: OwnedSemaphorePermit) {
         let identity = &self.node.identity;
         let refused = |reason: String| tracing::warn!(reason, "a connection on the local socket was refused");
-        match handshake::accept(&mut stream, &identity.token, identity.node).await {
+        // Who can open the socket is its owner, whom the file system has made sure of; no token is asked for.
+        match handshake::accept(&mut stream, &Token::new(""), identity.node).await {
             Ok(hello) if hello.role != Role::Client => {
                 handshake::refuse(&mut stream, "the local socket serves clients alone".into()).await;
             }

@@ -183,7 +183,7 @@ fn what_is_cancelled_leaves_nothing() {
 
 #[test]
 fn what_is_no_node_is_told_apart() {
-    let node = FakeNode::local();
+    let node = FakeNode::tcp();
     let wrong = Client::connect(&node.address, Some(&Token::new("another token"))).err().unwrap();
     assert!(wrong.to_string().contains("token"), "{wrong}");
     node.join();

@@ -23,7 +23,7 @@ use plan::manifest::{ChunkEntry, Manifest};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tempfile::TempDir;
 
-/// The token that the node wants.
+/// The token that the node wants of clients over TCP.
 pub const TOKEN: &str = "a token of the test";
 /// Memory of the node, in bytes: less than the tests move.
 pub const ARENA: u64 = 48 << 20;
@@ -207,11 +207,16 @@ impl Session {
     }
 
     fn shake_hands(&self, reader: &mut impl Read) -> Option<()> {
-        let token = Token::new(TOKEN);
+        let token = Token::new(if self.arena.is_some() { "" } else { TOKEN });
         let (_, Message::Hello(hello)) = read_frame(reader)? else { panic!("no hello") };
         let challenge = handshake::challenge(&hello, &token, 5, [3; 32]).unwrap();
         self.send(&Message::from(challenge.clone()).encode(0, 0));
-        let (_, Message::Proof(proof)) = read_frame(reader)? else { panic!("no proof") };
+        let proof = match read_frame(reader)? {
+            (_, Message::Proof(proof)) => proof,
+            // The client turns away from a node with another token.
+            (_, Message::Refuse(_)) => return None,
+            (_, other) => panic!("no proof but {}", other.name()),
+        };
         if let Err(error) = handshake::check(&hello, &challenge, &proof, &token) {
             self.send(&Message::from(Refuse { reason: error.to_string() }).encode(0, 0));
             return None;
