@@ -103,12 +103,21 @@ impl Members {
     /// Whether `node` is a live member; a node that is unknown may have joined just before, so this asks and waits a
     /// little.
     pub(crate) async fn knows(&self, node: NodeId, patience: Duration) -> bool {
+        self.becomes(patience, |view| view.is_live(node)).await
+    }
+
+    /// Waits a little until this node's view is that of `epoch` or a later one.
+    pub(crate) async fn catch_up(&self, epoch: u64, patience: Duration) {
+        self.becomes(patience, |view| view.epoch >= epoch).await;
+    }
+
+    async fn becomes(&self, patience: Duration, condition: impl Fn(&View) -> bool) -> bool {
         let mut changes = self.current.subscribe();
-        if self.view().is_live(node) {
+        if condition(&self.view()) {
             return true;
         }
         self.hurry.notify_one();
-        let known = changes.wait_for(|view| view.is_live(node));
+        let known = changes.wait_for(|view| condition(view));
         matches!(tokio::time::timeout(patience, known).await, Ok(Ok(_)))
     }
 }

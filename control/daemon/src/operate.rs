@@ -25,6 +25,8 @@ use crate::{failure, keys, peers};
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node may take to carry out something small.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long it may take until this node knows the members that the head knows.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Nodes that are asked at once.
 const NODES_AT_ONCE: usize = 128;
 
@@ -47,6 +49,8 @@ pub(crate) async fn node_list(node: &Arc<Node>) -> Result<Message, Failure> {
     };
     let answer = node.peers.call(head, 0, &NodeList {}.into(), Some(REPORT_TIMEOUT)).await;
     if let Ok(Message::NodeListing(listing)) = answer {
+        // Whoever sees a node here may ask this node to act on it.
+        node.members.catch_up(listing.epoch, NEWS_TIMEOUT).await;
         return Ok(listing.into());
     }
     // Without the head this node tells what it knew last, and that the head is not there.
@@ -104,14 +108,23 @@ async fn check_unused(node: &Arc<Node>, remove: &ChunkRemove, holders: &[NodeRec
 
 /// The nodes that a request is about: the one it names, or all that have a replica.
 async fn holders(node: &Arc<Node>, id: ChunkId, name: &str) -> Result<Vec<NodeRecord>, Failure> {
-    let view = node.members.view();
     if !name.is_empty() {
-        return Ok(vec![view.named(name)?.clone()]);
+        return Ok(vec![named(node, name).await?]);
     }
+    let view = node.members.view();
     let survey = survey(node, Some(id)).await;
     let holders: Vec<NodeRecord> =
         survey.replicas.iter().filter_map(|replica| view.node(replica.node).cloned()).collect();
     if holders.is_empty() { Err(no_replica(id, &survey.silent)) } else { Ok(holders) }
+}
+
+/// The member of this name. Of one that has just joined the head may be the only one to know.
+async fn named(node: &Arc<Node>, name: &str) -> Result<NodeRecord, Failure> {
+    if let Ok(known) = node.members.view().named(name) {
+        return Ok(known.clone());
+    }
+    node_list(node).await?;
+    node.members.view().named(name).cloned()
 }
 
 fn no_replica(id: ChunkId, silent: &[String]) -> Failure {

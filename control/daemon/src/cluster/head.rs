@@ -85,9 +85,13 @@ pub(crate) fn heartbeat(node: &Arc<Node>, beat: Heartbeat) -> Result<control::Me
     Ok(head.membership_since(Some(beat.epoch)))
 }
 
-/// Takes a node out of placement.
+/// Takes a node out of placement. The head itself stays: with its chunks elsewhere it still could not be stopped.
 pub(crate) fn drain(node: &Arc<Node>, name: &str) -> Result<u64, Failure> {
     let head = head_of(node)?;
+    if name == node.identity.name {
+        let text = format!("node '{name}' is the head, without which keys can be neither read nor written");
+        return Err(failure::conflict(text, "move its chunks with `shoal chunk move`, and keep it running"));
+    }
     let drained = head.lock().drain(name);
     let drained = drained.map_err(|error| failure::not_found(error.to_string(), ""))?;
     publish(node, head);

@@ -7,15 +7,15 @@ use flow::wire::Message;
 use flow::wire::control::{NodeRecord, NodeState, ReplicaRecord};
 use flow::wire::session::*;
 
-use super::{ACTION_TIMEOUT, here, no_replica, survey};
+use super::{ACTION_TIMEOUT, here, named, no_replica, survey};
 use crate::node::Node;
 use crate::{failure, peers};
 
 /// Copies or moves a chunk. The source goes only when the copy has been read back and is right.
 pub(crate) async fn place(node: &Arc<Node>, place: ChunkPlace) -> Result<Message, Failure> {
+    let target = named(node, &place.node).await?;
+    let from = if place.from.is_empty() { None } else { Some(named(node, &place.from).await?) };
     let view = node.members.view();
-    let target = view.named(&place.node)?.clone();
-    let from = if place.from.is_empty() { None } else { Some(view.named(&place.from)?.clone()) };
     if target.state == NodeState::Draining {
         return Err(failure::draining(&target.name));
     }
