@@ -1,6 +1,9 @@
 //! Runs cargo.
 
+use std::path::PathBuf;
 use std::process::Command;
+
+use cargo_metadata::MetadataCommand;
 
 use crate::Error;
 
@@ -33,6 +36,12 @@ pub(crate) fn succeeds(command: &mut Command) -> Result<bool, Error> {
 pub(crate) fn spelled(command: &Command) -> String {
     let words = command.get_args().map(|word| word.to_string_lossy());
     std::iter::once("cargo".into()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// Where a program of the workspace is once it is built; the profile `dev` builds into `debug`.
+pub(crate) fn built(folder: &str, program: &str) -> Result<PathBuf, Error> {
+    let metadata = MetadataCommand::new().current_dir(root()).no_deps().exec()?;
+    Ok(metadata.target_directory.join(folder).join(program).into())
 }
 
 /// The folder of the workspace.

@@ -1,13 +1,10 @@
 //! Every test, on a machine that has built nothing yet.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::Stdio;
 
-use cargo_metadata::MetadataCommand;
-
 use crate::Error;
-use crate::cargo::{cargo, root, spelled, succeeds};
+use crate::cargo::{built, cargo, spelled, succeeds};
 
 pub(crate) const HELP: &str = "\
 The suites run the `shoal` binary that SHOAL_BINARY names, or else the one of the dev profile, which is built with the
@@ -21,6 +18,8 @@ Examples:
 
 /// Crates whose tests take minutes: they run whole clusters, simulated or real.
 const LONG: [&str; 2] = ["sim", "suites"];
+/// Crates whose tests run the `shoal` binary without being of its crate.
+const RUN_NODES: [&str; 2] = ["suites", "benches"];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -44,10 +43,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Error> {
     if std::env::var_os("SHOAL_BINARY").is_none() {
         // A run of the whole workspace builds the binary for the tests of its own crate. To build it apart would
         // build many dependencies twice, as they have fewer features without the rest of the workspace.
-        if !whole && passed.iter().any(|word| word == "suites") {
+        if !whole && passed.iter().any(|word| RUN_NODES.contains(&word.as_str())) {
             build_binary()?;
         }
-        command.env("SHOAL_BINARY", binary()?);
+        command.env("SHOAL_BINARY", built("debug", "shoal")?);
     }
     command.args(passed);
 
@@ -76,12 +75,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Error> {
 fn build_binary() -> Result<(), Error> {
     let mut build = cargo(&["build", "--locked", "-p", "cli", "--bin", "shoal"]);
     if succeeds(&mut build)? { Ok(()) } else { Err(Error::Failed(spelled(&build))) }
-}
-
-/// Where the `shoal` binary of the dev profile is once it is built.
-fn binary() -> Result<PathBuf, Error> {
-    let metadata = MetadataCommand::new().current_dir(root()).no_deps().exec()?;
-    Ok(metadata.target_directory.join("debug").join("shoal").into())
 }
 
 /// Tests counted over all test binaries.

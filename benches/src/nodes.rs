@@ -1,0 +1,106 @@
+//! Real nodes, in processes of their own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use client::Client;
+use suites::{Cluster, Node, Setup};
+
+use crate::conditions::Conditions;
+use crate::failure::Failure;
+use crate::interrupt::Alarm;
+
+/// Most shards of a node that has the machine to itself: what it takes unless it is told otherwise.
+const CORES_MAX: usize = 4;
+/// Memory of a node beyond the bytes that it holds: slots in flight, and room for the arena to be cut. Bytes.
+const SLACK_MIN: u64 = 64 << 20;
+
+/// Nodes that know each other, and a client at each. A signal closes the clients. Dropping it ends the nodes and
+/// removes their files.
+pub struct Nodes {
+    clients: Vec<Arc<Client>>,
+    processes: Vec<u32>,
+    _alarms: Vec<Alarm>,
+    // Last, so that the clients are closed when the nodes end.
+    _cluster: Cluster,
+}
+
+/// Bytes of memory that a node takes to hold `bytes` of chunks.
+pub fn memory_bytes(bytes: u64) -> u64 {
+    bytes + (bytes / 8).max(SLACK_MIN)
+}
+
+impl Nodes {
+    /// Starts so many nodes of one core, each with room for chunks of `bytes`.
+    pub fn start(count: usize, bytes: u64, conditions: &Conditions) -> Result<Self, Failure> {
+        Self::with(|| Cluster::start_with(count, |setup| adjust(setup, bytes, conditions)))
+    }
+
+    /// Starts one node, on all cores that it would take by itself, whose files are in the conditions' folder.
+    pub fn start_one(bytes: u64, conditions: &Conditions) -> Result<Self, Failure> {
+        let folder = tempfile::Builder::new().prefix("shoal-bench-").tempdir_in(&conditions.folder);
+        let folder = folder.map_err(Failure::system("make a folder for a node"))?;
+        let cores = thread::available_parallelism().map_or(1, usize::from).min(CORES_MAX);
+        let setup = adjust(Setup::named("n1"), bytes, conditions).flag("--cores", cores.to_string());
+        Self::with(|| Cluster { nodes: vec![setup.start_in(folder)] })
+    }
+
+    fn with(start: impl FnOnce() -> Cluster) -> Result<Self, Failure> {
+        // The harness is written for tests: it panics where something does not come up, and shows the node's log.
+        let started = catch_unwind(AssertUnwindSafe(|| {
+            let cluster = start();
+            let clients: Vec<_> = cluster.nodes.iter().map(|node| Arc::new(node.client())).collect();
+            (cluster, clients)
+        }));
+        let (cluster, clients) = started.map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Failure::Nodes(text.unwrap_or_else(|| "the harness failed".into()))
+        })?;
+        let closes = |client: &Arc<Client>| {
+            let client = Arc::downgrade(client);
+            Alarm::set(move || {
+                if let Some(client) = client.upgrade() {
+                    client.cancel();
+                }
+            })
+        };
+        let alarms = clients.iter().map(closes).collect();
+        let processes = cluster.nodes.iter().map(Node::process).collect();
+        Ok(Self { clients, processes, _alarms: alarms, _cluster: cluster })
+    }
+
+    /// The first node's client.
+    pub fn first(&self) -> &Client {
+        &self.clients[0]
+    }
+
+    /// Numbers of the nodes' processes.
+    pub fn processes(&self) -> &[u32] {
+        &self.processes
+    }
+
+    /// Does the same on all nodes but the first at once, and waits for all.
+    pub fn each_other(&self, task: impl Fn(&Client) -> Result<(), Failure> + Sync) -> Result<(), Failure> {
+        let task = &task;
+        thread::scope(|scope| {
+            let others = &self.clients[1..];
+            let threads: Vec<_> = others.iter().map(|client| scope.spawn(move || task(client))).collect();
+            // Joined one by one first: `collect` would stop at the first failure.
+            let join = |thread: thread::ScopedJoinHandle<'_, Result<(), Failure>>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            let results: Vec<Result<(), Failure>> = threads.into_iter().map(join).collect();
+            results.into_iter().collect()
+        })
+    }
+}
+
+fn adjust(setup: Setup, bytes: u64, conditions: &Conditions) -> Setup {
+    let setup = setup.memory(&memory_bytes(bytes).to_string()).switch("--prefault");
+    match &conditions.congestion_control {
+        Some(name) => setup.flag("--congestion-control", name),
+        None => setup,
+    }
+}

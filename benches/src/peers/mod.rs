@@ -1,0 +1,10 @@
+//! Programs that do the same, and what it takes to run them.
+//!
+//! Nothing else of Shoal knows them. Each is used the way that suits it best for the comparison at hand.
+
+pub mod copies; // plain TCP from one process to others
+pub mod fio; // writing a file as fast as the disk takes it
+pub mod memcpy; // copying memory within a process
+pub mod mpi; // MPI_Bcast
+
+mod program; // other people's programs, run to their end

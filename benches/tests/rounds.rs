@@ -1,0 +1,91 @@
+//! Every scenario runs with real nodes, few bytes and whatever peers are installed, and leaves nothing behind.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+fn scenarios(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scenarios"));
+    command.env("TMPDIR", folder).stdin(Stdio::null());
+    command
+}
+
+fn assert_empty(folder: &Path) {
+    let left: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn every_scenario_is_played() {
+    let (folder, results) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let mut command = scenarios(folder.path());
+    command.args(["stream", "broadcast-4", "put", "get", "--rounds", "2", "--shrink", "256", "--json"]);
+    let output = command.arg(results.path()).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&fs::read(results.path()).unwrap()).unwrap();
+    assert!(report["machine"]["processors"].as_u64().unwrap() > 0);
+    let names = |scenario: &Value, list: &str| -> Vec<String> {
+        let list = scenario[list].as_array().unwrap().iter();
+        list.map(|contender| contender["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut played = Vec::new();
+    for scenario in report["scenarios"].as_array().unwrap() {
+        assert_eq!(scenario["failed"], Value::Null, "{}", said(&output));
+        for contender in scenario["contenders"].as_array().unwrap() {
+            assert_eq!(contender["rounds"].as_array().unwrap().len(), 2);
+            assert!(contender["gigabytes_per_s"]["median"].as_f64().unwrap() > 0.0);
+        }
+        // A peer that is not installed is named; one that is installed takes part.
+        let mut all = names(scenario, "contenders");
+        all.extend(names(scenario, "left_out"));
+        played.push((scenario["name"].as_str().unwrap().to_owned(), all.join(" ")));
+    }
+    let expected = [
+        ("stream", "shoal tcp-discard tcp-keep"),
+        ("broadcast-4", "shoal tcp-star mpi-bcast mpi-pipeline"),
+        ("put", "shoal fio"),
+        ("get", "shoal memcpy"),
+    ];
+    assert_eq!(played, expected.map(|(name, contenders)| (name.to_owned(), contenders.to_owned())));
+    assert_empty(folder.path());
+}
+
+#[test]
+fn a_signal_ends_everything_that_was_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = scenarios(folder.path());
+    command.args(["stream", "--rounds", "10000", "--shrink", "256"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let begun = lines.by_ref().map_while(Result::ok).any(|line| line.contains("round 1"));
+    let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+    // Receivers hold the other end of this pipe too: it ends when all of them have.
+    let rest: Vec<_> = lines.map_while(Result::ok).collect();
+    let status = child.wait().unwrap();
+    assert!(begun, "no round was played: {rest:?}");
+    assert_eq!(status.code(), Some(128 + 15), "{rest:?}");
+    assert_empty(folder.path());
+}
+
+#[test]
+fn wrong_usage_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for words in [&["steam"][..], &["get", "--congestion-control", "no-such-control"]] {
+        let output = scenarios(folder.path()).args(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(
+            said(&output).contains("there is no scenario 'steam'") || said(&output).contains("it offers")
+        );
+    }
+    let output = scenarios(folder.path()).args(["get", "--json", "/no/such/folder/file"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+}
