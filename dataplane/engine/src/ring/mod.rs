@@ -10,6 +10,8 @@
 #![allow(unsafe_code)]
 
 mod operation;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::cell::RefCell;

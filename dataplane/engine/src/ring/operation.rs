@@ -21,7 +21,7 @@ pub(crate) const ALIGNMENT: u32 = 4096;
 
 /// An operation under way. It gives the kernel's result and what the operation worked on.
 pub(crate) struct Operation<H> {
-    ring: DataRing,
+    pub(super) ring: DataRing,
     slot: Option<u32>,
     held: PhantomData<H>,
 }

@@ -4,6 +4,8 @@
 //! are received straight into leased memory. The writer gathers what is queued into few large sends.
 
 mod reader; // frames in
+#[cfg(test)]
+mod tests;
 mod writer; // frames out
 
 use std::io;
