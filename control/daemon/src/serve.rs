@@ -239,7 +239,7 @@ fn report_findings(settings: &Settings, node: &Node) {
 async fn start(
     node: &Arc<Node>,
     events: flume::Receiver<Event>,
-    exit_with_parent: bool,
+    exit_with_parent: Option<u32>,
 ) -> Result<impl Future<Output = Result<(), ServeError>> + use<>, ServeError> {
     tokio::spawn(handle_events(node.clone(), events));
     tokio::spawn(trackers::deliver(node.clone()));
@@ -264,10 +264,10 @@ async fn start(
         }
     };
     let parent = async move {
-        if !exit_with_parent {
-            std::future::pending::<()>().await;
+        match exit_with_parent {
+            Some(parent) => parent_gone(parent).await,
+            None => std::future::pending().await,
         }
-        parent_gone().await;
     };
     Ok(async move {
         tokio::select! {
@@ -306,9 +306,10 @@ async fn count_nvme(node: Arc<Node>) {
     }
 }
 
-async fn parent_gone() {
-    let parent = rustix::process::getppid();
-    while rustix::process::getppid() == parent {
+async fn parent_gone(parent: u32) {
+    let current = || std::os::unix::process::parent_id();
+    let parent = if parent == 0 { current() } else { parent };
+    while current() == parent {
         tokio::time::sleep(PARENT_LOOK).await;
     }
     tracing::info!("the process that started this node is gone");

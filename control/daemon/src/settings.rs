@@ -45,8 +45,8 @@ pub struct Settings {
     pub prefault: bool,
     /// TCP congestion control of data connections, or the system's own.
     pub congestion_control: Option<String>,
-    /// Whether the node stops when the process that started it is gone.
-    pub exit_with_parent: bool,
+    /// The process that started the node, if the node stops when that is gone. Zero is whichever it is at the start.
+    pub exit_with_parent: Option<u32>,
     /// For tests of others' checks: one in so many pieces leaves this node with a flipped bit. Zero is never.
     pub corrupt_one_in: u32,
 }
@@ -96,9 +96,10 @@ pub struct Flags {
     /// TOML file with settings, named like the flags [env: SHOAL_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Stop when the process that started this one is gone
-    #[arg(long, hide = true)]
-    pub exit_with_parent: bool,
+    /// Stop when the process that started this one is gone; it may be so already, unless its number is given
+    #[arg(long, hide = true, value_name = "PROCESS")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    pub exit_with_parent: Option<u32>,
     /// Flip a bit in one of so many pieces that are sent, to test that receivers notice
     #[arg(long, hide = true, value_name = "COUNT")]
     pub corrupt_one_in: Option<u32>,
@@ -298,7 +299,7 @@ impl Given {
             token: token.unwrap_or_else(|| Token::new("")),
             prefault: self.prefault.unwrap_or(false),
             congestion_control: self.congestion_control.map(check_congestion_control).transpose()?,
-            exit_with_parent: false,
+            exit_with_parent: None,
             corrupt_one_in: 0,
         })
     }

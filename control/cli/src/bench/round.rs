@@ -4,7 +4,8 @@ use std::io::Cursor;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::{Client, PutOptions, Silent, Source};
+use client::{Client, ClientError, PutOptions, Silent, Source};
+use flow::limits::LIST_ENTRIES_MAX;
 use flow::wire::session::{ChunkReference, ChunkRemove};
 
 use crate::bench::BenchError;
@@ -48,8 +49,7 @@ impl<'a> Run<'a> {
     pub fn remove(&self, round: u32, chunks: &[ChunkReference]) -> Result<(), Failure> {
         self.client.remove(&self.key(round), false)?;
         for chunk in chunks {
-            let everywhere = ChunkRemove { id: chunk.id, node: String::new(), device: None, force: true };
-            self.client.remove_chunk(everywhere)?;
+            self.client.remove_chunk(everywhere(chunk))?;
         }
         Ok(())
     }
@@ -57,9 +57,24 @@ impl<'a> Run<'a> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        // After a signal the run's own connection is closed. Without the key, the nodes collect the chunks.
+        // After a signal the run's own connection is closed. What fails here the nodes collect in their own time.
         if let Ok(client) = self.global.connect_to_clean_up() {
-            let _ = client.remove(&self.prefix, true);
+            let _ = clean_up(&client, &self.prefix);
         }
     }
+}
+
+/// Removes all keys below `prefix` and their chunks.
+fn clean_up(client: &Client, prefix: &str) -> Result<(), ClientError> {
+    let keys = client.list(prefix, "", LIST_ENTRIES_MAX)?.keys;
+    let chunks = keys.iter().map(|key| client.info(&key.key)?.references()).collect::<Result<Vec<_>, _>>()?;
+    client.remove(prefix, true)?;
+    for chunk in chunks.concat() {
+        client.remove_chunk(everywhere(&chunk))?;
+    }
+    Ok(())
+}
+
+fn everywhere(chunk: &ChunkReference) -> ChunkRemove {
+    ChunkRemove { id: chunk.id, node: String::new(), device: None, force: true }
 }

@@ -117,16 +117,9 @@ impl Process {
                 command.env_remove(variable);
             }
         }
-        command.args([
-            "serve",
-            "--exit-with-parent",
-            "--listen",
-            "127.0.0.1:0",
-            "--cores",
-            "1",
-            "--name",
-            &name,
-        ]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--cores", "1", "--name", &name]);
+        // With its number the node notices even when this process is gone before the node looks.
+        command.arg(format!("--exit-with-parent={}", std::process::id()));
         command.arg("--max-memory").arg(plan.memory_bytes.to_string()).arg("--prefault");
         command.arg("--data-dir").arg(&folder);
         command.args(join.map(|address| ["--join", address]).into_iter().flatten());

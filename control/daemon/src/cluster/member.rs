@@ -93,8 +93,8 @@ impl Follower {
             Ok(Message::Failure(Failure {
                 code: FailureCode::Conflict | FailureCode::Invalid,
                 message,
-                ..
-            })) => Err(StopReason::NotTaken { head: self.head.clone(), message }),
+                hint,
+            })) => Err(StopReason::NotTaken { head: self.head.clone(), message: in_words(message, &hint) }),
             Ok(Message::Failure(failure)) => Ok(self.retry(&failure.message)),
             Ok(other) => Ok(self.retry(&format!("it answers with {}", other.name()))),
             Err(CallError::Refused { address, message }) if self.never_joined() => {
@@ -153,4 +153,8 @@ impl Follower {
     fn never_joined(&self) -> bool {
         self.node.members.view().epoch == 0
     }
+}
+
+fn in_words(message: String, hint: &str) -> String {
+    if hint.is_empty() { message } else { format!("{message}; {hint}") }
 }
