@@ -1,95 +1,133 @@
 //! One key on its way to several nodes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use client::{ChunkId, Client};
 use flow::wire::control::{NodeId, ReplicaRecord};
-use suites::{Node, Outcome, Running, Shoal, shoal, write_noise};
+use suites::{Node, Outcome, Running, Shoal, assert_same_tree, shoal, write_noise};
 use tempfile::TempDir;
 
 /// Time between two looks at how far a broadcast is. It is short, since the transfers of a test are.
 const LOOK: Duration = Duration::from_millis(2);
-/// Broadcasts that may be over before they are looked at.
+/// Broadcasts that may be too far when they are first looked at.
 const ATTEMPTS: u64 = 20;
 
-/// A key that was put on one node and is being fetched by others.
+/// A key that was put on one node and is being got on others.
 pub struct Broadcast {
     pub key: String,
     pub chunk: ChunkId,
-    /// What was put.
-    pub file: PathBuf,
-    gets: Vec<Running>,
     folder: TempDir,
+    gets: Vec<Running>,
 }
 
 impl Broadcast {
     /// Puts `size` bytes, at most one chunk, on `source`, does what `prepare` says, and begins to get them on all
     /// `receivers`. Returns when pieces have arrived, and while every receiver still lacks at least half of them.
-    pub fn catch(
-        source: &Node,
-        receivers: &[&Node],
-        size: u64,
-        prepare: impl Fn(ChunkId),
-    ) -> Self {
+    pub fn catch(source: &Node, receivers: &[&Node], size: u64, prepare: impl Fn(&Self)) -> Self {
         for attempt in 0..ATTEMPTS {
-            let broadcast = Self::begin(source, receivers, size, attempt, &prepare);
+            let mut broadcast = Self::put(source, size, attempt);
+            prepare(&broadcast);
+            broadcast.gets = receivers.iter().enumerate().map(|(at, node)| broadcast.get(at, node)).collect();
             if broadcast.is_caught(source, receivers) {
                 return broadcast;
             }
-            broadcast.end().into_iter().for_each(|(outcome, _)| drop(outcome.success()));
+            broadcast.finish().into_iter().for_each(|outcome| drop(outcome.success()));
             shoal(source, ["rm", &broadcast.key]).success();
         }
-        panic!("{ATTEMPTS} broadcasts were over before they could be looked at");
+        panic!("{ATTEMPTS} broadcasts were too far when they were first looked at");
     }
 
-    fn begin(
-        source: &Node,
-        receivers: &[&Node],
-        size: u64,
-        attempt: u64,
-        prepare: &impl Fn(ChunkId),
-    ) -> Self {
+    fn put(source: &Node, size: u64, attempt: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("original");
         let key = format!("broadcast/{attempt}");
-        write_noise(&file, size + attempt, size);
-        shoal(source, ["put", &key, "--src", file.to_str().unwrap()]).success();
+        let file = folder.path().join("original");
+        write_noise(&file, attempt, size);
+        Shoal::at(source).args(["put", &key, "--src"]).arg(file).run().success();
         let chunk = only_chunk(source, &key);
-        prepare(chunk);
-        let copy = |at: usize| folder.path().join(format!("copy-{at}"));
-        let gets = receivers.iter().enumerate();
-        let gets = gets.map(|(at, node)| Shoal::at(node).args(["get", &key, "--dest"]).arg(copy(at)).start());
-        let gets = gets.collect();
-        Self { key, chunk, file, gets, folder }
+        Self { key, chunk, folder, gets: Vec::new() }
+    }
+
+    fn get(&self, at: usize, node: &Node) -> Running {
+        Shoal::at(node).args(["get", &self.key, "--dest"]).arg(self.copy(at)).start()
     }
 
     fn is_caught(&self, source: &Node, receivers: &[&Node]) -> bool {
         let watcher = source.client();
         let receivers: Vec<NodeId> = receivers.iter().map(|node| id_of(node)).collect();
         loop {
-            let there = pieces(&watcher, self.chunk);
-            let shares = receivers.iter().filter_map(|node| there.get(node));
-            let most = shares.map(|&(held, of)| f64::from(held) / f64::from(of)).fold(0.0, f64::max);
-            if most >= 0.5 {
-                return false;
-            }
+            let there = replicas(&watcher, self.chunk);
+            let most = receivers.iter().filter_map(|node| there.get(node)).map(share).fold(0.0, f64::max);
             if most > 0.0 {
-                return true;
+                return most < 0.5;
             }
             thread::sleep(LOOK);
         }
     }
 
-    /// Waits for all gets; gives how each ended and where its copy belongs.
-    pub fn end(&self) -> Vec<(Outcome, PathBuf)> {
-        unimplemented_end(self)
+    /// Waits for all gets and gives how they ended, in the order of the receivers.
+    pub fn finish(&mut self) -> Vec<Outcome> {
+        self.gets.drain(..).map(Running::wait).collect()
     }
 
-    /// Where everything that the broadcast wrote lies.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    /// What was put.
+    pub fn original(&self) -> PathBuf {
+        self.folder.path().join("original")
     }
+
+    /// Where the copy of a receiver belongs.
+    pub fn copy(&self, at: usize) -> PathBuf {
+        self.folder.path().join(format!("copy-{at}"))
+    }
+
+    /// Gets the key once more and expects it to be what was put.
+    pub fn get_again(&self, node: &Node) {
+        let copy = self.folder.path().join("again");
+        Shoal::at(node).args(["get", &self.key, "--verify", "--dest"]).arg(&copy).run().success();
+        assert_same_tree(&self.original(), &copy);
+        std::fs::remove_file(copy).unwrap();
+    }
+
+    /// Expects the copies of these receivers, whole and right, and nothing else.
+    pub fn assert_copies(&self, arrived: &[usize]) {
+        for &at in arrived {
+            assert_same_tree(&self.original(), &self.copy(at));
+        }
+        let there = std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let there: Vec<_> = there.collect();
+        assert_eq!(there.len(), arrived.len() + 1, "{there:?}");
+    }
+}
+
+/// The only chunk of a key.
+pub fn only_chunk(node: &Node, key: &str) -> ChunkId {
+    let chunks = node.client().info(key).unwrap().references().unwrap();
+    assert_eq!(chunks.len(), 1, "{key} is in one chunk");
+    chunks[0].id
+}
+
+/// What the nodes that answer have of a chunk.
+pub fn replicas(client: &Client, chunk: ChunkId) -> BTreeMap<NodeId, ReplicaRecord> {
+    let listing = client.replicas(Some(chunk)).unwrap();
+    listing.replicas.into_iter().map(|replica| (replica.node, replica)).collect()
+}
+
+/// How much of its chunk a replica has: 1 is all.
+pub fn share(replica: &ReplicaRecord) -> f64 {
+    let held = replica.dram_pieces.max(replica.nvme_pieces);
+    f64::from(held) / f64::from(replica.geometry.pieces())
+}
+
+/// The number that names a node.
+pub fn id_of(node: &Node) -> NodeId {
+    node.client().status().unwrap().node.node
+}
+
+/// A counter of a node since it started.
+pub fn counter(node: &Node, name: &str) -> u64 {
+    let counters = node.client().status().unwrap().counters;
+    let found = counters.into_iter().find(|(counter, _)| counter == name);
+    found.unwrap_or_else(|| panic!("there is no counter {name}")).1
 }

@@ -1,0 +1,93 @@
+//! Every node answers for the whole cluster.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use suites::{Cluster, Node, Running, Shoal, assert_same_tree, holds, shoal, write_noise};
+
+#[test]
+fn eight_nodes_share_files_and_trees() {
+    let cluster = Cluster::start_with(8, |setup| setup.memory("160MB"));
+    let folder = tempfile::tempdir().unwrap();
+    let (file, tree) = (folder.path().join("file"), folder.path().join("tree"));
+    write_noise(&file, 1, (40 << 20) + 17);
+    make_tree(&tree);
+    put(&cluster.nodes[1], "shared/file", &file);
+    put(&cluster.nodes[4], "shared/tree", &tree);
+
+    for (key, original) in [("shared/file", &file), ("shared/tree", &tree)] {
+        let copy = |node: &Node| folder.path().join(format!("{}-of-{}", node.name(), &key[7..]));
+        let get = |node| Shoal::at(node).args(["get", key, "--dest"]).arg(copy(node)).start();
+        let gets: Vec<Running> = cluster.nodes.iter().map(get).collect();
+        gets.into_iter().for_each(|get| drop(get.wait().success()));
+        let below = |path: &Path| if path.is_dir() { path.join("below") } else { path.to_owned() };
+        for node in &cluster.nodes {
+            assert_same_tree(&below(original), &below(&copy(node)));
+        }
+    }
+    every_node_tells_the_same(&cluster.nodes);
+
+    // What one node removes, replaces or adds is so for all.
+    shoal(&cluster.nodes[7], ["rm", "shared/file"]).success();
+    put(&cluster.nodes[6], "shared/tree", &file);
+    put(&cluster.nodes[3], "third", &file);
+    for node in &cluster.nodes {
+        shoal(node, ["info", "shared/file"]).exits(3).tells("there is no key 'shared/file'");
+        let keys = shoal(node, ["ls", "-R", "--json"]).success().json();
+        let versions: Vec<_> =
+            keys.as_array().unwrap().iter().map(|key| (&key["key"], &key["version"])).collect();
+        assert_eq!(versions, [(&json!("shared/tree"), &json!(2)), (&json!("third"), &json!(1))]);
+    }
+}
+
+/// A small tree with something of everything. The root's own mode and time are not part of a key.
+fn make_tree(root: &Path) {
+    let root = root.join("below");
+    fs::create_dir_all(root.join("deep/er/empty")).unwrap();
+    fs::write(root.join("empty"), "").unwrap();
+    fs::write(root.join("deep/naïve name"), "some words\n").unwrap();
+    symlink("deep/naïve name", root.join("link")).unwrap();
+    for at in 0..200 {
+        fs::write(root.join(format!("deep/er/{at}")), suites::noise(at, 3 * at as usize)).unwrap();
+    }
+    write_noise(&root.join("large"), 2, 9 << 20);
+}
+
+fn put(node: &Node, key: &str, source: &Path) {
+    Shoal::at(node).args(["put", key, "--src"]).arg(source).run().success();
+}
+
+/// Whichever node is asked, the answer is the same once the last announcements have gone round.
+fn every_node_tells_the_same(nodes: &[Node]) {
+    let questions: [(&[&str], &[&str]); 4] = [
+        (&["node", "ls", "--json"], &["name", "node", "state", "head", "address", "shards"]),
+        (
+            &["chunk", "ls", "--json"],
+            &["chunk", "size", "node", "pieces", "dram_pieces", "pinned", "fetching"],
+        ),
+        (&["info", "shared/tree", "--json"], &["key", "version", "size", "file_count", "files"]),
+        (&["ls", "shared", "-l", "--json"], &["key", "version", "size", "files"]),
+    ];
+    for (words, fields) in questions {
+        holds(&format!("`shoal {}` is the same everywhere", words.join(" ")), || {
+            let ask = |node| only(&shoal(node, words).success().json(), fields);
+            let first = ask(&nodes[0]);
+            nodes[1..].iter().all(|node| ask(node) == first)
+        });
+    }
+    let members = shoal(&nodes[5], ["node", "ls", "--json"]).success().json();
+    assert_eq!(members.as_array().unwrap().len(), nodes.len());
+    let info = shoal(&nodes[2], ["info", "shared/file", "--json"]).success().json();
+    assert_eq!(info["chunks"][0]["replicas"].as_array().unwrap().len(), nodes.len(), "{info}");
+}
+
+/// The named fields of an object or of each object in a list, in an order that does not matter.
+fn only(value: &Value, fields: &[&str]) -> Vec<String> {
+    let objects = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+    let picked = |object: &Value| fields.iter().map(|field| object[field].to_string()).collect::<Vec<_>>();
+    let mut lines: Vec<String> = objects.iter().map(|object| picked(object).join(" ")).collect();
+    lines.sort();
+    lines
+}
