@@ -98,7 +98,8 @@ impl Nodes {
 }
 
 fn adjust(setup: Setup, bytes: u64, conditions: &Conditions) -> Setup {
-    let setup = setup.memory(&memory_bytes(bytes).to_string()).switch("--prefault");
+    // A session of its own keeps Ctrl-C from the nodes: they are ended when they are dropped.
+    let setup = setup.through(&["setsid"]).memory(&memory_bytes(bytes).to_string()).switch("--prefault");
     match &conditions.congestion_control {
         Some(name) => setup.flag("--congestion-control", name),
         None => setup,

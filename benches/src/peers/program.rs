@@ -1,6 +1,7 @@
 //! Other people's programs, run to their end.
 
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ const OUTPUT_SHOWN: usize = 1 << 10;
 pub fn run(command: &mut Command) -> Result<String, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own keeps Ctrl-C from it: asked to end twice, some programs leave theirs behind.
+    command.process_group(0);
     let mut child = command.spawn().map_err(Failure::system(format!("run {name}")))?;
     let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
     let mut running = Running { child };
