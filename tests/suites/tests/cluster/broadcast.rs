@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 /// Time between two looks at how far a broadcast is. It is short, since the transfers of a test are.
 const LOOK: Duration = Duration::from_millis(2);
-/// Broadcasts that may be too far when they are first looked at.
-const ATTEMPTS: u64 = 20;
+/// Broadcasts that may not suit, or be too far when they are first looked at.
+const ATTEMPTS: u64 = 100;
 
 /// A key that was put on one node and is being got on others.
 pub struct Broadcast {
@@ -27,8 +27,19 @@ impl Broadcast {
     /// Puts `size` bytes, at most one chunk, on `source`, does what `prepare` says, and begins to get them on all
     /// `receivers`. Returns when pieces have arrived, and while every receiver still lacks at least half of them.
     pub fn catch(source: &Node, receivers: &[&Node], size: u64, prepare: impl Fn(&Self)) -> Self {
-        for attempt in 0..ATTEMPTS {
-            let mut broadcast = Self::put(source, size, attempt);
+        Self::catch_one(source, receivers, size, |_| true, prepare)
+    }
+
+    /// As [`Broadcast::catch`], with a chunk that `suits`.
+    pub fn catch_one(
+        source: &Node,
+        receivers: &[&Node],
+        size: u64,
+        suits: impl Fn(&ChunkId) -> bool,
+        prepare: impl Fn(&Self),
+    ) -> Self {
+        for seed in 0..ATTEMPTS {
+            let Some(mut broadcast) = Self::put(source, size, seed, &suits) else { continue };
             prepare(&broadcast);
             broadcast.gets = receivers.iter().enumerate().map(|(at, node)| broadcast.get(at, node)).collect();
             if broadcast.is_caught(source, receivers) {
@@ -37,17 +48,21 @@ impl Broadcast {
             broadcast.finish().into_iter().for_each(|outcome| drop(outcome.success()));
             shoal(source, ["rm", &broadcast.key]).success();
         }
-        panic!("{ATTEMPTS} broadcasts were too far when they were first looked at");
+        panic!("{ATTEMPTS} broadcasts were too far when they were first looked at, or did not suit");
     }
 
-    fn put(source: &Node, size: u64, attempt: u64) -> Self {
+    fn put(source: &Node, size: u64, seed: u64, suits: &impl Fn(&ChunkId) -> bool) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let key = format!("broadcast/{attempt}");
+        let key = format!("broadcast/{seed}");
         let file = folder.path().join("original");
-        write_noise(&file, attempt, size);
+        // One file is one chunk, which is called by the digest of its bytes.
+        let chunk = ChunkId(write_noise(&file, seed, size));
+        if !suits(&chunk) {
+            return None;
+        }
         Shoal::at(source).args(["put", &key, "--src"]).arg(file).run().success();
-        let chunk = only_chunk(source, &key);
-        Self { key, chunk, folder, gets: Vec::new() }
+        assert_eq!(only_chunk(source, &key), chunk);
+        Some(Self { key, chunk, folder, gets: Vec::new() })
     }
 
     fn get(&self, at: usize, node: &Node) -> Running {

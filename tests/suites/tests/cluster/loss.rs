@@ -1,7 +1,12 @@
 //! Nodes that die while they send or receive.
 
-use flow::wire::session::{ChunkPlace, Device};
-use suites::{Cluster, Node, holds, shoal, write_noise};
+use std::cell::Cell;
+use std::thread;
+use std::time::Duration;
+
+use client::{ChunkId, Client};
+use flow::limits::PIECE_SIZE_MIN;
+use suites::{Cluster, Node, Signal, holds, shoal, write_noise};
 
 use crate::broadcast::{Broadcast, id_of, replicas, share};
 
@@ -17,15 +22,57 @@ fn a_broadcast_outlives_one_of_its_sources() {
     let mut cluster = cluster(6);
     let [_, source, other, receivers @ ..] = &cluster.nodes[..] else { panic!("six nodes") };
     let receivers: Vec<&Node> = receivers.iter().collect();
-    let mut broadcast = Broadcast::catch(source, &receivers, SIZE, |broadcast| {
-        let (node, device) = (other.name().into(), Device::Nvme);
-        let copy =
-            ChunkPlace { id: broadcast.chunk, node, device, remove_source: false, from: String::new() };
-        source.client().place(copy).unwrap();
-    });
+    let mut broadcast =
+        Broadcast::catch(source, &receivers, SIZE, |broadcast| copy(source, broadcast.chunk, other));
     cluster.nodes[1].kill();
     broadcast.finish().into_iter().for_each(|outcome| drop(outcome.success()));
     broadcast.assert_copies(&[0, 1, 2]);
+}
+
+#[test]
+fn a_source_that_stands_still_holds_nobody_up_and_comes_back() {
+    let cluster = cluster(4);
+    let [head, source, other, receiver] = &cluster.nodes[..] else { panic!("four nodes") };
+    let mut broadcast =
+        Broadcast::catch(source, &[receiver], SIZE, |broadcast| copy(source, broadcast.chunk, other));
+    source.signal(Signal::STOP);
+    broadcast.finish().remove(0).success();
+    broadcast.assert_copies(&[0]);
+    holds("the head notices that n2 is silent", || state(head, "n2") == "dead");
+    source.signal(Signal::CONT);
+    cluster.wait_until_all_know(4);
+    broadcast.get_again(source);
+}
+
+#[test]
+fn receivers_that_have_everything_between_them_need_no_source() {
+    let mut cluster = cluster(5);
+    // How far they are when the source dies cannot be told beforehand, so it may take several times.
+    let finished = (0..10).any(|_| {
+        let (source, receivers) = (&cluster.nodes[1], cluster.nodes[2..].iter().collect::<Vec<_>>());
+        let (client, sent_before) = (source.client(), Cell::new(0));
+        let prepare = |_: &Broadcast| sent_before.set(sent_by(&client));
+        let mut broadcast = Broadcast::catch(source, &receivers, SIZE, prepare);
+        // A source sends first what it has sent least often, so that every piece has left it by then.
+        let enough = sent_before.get() + SIZE / u64::from(PIECE_SIZE_MIN) + 8;
+        while sent_by(&client) < enough {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let complete = replicas(&client, broadcast.chunk).values().filter(|one| share(one) == 1.0).count();
+        let were_on_their_way = complete == 1;
+        cluster.nodes[1].kill();
+        let outcomes = broadcast.finish();
+        let all_finished = outcomes.iter().all(|outcome| outcome.code == Some(0));
+        if all_finished {
+            broadcast.assert_copies(&[0, 1, 2]);
+        }
+        cluster.nodes[1].restart();
+        cluster.wait_until_all_know(5);
+        shoal(&cluster.nodes[0], ["chunk", "rm", &broadcast.chunk.to_string(), "--force"]).success();
+        shoal(&cluster.nodes[0], ["rm", &broadcast.key]).success();
+        were_on_their_way && all_finished
+    });
+    assert!(finished, "receivers never finished without their source");
 }
 
 #[test]
@@ -72,12 +119,7 @@ fn a_receiver_that_died_comes_back_with_what_it_had() {
     outcomes[0].clone().exits(4).tells("closed the connection");
     outcomes[1].clone().success();
     broadcast.assert_copies(&[1]);
-    let state = |cluster: &Cluster| {
-        let nodes = shoal(&cluster.nodes[0], ["node", "ls", "--json"]).success().json();
-        let found = nodes.as_array().unwrap().iter().find(|node| node["name"] == "n3").cloned();
-        found.unwrap()["state"].as_str().unwrap().to_owned()
-    };
-    holds("the head notices that n3 is dead", || state(&cluster) == "dead");
+    holds("the head notices that n3 is dead", || state(&cluster.nodes[0], "n3") == "dead");
     shoal(&cluster.nodes[1], ["get", "own", "--dest", folder.path().join("no").to_str().unwrap()])
         .exits(4)
         .tells("no live node has");
@@ -90,4 +132,23 @@ fn a_receiver_that_died_comes_back_with_what_it_had() {
     broadcast.get_again(&cluster.nodes[2]);
     let returned = replicas(&cluster.nodes[0].client(), broadcast.chunk);
     assert_eq!(share(&returned[&id_of(&cluster.nodes[2])]), 1.0);
+}
+
+/// Pieces that a node has sent since it started.
+fn sent_by(client: &Client) -> u64 {
+    let counters = client.status().unwrap().counters;
+    counters.into_iter().find(|(name, _)| name == "pieces_sent").unwrap().1
+}
+
+/// Brings a whole replica to another node.
+fn copy(source: &Node, chunk: ChunkId, to: &Node) {
+    let place = format!("{}:nvme", to.name());
+    shoal(source, ["chunk", "copy", &chunk.to_string(), "--to", &place]).success();
+}
+
+/// What the head thinks of a node.
+fn state(head: &Node, name: &str) -> String {
+    let nodes = shoal(head, ["node", "ls", "--json"]).success().json();
+    let found = nodes.as_array().unwrap().iter().find(|node| node["name"] == name).cloned();
+    found.unwrap()["state"].as_str().unwrap().to_owned()
 }

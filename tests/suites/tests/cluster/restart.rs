@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use client::ChunkId;
 use flow::wire::control::NodeId;
-use suites::{Cluster, Node, Shoal, holds, shoal};
+use suites::{Cluster, Node, Running, Shoal, Signal, shoal};
 
 use crate::broadcast::{Broadcast, id_of};
 
@@ -73,19 +74,38 @@ fn the_head_is_killed_and_starts_again() {
 fn a_transfer_outlives_its_trackers() {
     let mut cluster = cluster(5);
     let ids: Vec<NodeId> = cluster.nodes.iter().map(id_of).collect();
-    let mut broadcast = Broadcast::catch(&cluster.nodes[1], &[&cluster.nodes[2]], SIZE, |_| ());
-    // Sources and receivers may track as well; the others are lost. The head is among them at times, and is spared.
-    let trackers = plan::rendezvous::trackers(&broadcast.chunk.0, ids.iter().copied(), 2);
-    for at in [3, 4].into_iter().filter(|&at| trackers.contains(&ids[at])) {
-        cluster.nodes[at].kill();
-    }
+    let trackers_of = |chunk: &ChunkId| plan::rendezvous::trackers(&chunk.0, ids.iter().copied(), 2);
+    // Who tracks shall neither send nor receive. It may be the head.
+    let (source, receiver) = (1, 2);
+    let suits = |chunk: &ChunkId| {
+        trackers_of(chunk).iter().all(|tracker| *tracker != ids[source] && *tracker != ids[receiver])
+    };
+    let nodes = &cluster.nodes;
+    let mut broadcast = Broadcast::catch_one(&nodes[source], &[&nodes[receiver]], SIZE, suits, |_| ());
+    let trackers = trackers_of(&broadcast.chunk);
+    let lost: Vec<usize> = (0..5).filter(|&at| trackers.contains(&ids[at])).collect();
+    assert_eq!(lost.len(), 2);
+    lost.iter().for_each(|&at| cluster.nodes[at].kill());
     broadcast.finish().remove(0).success();
     broadcast.assert_copies(&[0]);
-    let lost = cluster.nodes.iter().filter(|node| !node.runs()).count();
-    holds("the head misses the trackers", || {
-        let nodes = shoal(&cluster.nodes[0], ["node", "ls", "--json"]).success().json();
-        nodes.as_array().unwrap().iter().filter(|node| node["state"] == "dead").count() == lost
-    });
-    // Whoever tracks the chunk in their place has heard of it.
-    broadcast.get_again(&cluster.nodes[0]);
+
+    // Whoever comes to track the chunk hears of it.
+    lost.iter().for_each(|&at| cluster.nodes[at].restart());
+    cluster.wait_until_all_know(5);
+    cluster.nodes.iter().for_each(|node| broadcast.get_again(node));
+}
+
+#[test]
+fn a_head_that_stands_still_keeps_nobody_waiting_for_ever() {
+    let cluster = Cluster::start_with(2, |setup| setup.memory("64MB"));
+    let (head, member) = (&cluster.nodes[0], &cluster.nodes[1]);
+    head.signal(Signal::STOP);
+    let calls: [&[&str]; 3] = [&["ls"], &["put", "key", "--src", "-"], &["get", "key", "--dest", "-"]];
+    let calls: Vec<Running> = calls.iter().map(|words| Shoal::at(member).args(*words).start()).collect();
+    for call in calls {
+        call.wait().exits(4).tells("the head does not answer");
+    }
+    head.signal(Signal::CONT);
+    cluster.wait_until_all_know(2);
+    shoal(member, ["put", "key", "--src", "-"]).success();
 }
