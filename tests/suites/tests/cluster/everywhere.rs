@@ -1,5 +1,6 @@
 //! Every node answers for the whole cluster.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -9,7 +10,12 @@ use suites::{Cluster, Node, Running, Shoal, assert_same_tree, holds, shoal, writ
 
 #[test]
 fn eight_nodes_share_files_and_trees() {
-    let cluster = Cluster::start_with(8, |setup| setup.memory("160MB"));
+    // Chunks are spread over the shards of a node, of which each has as many as it likes.
+    let started = Cell::new(0);
+    let cluster = Cluster::start_with(8, |setup| {
+        started.set(started.get() + 1);
+        setup.memory("160MB").flag("--cores", (started.get() % 3 + 1).to_string())
+    });
     let folder = tempfile::tempdir().unwrap();
     let (file, tree) = (folder.path().join("file"), folder.path().join("tree"));
     write_noise(&file, 1, (40 << 20) + 17);
