@@ -4,10 +4,6 @@ pub mod fetch; // the receiver of one chunk
 pub mod serve; // the source side of one shard
 pub mod tracker; // who takes part in which swarm
 
-mod grants; // the open grants of a fetch
-mod peer; // what a fetch knows of one source
-mod picker; // which piece to ask for
-
 pub use fetch::{Action, Arrival, Counters, Fetch, Settings};
 pub use serve::{Holdings, QueueFull, Serve, Upload};
 pub use tracker::Tracker;

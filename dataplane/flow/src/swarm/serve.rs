@@ -5,6 +5,7 @@
 //! often, and not one that this receiver was just sent.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Deref;
 use std::time::Duration;
 
 use crate::bitmap::Bitmap;
@@ -18,6 +19,8 @@ use crate::wire::data::Want;
 const UPLOADS_PER_PEER: usize = 2;
 /// Pieces that are remembered for each receiver, so that they are not chosen for it again.
 const RECENT_PER_PEER: usize = 2 * GRANTS_PER_PEER;
+/// Chosen pieces sent meanwhile, after which somebody must have said to have a chosen piece.
+const SPREADING_MAX: usize = 48;
 /// Counts of a chunk are dropped when nobody has asked for it for so long.
 const COUNTS_KEPT: Duration = Duration::from_secs(60);
 /// Most chunks whose counts are kept.
@@ -28,7 +31,7 @@ const LAYERS_MAX: usize = 32;
 /// What a shard can serve.
 pub trait Holdings {
     /// The verified pieces of a chunk, if there are any.
-    fn pieces(&self, chunk: &ChunkId) -> Option<&Bitmap>;
+    fn pieces(&self, chunk: &ChunkId) -> Option<impl Deref<Target = Bitmap>>;
 }
 
 /// A receiver has too many grants queued; decline this one.
@@ -69,6 +72,8 @@ pub enum Upload {
 pub struct Serve {
     uploads_at_once: usize,
     uploads: usize,
+    /// Grants queued for pieces that the receiver named.
+    waiting: usize,
     receivers: BTreeMap<NodeId, Receiver>,
     /// Receivers with grants queued, the next to be served first. Each is in it once.
     turns: VecDeque<NodeId>,
@@ -80,7 +85,8 @@ struct Receiver {
     queue: VecDeque<Queued>,
     /// Grants whose pieces are under way.
     sending: Vec<u64>,
-    recent: VecDeque<(ChunkId, u32)>,
+    /// What it was sent last, by grant.
+    recent: VecDeque<(u64, ChunkId, u32)>,
 }
 
 #[derive(Debug)]
@@ -90,12 +96,20 @@ struct Queued {
     want: Want,
 }
 
+impl Queued {
+    /// Whether the receiver named the piece.
+    fn is_named(&self) -> bool {
+        matches!(self.want, Want::Piece(_))
+    }
+}
+
 impl Serve {
     /// A source that sends at most `uploads_at_once` pieces at once.
     pub fn new(uploads_at_once: usize) -> Self {
         Self {
             uploads_at_once: uploads_at_once.max(1),
             uploads: 0,
+            waiting: 0,
             receivers: BTreeMap::new(),
             turns: VecDeque::new(),
             counts: BTreeMap::new(),
@@ -111,14 +125,23 @@ impl Serve {
         grant: u64,
         want: Want,
     ) -> Result<(), QueueFull> {
+        let named = matches!(want, Want::Piece(_));
+        if named && self.uploads + self.waiting >= self.uploads_at_once {
+            return Err(QueueFull { peer });
+        }
         let receiver = self.receivers.entry(peer).or_default();
         if receiver.queue.len() >= GRANTS_QUEUED_PER_PEER {
             return Err(QueueFull { peer });
         }
         if receiver.queue.is_empty() {
-            self.turns.push_back(peer);
+            let at = match receiver.recent.is_empty() && receiver.sending.is_empty() {
+                true => (grant.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % (self.turns.len() + 1),
+                false => self.turns.len(),
+            };
+            self.turns.insert(at, peer);
         }
         receiver.queue.push_back(Queued { chunk, grant, want });
+        self.waiting += usize::from(named);
         self.touch(now, chunk);
         Ok(())
     }
@@ -129,9 +152,20 @@ impl Serve {
             return;
         };
         let queued = receiver.queue.len();
-        receiver.queue.retain(|waiting| waiting.grant != grant);
+        let waiting = &mut self.waiting;
+        receiver.queue.retain(|queued| {
+            let kept = queued.grant != grant;
+            *waiting -= usize::from(!kept && queued.is_named());
+            kept
+        });
         if queued > 0 && receiver.queue.is_empty() {
             self.turns.retain(|&turn| turn != peer);
+        }
+        if let Some(at) = receiver.recent.iter().position(|sent| sent.0 == grant)
+            && let Some((_, chunk, piece)) = receiver.recent.remove(at)
+            && let Some(counts) = self.counts.get_mut(&chunk)
+        {
+            counts.wasted(piece);
         }
     }
 
@@ -139,7 +173,14 @@ impl Serve {
     pub fn on_lost(&mut self, peer: NodeId) {
         if let Some(receiver) = self.receivers.remove(&peer) {
             self.uploads -= receiver.sending.len();
+            self.waiting -= receiver.queue.iter().filter(|queued| queued.is_named()).count();
             self.turns.retain(|&turn| turn != peer);
+            let under_way = receiver.recent.iter().filter(|sent| receiver.sending.contains(&sent.0));
+            for &(_, chunk, piece) in under_way {
+                if let Some(counts) = self.counts.get_mut(&chunk) {
+                    counts.wasted(piece);
+                }
+            }
         }
     }
 
@@ -150,6 +191,16 @@ impl Serve {
         {
             receiver.sending.swap_remove(at);
             self.uploads -= 1;
+        }
+    }
+
+    /// A receiver said that it has more pieces. It lets the source notice that a piece which it sent got nowhere, and
+    /// send it again before others; nothing else depends on it.
+    pub fn on_have(&mut self, chunk: &ChunkId, pieces: &[u32]) {
+        if let Some(counts) = self.counts.get_mut(chunk).filter(|counts| counts.chose) {
+            pieces.iter().for_each(|&piece| {
+                counts.seen.insert(piece);
+            });
         }
     }
 
@@ -166,41 +217,32 @@ impl Serve {
         let at = self.next_turn()?;
         let peer = self.turns.remove(at)?;
         let receiver = self.receivers.get_mut(&peer)?;
-        let Queued { chunk, grant, want } = receiver.queue.pop_front()?;
+        let next = receiver.queue.pop_front()?;
+        self.waiting -= usize::from(next.is_named());
+        let Queued { chunk, grant, want } = next;
         if !receiver.queue.is_empty() {
             self.turns.push_back(peer);
         }
-        let Some(piece) = self.choose(now, peer, chunk, grant, want, holdings.pieces(&chunk)) else {
+        let Some(piece) = self.choose(now, peer, chunk, grant, want, holdings.pieces(&chunk).as_deref())
+        else {
             return Some(Upload::Decline { peer, chunk, grant });
         };
         self.uploads += 1;
         let receiver = self.receivers.get_mut(&peer)?;
         receiver.sending.push(grant);
-        receiver.recent.push_back((chunk, piece));
+        receiver.recent.push_back((grant, chunk, piece));
         if receiver.recent.len() > RECENT_PER_PEER {
             receiver.recent.pop_front();
         }
-        Some(Upload::Send {
-            peer,
-            chunk,
-            grant,
-            piece,
-        })
+        Some(Upload::Send { peer, chunk, grant, piece })
     }
 
     /// Whose turn it is: the first to whom nothing is under way, or else the first who may have more.
     fn next_turn(&self) -> Option<usize> {
-        let under_way = |peer: &NodeId| {
-            self.receivers
-                .get(peer)
-                .map_or(usize::MAX, |receiver| receiver.sending.len())
-        };
+        let under_way =
+            |peer: &NodeId| self.receivers.get(peer).map_or(usize::MAX, |receiver| receiver.sending.len());
         let idle = self.turns.iter().position(|peer| under_way(peer) == 0);
-        idle.or_else(|| {
-            self.turns
-                .iter()
-                .position(|peer| under_way(peer) < UPLOADS_PER_PEER)
-        })
+        idle.or_else(|| self.turns.iter().position(|peer| under_way(peer) < UPLOADS_PER_PEER))
     }
 
     fn choose(
@@ -219,17 +261,12 @@ impl Serve {
             Want::Piece(piece) => held.contains(piece).then_some(piece)?,
             Want::LeastSent(mut words) => {
                 words.resize(held.words().len(), 0);
-                words
-                    .iter_mut()
-                    .zip(held.words())
-                    .for_each(|(word, held)| *word &= held);
+                words.iter_mut().zip(held.words()).for_each(|(word, held)| *word &= held);
                 let recent = self.receivers.get(&peer).map(|receiver| &receiver.recent);
-                let recent = recent
-                    .into_iter()
-                    .flatten()
-                    .filter(|sent| sent.0 == chunk)
-                    .map(|sent| sent.1);
-                counts.least_sent(words, recent, grant)?
+                let recent = recent.into_iter().flatten().filter(|sent| sent.1 == chunk).map(|sent| sent.2);
+                let piece = counts.least_sent(words, recent, grant)?;
+                counts.chosen(piece, held.len());
+                piece
             }
         };
         counts.sent(piece, held.len());
@@ -242,24 +279,13 @@ impl Serve {
             counts.asked = now;
             return;
         }
-        self.counts
-            .retain(|_, counts| now.since(counts.asked) < COUNTS_KEPT);
+        self.counts.retain(|_, counts| now.since(counts.asked) < COUNTS_KEPT);
         if self.counts.len() >= COUNTED_CHUNKS_MAX
-            && let Some(oldest) = self
-                .counts
-                .iter()
-                .min_by_key(|(_, counts)| counts.asked)
-                .map(|(id, _)| *id)
+            && let Some(oldest) = self.counts.iter().min_by_key(|(_, counts)| counts.asked).map(|(id, _)| *id)
         {
             self.counts.remove(&oldest);
         }
-        self.counts.insert(
-            chunk,
-            Counts {
-                asked: now,
-                layers: VecDeque::new(),
-            },
-        );
+        self.counts.insert(chunk, Counts::new(now));
     }
 }
 
@@ -269,9 +295,36 @@ struct Counts {
     asked: Instant,
     /// Layer `n` has the pieces that were sent more than `n` times; what all have in common is cut off.
     layers: VecDeque<Bitmap>,
+    /// Whether the source ever chose.
+    chose: bool,
+    /// Pieces that some receiver said it has, since the source first chose.
+    seen: Bitmap,
+    /// The pieces that the source chose last, the oldest first.
+    chosen: VecDeque<u32>,
 }
 
 impl Counts {
+    fn new(now: Instant) -> Self {
+        let (layers, chosen) = (VecDeque::new(), VecDeque::new());
+        Self { asked: now, layers, chose: false, seen: Bitmap::default(), chosen }
+    }
+
+    /// The source chose a piece. One that it chose a while ago and that nobody has said to have is as good as unsent.
+    fn chosen(&mut self, piece: u32, pieces: u32) {
+        if !self.chose {
+            self.chose = true;
+            self.seen = Bitmap::new(pieces);
+        }
+        self.chosen.push_back(piece);
+        if self.chosen.len() > SPREADING_MAX
+            && let Some(old) = self.chosen.pop_front()
+            && self.seen.count() > 0
+            && !self.seen.contains(old)
+        {
+            self.wasted(old);
+        }
+    }
+
     /// One of the pieces in `words` that were sent least often, rather not one of `recent`.
     fn least_sent(&self, words: Vec<u64>, recent: impl Iterator<Item = u32>, grant: u64) -> Option<u32> {
         let mut fresh = words.clone();
@@ -294,12 +347,15 @@ impl Counts {
         any(words.len(), grant, |at| words[at])
     }
 
+    /// A piece that was sent did not get anywhere.
+    fn wasted(&mut self, piece: u32) {
+        if let Some(layer) = self.layers.iter_mut().rev().find(|layer| layer.contains(piece)) {
+            layer.remove(piece);
+        }
+    }
+
     fn sent(&mut self, piece: u32, pieces: u32) {
-        let depth = self
-            .layers
-            .iter()
-            .position(|layer| !layer.contains(piece))
-            .unwrap_or(self.layers.len());
+        let depth = self.layers.iter().position(|layer| !layer.contains(piece)).unwrap_or(self.layers.len());
         if depth == self.layers.len() && depth < LAYERS_MAX {
             self.layers.push_back(Bitmap::new(pieces));
         }

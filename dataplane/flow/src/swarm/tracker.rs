@@ -46,10 +46,7 @@ struct Member {
 impl Tracker {
     /// A tracker of nothing.
     pub fn new(seed: u64) -> Self {
-        Self {
-            swarms: BTreeMap::new(),
-            rng: Rng::with_seed(seed),
-        }
+        Self { swarms: BTreeMap::new(), rng: Rng::with_seed(seed) }
     }
 
     /// A node says what it holds of a chunk.
@@ -112,52 +109,29 @@ impl Swarm {
         if self.members.len() >= SWARM_MEMBERS_MAX {
             return;
         }
-        let list = if complete {
-            &mut self.complete
-        } else {
-            &mut self.partial
-        };
+        let list = if complete { &mut self.complete } else { &mut self.partial };
         let place = list.len();
         list.push(node);
         let neighbours = self.racks.entry(rack.to_owned()).or_default();
         let rack_place = neighbours.len();
         neighbours.push(node);
-        self.members.insert(
-            node,
-            Member {
-                rack: rack.to_owned(),
-                complete,
-                named,
-                place,
-                rack_place,
-            },
-        );
+        self.members.insert(node, Member { rack: rack.to_owned(), complete, named, place, rack_place });
     }
 
     fn remove(&mut self, node: NodeId) {
         let Some(member) = self.members.remove(&node) else {
             return;
         };
-        let list = if member.complete {
-            &mut self.complete
-        } else {
-            &mut self.partial
-        };
+        let list = if member.complete { &mut self.complete } else { &mut self.partial };
         list.swap_remove(member.place);
-        if let Some(moved) = list
-            .get(member.place)
-            .and_then(|moved| self.members.get_mut(moved))
-        {
+        if let Some(moved) = list.get(member.place).and_then(|moved| self.members.get_mut(moved)) {
             moved.place = member.place;
         }
         let Some(neighbours) = self.racks.get_mut(&member.rack) else {
             return;
         };
         neighbours.swap_remove(member.rack_place);
-        if let Some(moved) = neighbours
-            .get(member.rack_place)
-            .and_then(|moved| self.members.get_mut(moved))
-        {
+        if let Some(moved) = neighbours.get(member.rack_place).and_then(|moved| self.members.get_mut(moved)) {
             moved.rack_place = member.rack_place;
         }
         if neighbours.is_empty() {
@@ -167,11 +141,7 @@ impl Swarm {
 
     /// Chooses members for a receiver.
     fn name(&mut self, node: NodeId, rack: &str, limit: usize, rng: &mut Rng) -> Vec<TrackerPeer> {
-        let mut names = Names {
-            node,
-            limit,
-            chosen: Vec::with_capacity(limit.min(self.members.len())),
-        };
+        let mut names = Names { node, limit, chosen: Vec::with_capacity(limit.min(self.members.len())) };
         names.extend(limit.div_ceil(8), &self.complete, &self.members, rng);
         let far = limit / 4;
         if !rack.is_empty()
@@ -198,13 +168,10 @@ impl Swarm {
             .filter_map(|chosen| {
                 let member = self.members.get(chosen)?;
                 let near = !rack.is_empty() && member.rack == rack;
-                Some(TrackerPeer {
-                    node: *chosen,
-                    complete: member.complete,
-                    near,
-                })
+                Some(TrackerPeer { node: *chosen, complete: member.complete, near })
             })
             .collect();
+        rng.shuffle(&mut peers);
         peers.sort_by_key(|peer| !peer.complete);
         peers
     }
@@ -231,12 +198,8 @@ impl Names {
         }
         for _ in 0..count {
             let looks = (0..2 * LOOKS_PER_NAME).map(|_| list[rng.usize(..list.len())]);
-            let looks: Vec<NodeId> = looks
-                .filter(|&node| self.is_free(node))
-                .take(LOOKS_PER_NAME)
-                .collect();
-            self.chosen
-                .extend(looks.into_iter().min_by_key(|&node| named(node)));
+            let looks: Vec<NodeId> = looks.filter(|&node| self.is_free(node)).take(LOOKS_PER_NAME).collect();
+            self.chosen.extend(looks.into_iter().min_by_key(|&node| named(node)));
         }
     }
 

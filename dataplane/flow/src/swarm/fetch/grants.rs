@@ -11,12 +11,21 @@ pub(super) struct Grant {
     pub(super) peer: NodeId,
     /// The piece asked for, or the one that the source chose, once its header is here.
     pub(super) piece: Option<u32>,
+    /// How many pieces the source may choose from; none when the receiver named one.
+    pub(super) offered: u32,
     /// The header of the piece is here.
     pub(super) arriving: bool,
     /// It arrives too slowly: its piece may be asked for elsewhere.
     pub(super) overdue: bool,
     pub(super) opened: Instant,
     pub(super) deadline: Instant,
+}
+
+impl Grant {
+    /// Whether its bytes are arriving in time.
+    pub(super) fn is_arriving(&self) -> bool {
+        self.arriving && !self.overdue
+    }
 }
 
 /// All open grants, by rising number, with the sets of pieces that follow from them.
@@ -70,23 +79,28 @@ impl Grants {
         self.open.iter()
     }
 
+    /// The numbers of those grants that are as wanted.
+    pub(super) fn numbers(&self, wanted: impl Fn(&Grant) -> bool) -> Vec<u64> {
+        self.open.iter().filter(|grant| wanted(grant)).map(|grant| grant.number).collect()
+    }
+
     pub(super) fn find(&self, number: u64) -> Option<&Grant> {
         self.at(number).map(|at| &self.open[at])
     }
 
-    pub(super) fn open(&mut self, peer: NodeId, piece: Option<u32>, now: Instant, deadline: Instant) -> u64 {
+    /// Opens a grant for one piece, or for one of `offered` pieces of the source's choice.
+    pub(super) fn open(
+        &mut self,
+        peer: NodeId,
+        piece: Option<u32>,
+        offered: u32,
+        now: Instant,
+        deadline: Instant,
+    ) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
         let (opened, arriving, overdue) = (now, false, false);
-        self.open.push(Grant {
-            number,
-            peer,
-            piece,
-            arriving,
-            overdue,
-            opened,
-            deadline,
-        });
+        self.open.push(Grant { number, peer, piece, offered, arriving, overdue, opened, deadline });
         match piece {
             Some(piece) => self.recount(piece),
             None => self.undecided += 1,
@@ -138,7 +152,7 @@ impl Grants {
         for grant in self.open.iter().filter(|grant| grant.piece == Some(piece)) {
             total += 1;
             asked += u32::from(!grant.overdue);
-            arriving += u32::from(grant.arriving && !grant.overdue);
+            arriving += u32::from(grant.is_arriving());
         }
         put(&mut self.asked, piece, asked > 0);
         put(&mut self.doubled, piece, total > 1);

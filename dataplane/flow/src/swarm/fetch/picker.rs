@@ -53,11 +53,7 @@ pub(super) fn mask(at: usize, range: &Range<u32>) -> u64 {
         return 0;
     }
     let low = u64::MAX << start.saturating_sub(base);
-    let high = if end >= base + 64 {
-        u64::MAX
-    } else {
-        (1 << (end - base)) - 1
-    };
+    let high = if end >= base + 64 { u64::MAX } else { (1 << (end - base)) - 1 };
     low & high
 }
 
@@ -89,9 +85,8 @@ mod tests {
         let mut holders = vec![9; 1024];
         holders[700] = 1;
         let mut rng = Rng::with_seed(2);
-        let picks = (0..1000)
-            .filter(|_| pick(0..1024, &holders, &mut rng, |_| u64::MAX) == Some(700))
-            .count();
+        let picks =
+            (0..1000).filter(|_| pick(0..1024, &holders, &mut rng, |_| u64::MAX) == Some(700)).count();
         assert!(picks > 5, "one of 16 words of 64 pieces each, {picks} times");
         holders[0] = 1;
         assert_eq!(pick(0..2, &holders, &mut rng, |_| u64::MAX), Some(0));

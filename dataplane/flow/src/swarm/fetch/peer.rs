@@ -10,10 +10,8 @@ use crate::wire::control::NodeId;
 const WINDOW_START: usize = 2;
 /// How often the deadline of a source that misses it doubles.
 const PATIENCE_MAX: u32 = 6;
-/// Rest after a source declined, doubled with each time in a row.
-const REST: Duration = Duration::from_millis(5);
 /// How often the rest of a source that declines doubles.
-const REST_DOUBLINGS_MAX: u32 = 8;
+const REST_DOUBLINGS_MAX: u32 = 2;
 
 /// How far the acquaintance has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +30,8 @@ pub(super) struct Peer {
     pub(super) node: NodeId,
     pub(super) near: bool,
     pub(super) stage: Stage,
+    /// It came by itself; the tracker did not name it.
+    pub(super) incoming: bool,
     /// It had the whole chunk when it was first heard of.
     pub(super) origin: bool,
     pub(super) have: Bitmap,
@@ -61,6 +61,7 @@ impl Peer {
             node,
             near,
             stage: Stage::Named,
+            incoming: false,
             origin,
             have: Bitmap::new(pieces),
             open: 0,
@@ -108,9 +109,9 @@ impl Peer {
         self.window = (self.window / 2).max(1);
     }
 
-    pub(super) fn declined(&mut self, now: Instant) {
-        self.rest_until = now + REST * (1 << self.declines.min(REST_DOUBLINGS_MAX));
+    /// It declined a grant: it rests for `rest`, longer each time in a row.
+    pub(super) fn declined(&mut self, now: Instant, rest: Duration) {
+        self.rest_until = now + rest * (1 << self.declines.min(REST_DOUBLINGS_MAX));
         self.declines = self.declines.saturating_add(1);
-        self.window = (self.window / 2).max(1);
     }
 }

@@ -1,0 +1,276 @@
+//! Which piece is asked for from whom, and when that is withdrawn.
+
+use std::ops::Range;
+
+use fastrand::Rng;
+
+use super::grants::Grant;
+use super::peer::{Peer, Stage};
+use super::{Action, Fetch, picker};
+use crate::time::Instant;
+use crate::wire::data::Want;
+
+/// A piece that arrives too slowly is given up after this many more deadlines.
+const OVERDUE_FACTOR: u32 = 8;
+/// An offer to an origin may wait in its queue for this many deadlines: it keeps no piece from being asked for.
+const OFFER_FACTOR: u32 = 16;
+/// Most pieces on the way, as a multiple of those that shall arrive at once.
+const ON_THE_WAY_MAX: usize = 3;
+/// Origins that choose pieces themselves; with more of them, two would often choose the same.
+const CHOOSING_ORIGINS: usize = 2;
+
+impl Fetch {
+    /// Opens the next grant, if there is a source for it.
+    pub(super) fn grant(&mut self, now: Instant) -> Option<Action> {
+        if self.grants.len() >= self.settings.grants_at_once {
+            return None;
+        }
+        let idle_origin =
+            |peer: &Peer| peer.origin && peer.open == 0 && !peer.exhausted && peer.has_room(now);
+        while let Some(at) = self.peers.iter().position(idle_origin) {
+            if let Some(action) = self.grant_to(at, now) {
+                return Some(action);
+            }
+        }
+        if self.is_busy() {
+            return None;
+        }
+        while let Some(at) = self.best_peer(|peer| !peer.exhausted && peer.has_room(now)) {
+            if let Some(action) = self.grant_to(at, now) {
+                return Some(action);
+            }
+        }
+        if self.grants.len() == self.grants.undecided() {
+            self.renew_offers(now);
+        }
+        if let Some(revoke) = self.pending.pop_front() {
+            return Some(revoke);
+        }
+        match self.is_at_end() && self.grants.arriving().count() < self.settings.duplicates_below {
+            true => self.duplicate(now),
+            false => None,
+        }
+    }
+
+    /// Whether there are no more pieces missing than grants open.
+    fn is_at_end(&self) -> bool {
+        (self.have.len() - self.have.count()) as usize <= self.grants.len()
+    }
+
+    /// At the end nothing else fills the link while a piece arrives slowly: it is asked for elsewhere sooner.
+    fn hurry(&mut self, now: Instant) {
+        for number in self.grants.numbers(|grant| grant.is_arriving() && self.hurry_at(grant) <= now) {
+            self.grants.overdue(number, now + self.settings.deadline_min * OVERDUE_FACTOR);
+            self.reopen();
+        }
+    }
+
+    fn hurry_at(&self, grant: &Grant) -> Instant {
+        grant.opened + self.pace * 3
+    }
+
+    /// Whether as many pieces are asked for by name as shall be: those that shall arrive at once, and twice those that
+    /// could arrive in the time that a grant and the header of its piece take.
+    pub(super) fn is_busy(&self) -> bool {
+        let at_once = self.settings.pieces_at_once;
+        let (delay, pace) = (self.delay.as_micros() as usize, self.pace.as_micros() as usize);
+        let on_the_way = 2 * at_once * delay / pace.saturating_sub(delay).max(1);
+        let named = self.grants.len() - self.grants.undecided();
+        named >= at_once + on_the_way.min(ON_THE_WAY_MAX * at_once)
+            || self.grants.len() >= self.settings.grants_at_once
+    }
+
+    /// Asks one peer for a piece that is missing and not asked for, or notes that it has none.
+    fn grant_to(&mut self, at: usize, now: Instant) -> Option<Action> {
+        let chooses = self.peers[at].origin
+            && self.peers[..at].iter().filter(|peer| peer.origin && peer.is_connected()).count()
+                < CHOOSING_ORIGINS;
+        let want = if chooses {
+            self.choice(at, self.grants.undecided()).map(Want::LeastSent)
+        } else {
+            self.rarest(at).map(Want::Piece)
+        };
+        let Some(want) = want else {
+            self.peers[at].exhausted = true;
+            return None;
+        };
+        Some(self.open(at, want, now))
+    }
+
+    /// Asks for a piece at a second source that is as yet waited for at a first.
+    fn duplicate(&mut self, now: Instant) -> Option<Action> {
+        let mut tried = Vec::new();
+        while let Some(at) = self.best_peer(|peer| peer.has_room(now) && !tried.contains(&peer.node)) {
+            let peer = &self.peers[at];
+            tried.push(peer.node);
+            let [theirs, ours] = [peer.have.words(), self.have.words()];
+            let [asked, doubled] = [self.grants.asked().words(), self.grants.doubled().words()];
+            let arriving = self.grants.arriving().words();
+            let word = |at: usize| theirs[at] & !ours[at] & asked[at] & !doubled[at] & !arriving[at];
+            let piece = picker::pick(0..self.have.len(), &self.holders, &mut self.rng, word);
+            let node = peer.node;
+            if let Some(piece) = piece
+                && !self.grants.iter().any(|grant| grant.peer == node && grant.piece == Some(piece))
+            {
+                return Some(self.open(at, Want::Piece(piece), now));
+            }
+        }
+        None
+    }
+
+    fn open(&mut self, at: usize, want: Want, now: Instant) -> Action {
+        let (piece, offered) = match &want {
+            Want::Piece(piece) => (Some(*piece), 0),
+            Want::LeastSent(words) => (None, count(words)),
+        };
+        let peer = &mut self.peers[at];
+        peer.open += 1;
+        let patience = peer.patience(self.settings.deadline_min);
+        let deadline = now + if piece.is_none() { patience * OFFER_FACTOR } else { patience };
+        let grant = self.grants.open(peer.node, piece, offered, now, deadline);
+        Action::Grant { peer: peer.node, grant, want }
+    }
+
+    /// The peer to ask next: one that keeps its deadlines, with the fewest grants, near rather than far.
+    fn best_peer(&mut self, may: impl Fn(&Peer) -> bool) -> Option<usize> {
+        let rng = &mut self.rng;
+        let candidates = self.peers.iter().enumerate().filter(|(_, peer)| may(peer));
+        let key = |peer: &Peer, rng: &mut Rng| (peer.missed > 0, peer.open, !peer.near, rng.u32(..));
+        candidates.map(|(at, peer)| (key(peer, rng), at)).min().map(|(_, at)| at)
+    }
+
+    /// The pieces from which an origin may choose, more than `least` of them: if it can be, pieces that nobody else
+    /// nearby has.
+    fn choice(&self, at: usize, least: usize) -> Option<Vec<u64>> {
+        let (unasked, held) = (self.unasked(at), self.held.words());
+        let ranges = self.ranges();
+        let rare = ranges.iter().map(|range| (range, u64::MAX));
+        let rare_first = rare.chain(ranges.iter().map(|range| (range, 0)));
+        rare_first.into_iter().find_map(|(range, avoided)| {
+            let word = |at: usize| unasked(at) & !(held[at] & avoided) & picker::mask(at, range);
+            let words: Vec<u64> = (0..held.len()).map(word).collect();
+            (count(&words) as usize > least).then_some(words)
+        })
+    }
+
+    /// Revokes what origins were offered a while ago, when half of it is not wanted any more: they would choose what
+    /// came from elsewhere meanwhile. A fresh offer follows. It is done only when there is nothing else to wait for,
+    /// because what an origin is just sending is lost by it.
+    fn renew_offers(&mut self, now: Instant) {
+        let old =
+            |grant: &&Grant| grant.piece.is_none() && now.since(grant.opened) >= self.settings.deadline_min;
+        let stale = self.grants.iter().filter(old).filter(|grant| {
+            let at = self.peers.iter().position(|peer| peer.node == grant.peer);
+            let wanted = at.and_then(|at| self.choice(at, 0)).map_or(0, |words| count(&words));
+            wanted > 0 && wanted * 2 < grant.offered
+        });
+        let stale: Vec<u64> = stale.map(|grant| grant.number).collect();
+        stale.into_iter().for_each(|number| self.revoke(number));
+    }
+
+    /// One of the rarest pieces that a peer has and nobody is asked for.
+    fn rarest(&mut self, at: usize) -> Option<u32> {
+        let mut rng = self.rng.fork();
+        let word = self.unasked(at);
+        self.ranges().into_iter().find_map(|range| picker::pick(range, &self.holders, &mut rng, &word))
+    }
+
+    /// The pieces that a peer has, that are missing and not asked for, and that it did not spoil, word by word.
+    fn unasked(&self, at: usize) -> impl Fn(usize) -> u64 {
+        let peer = &self.peers[at];
+        let [theirs, ours, asked] = [peer.have.words(), self.have.words(), self.grants.asked().words()];
+        move |at| {
+            let mut word = theirs[at] & !ours[at] & !asked[at];
+            for &piece in &peer.spoiled {
+                // When all holders have spoiled it, any of them may do better the next time.
+                let elsewhere = |other: &Peer| other.have.contains(piece) && !other.spoiled.contains(&piece);
+                if piece as usize / 64 == at && self.peers.iter().any(elsewhere) {
+                    word &= !(1 << (piece % 64));
+                }
+            }
+            word
+        }
+    }
+
+    /// Ranges of pieces, the most wanted first.
+    fn ranges(&self) -> [Range<u32>; 3] {
+        let pieces = self.have.len();
+        match self.first {
+            None => [0..pieces, 0..0, 0..0],
+            Some(first) => {
+                let first = first.min(pieces);
+                let end = first.saturating_add(self.settings.window_pieces).min(pieces);
+                [first..end, end..pieces, 0..first]
+            }
+        }
+    }
+
+    /// Some piece may be asked for again.
+    pub(super) fn reopen(&mut self) {
+        self.peers.iter_mut().for_each(|peer| peer.exhausted = false);
+        self.settled = false;
+    }
+
+    pub(super) fn close(&mut self, number: u64) -> Option<Grant> {
+        let closed = self.grants.close(number)?;
+        if let Some(peer) = self.peer_mut(closed.peer) {
+            peer.open -= 1;
+        }
+        if closed.piece.is_none() {
+            self.reopen();
+        }
+        self.settled = false;
+        Some(closed)
+    }
+
+    pub(super) fn revoke(&mut self, number: u64) {
+        if let Some(closed) = self.close(number) {
+            self.pending.push_back(Action::Revoke { peer: closed.peer, grant: number });
+        }
+    }
+
+    /// Revokes the grants for a piece that have brought nothing yet.
+    pub(super) fn revoke_waiting(&mut self, piece: u32) {
+        for number in self.grants.numbers(|grant| grant.piece == Some(piece) && !grant.arriving) {
+            self.revoke(number);
+        }
+    }
+
+    /// Acts on every deadline that has passed.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.settled = false;
+        let late: Vec<Grant> = self.grants.iter().filter(|grant| grant.deadline <= now).cloned().collect();
+        for grant in late {
+            let patience = self.patience(grant.peer);
+            if grant.is_arriving() {
+                self.grants.overdue(grant.number, now + patience * OVERDUE_FACTOR);
+            } else {
+                self.revoke(grant.number);
+            }
+            if let Some(peer) = self.peer_mut(grant.peer) {
+                peer.missed_deadline(grant.opened, now);
+            }
+            self.reopen();
+        }
+        self.give_up_silent(now);
+        self.due = self.earliest(now);
+    }
+
+    /// When something is due next.
+    pub(super) fn earliest(&self, now: Instant) -> Option<Instant> {
+        let grants = self.grants.iter().map(|grant| grant.deadline);
+        let peers = self.peers.iter().filter_map(|peer| match peer.stage {
+            Stage::Connecting(until) => Some(until),
+            _ => (peer.rest_until > now).then_some(peer.rest_until),
+        });
+        let ask = (self.wants_peers() && self.ask_at > now).then_some(self.ask_at);
+        let slow = self.grants.iter().filter(|grant| grant.is_arriving() && self.is_at_end());
+        let hurry = slow.map(|grant| self.hurry_at(grant)).filter(|&at| at > now);
+        grants.chain(peers).chain(ask).chain(hurry).min()
+    }
+}
+
+/// How many pieces the words of a set hold.
+fn count(words: &[u64]) -> u32 {
+    words.iter().map(|word| word.count_ones()).sum()
+}

@@ -1,0 +1,350 @@
+//! The scheduler's state machines under any order of events.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fastrand::Rng;
+use flow::bitmap::Bitmap;
+use flow::chunk::ChunkId;
+use flow::swarm::Settings;
+use flow::swarm::fetch::{Action, Arrival, Fetch};
+use flow::swarm::serve::{Holdings, Serve, Upload};
+use flow::swarm::tracker::Tracker;
+use flow::time::Instant;
+use flow::wire::control::{Holding, NodeId, TrackerPeer};
+use flow::wire::data::Want;
+use proptest::prelude::*;
+
+const CHUNK: ChunkId = ChunkId([1; 32]);
+/// The only source that always has everything, never lies and never dies.
+const HONEST: NodeId = 1;
+
+/// A receiver among peers that answer late, wrongly, twice or not at all.
+struct Play {
+    rng: Rng,
+    now: Instant,
+    fetch: Fetch,
+    settings: Settings,
+    pieces: u32,
+    /// Open grants: who holds them, and what they ask for.
+    open: BTreeMap<u64, (NodeId, Want)>,
+    /// Grants that have ended, whose pieces may still come.
+    ended: Vec<(u64, NodeId, Want)>,
+    used: BTreeSet<u64>,
+    verified: Bitmap,
+    connected: BTreeSet<NodeId>,
+    done: bool,
+}
+
+impl Play {
+    fn new(seed: u64, pieces: u32) -> Self {
+        let settings = Settings::default();
+        let fetch = Fetch::new(settings.clone(), Bitmap::new(pieces), seed, Instant::ZERO);
+        Self {
+            rng: Rng::with_seed(seed),
+            now: Instant::ZERO,
+            fetch,
+            settings,
+            pieces,
+            open: BTreeMap::new(),
+            ended: Vec::new(),
+            used: BTreeSet::new(),
+            verified: Bitmap::new(pieces),
+            connected: BTreeSet::new(),
+            done: false,
+        }
+    }
+
+    /// Carries out what the fetch wants and checks that it may want it.
+    fn carry_out(&mut self) {
+        let slots = 8;
+        for _ in 0..10_000 {
+            let Some(action) = self.fetch.poll(self.now, slots - self.open.len().min(slots)) else { return };
+            assert!(!self.done, "something follows the end: {action:?}");
+            match action {
+                Action::Connect { peer } => self.connect(peer),
+                Action::Grant { peer, grant, want } => {
+                    assert!(self.used.insert(grant), "a grant's number is used twice");
+                    assert!(self.open.len() < slots, "more slots are granted than there are");
+                    let towards = self.open.values().filter(|(holder, _)| *holder == peer).count();
+                    assert!(towards < self.settings.grants_per_peer && self.connected.contains(&peer));
+                    if let Want::Piece(piece) = want {
+                        assert!(piece < self.pieces && !self.verified.contains(piece));
+                    }
+                    self.open.insert(grant, (peer, want));
+                }
+                Action::Revoke { peer, grant } => {
+                    // A revocation may cross the loss of its source.
+                    assert!(self.used.contains(&grant));
+                    if let Some((holder, want)) = self.open.remove(&grant) {
+                        assert_eq!(holder, peer);
+                        self.ended.push((grant, peer, want));
+                    }
+                }
+                Action::Announce { piece } => {
+                    assert!(self.verified.contains(piece), "a piece is announced unverified")
+                }
+                Action::Disconnect { peer } => {
+                    assert!(
+                        self.open.values().all(|(holder, _)| *holder != peer),
+                        "grants outlive their source"
+                    );
+                    self.connected.remove(&peer);
+                }
+                Action::AskTracker => self.name_peers(),
+                Action::Complete => {
+                    assert!(self.verified.is_full());
+                    self.done = true;
+                }
+            }
+        }
+        panic!("the fetch never comes to rest");
+    }
+
+    fn name_peers(&mut self) {
+        let mut peers = vec![TrackerPeer { node: HONEST, complete: true, near: true }];
+        for _ in 0..self.rng.usize(0..6) {
+            let node = self.rng.u64(2..12);
+            peers.push(TrackerPeer { node, complete: self.rng.bool(), near: self.rng.bool() });
+        }
+        self.fetch.on_peers(self.now, &peers);
+    }
+
+    fn connect(&mut self, peer: NodeId) {
+        if peer != HONEST && self.rng.u8(0..3) == 0 {
+            return self.fetch.on_lost(self.now, peer);
+        }
+        let mut have = Bitmap::new(self.pieces);
+        for piece in (0..self.pieces).filter(|_| peer == HONEST || self.rng.bool()) {
+            have.insert(piece);
+        }
+        self.connected.insert(peer);
+        self.fetch.on_interest(self.now, peer, self.rng.bool(), have);
+    }
+
+    /// One thing happens.
+    fn step(&mut self) {
+        self.now = self.now + Duration::from_micros(self.rng.u64(0..20_000));
+        let grant = self.rng.choice(self.open.keys().copied().collect::<Vec<_>>());
+        match (self.rng.u8(0..20), grant) {
+            (0, _) => self.lose(),
+            (1, _) => {
+                let pieces: Vec<u32> = (0..3).map(|_| self.rng.u32(0..self.pieces + 2)).collect();
+                self.fetch.on_have(self.now, self.rng.u64(1..14), &pieces);
+            }
+            (2, _) => self.arrive_late(),
+            (3, _) => {
+                let piece = self.rng.u32(0..self.pieces);
+                self.verified.insert(piece);
+                self.fetch.on_local(self.now, piece);
+            }
+            (4 | 5, Some(grant)) if self.open[&grant].0 != HONEST => {
+                let (peer, want) = self.open.remove(&grant).unwrap();
+                self.ended.push((grant, peer, want));
+                self.fetch.on_declined(self.now, peer, grant);
+            }
+            (_, Some(grant)) => self.deliver(grant),
+            (_, None) => {}
+        }
+        self.carry_out();
+    }
+
+    fn lose(&mut self) {
+        let peer = self.rng.u64(2..12);
+        self.connected.remove(&peer);
+        self.open.retain(|_, (holder, _)| *holder != peer);
+        self.fetch.on_lost(self.now, peer);
+    }
+
+    /// The piece of a grant that has ended, or of none, arrives.
+    fn arrive_late(&mut self) {
+        let (grant, peer) = match self.rng.choice(&self.ended) {
+            Some(&(grant, peer, _)) => (grant, peer),
+            None => (self.rng.u64(..), self.rng.u64(1..12)),
+        };
+        let arrival = self.fetch.on_arriving(self.now, peer, grant, self.rng.u32(0..self.pieces));
+        assert_eq!(arrival, Arrival::Discard, "a grant that has ended takes a piece");
+    }
+
+    fn deliver(&mut self, grant: u64) {
+        let (peer, want) = self.open[&grant].clone();
+        let piece = match want {
+            Want::Piece(piece) => piece,
+            Want::LeastSent(words) => {
+                let wanted = Bitmap::from_words(self.pieces, words).expect("a want fits the chunk");
+                match self.rng.choice(wanted.iter().collect::<Vec<_>>()) {
+                    Some(piece) => piece,
+                    None => return,
+                }
+            }
+        };
+        let lies = peer != HONEST && self.rng.u8(0..4) == 0;
+        match self.fetch.on_arriving(self.now, peer, grant, piece) {
+            // The engine reads past it; a revocation of the grant follows.
+            Arrival::Discard => {}
+            Arrival::Accept => {
+                self.open.remove(&grant);
+                if lies {
+                    self.fetch.on_corrupt(self.now, grant);
+                } else {
+                    self.verified.insert(piece);
+                    self.fetch.on_verified(self.now, grant);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+    #[test]
+    fn a_fetch_ends_well_while_one_source_is_true(seed: u64, pieces in 1u32..150) {
+        let mut play = Play::new(seed, pieces);
+        play.carry_out();
+        for _ in 0..60 * pieces + 4_000 {
+            if play.done {
+                break;
+            }
+            play.step();
+            prop_assert!(play.fetch.have().iter().all(|piece| play.verified.contains(piece)));
+        }
+        prop_assert!(play.done, "{} of {pieces} pieces after {:?}", play.fetch.have().count(), play.now);
+        prop_assert_eq!(play.fetch.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_source_answers_every_grant_once(seed: u64, uploads in 1usize..6) {
+        let mut rng = Rng::with_seed(seed);
+        let holdings = Everything(Bitmap::full(64));
+        let mut serve = Serve::new(uploads);
+        let (mut waiting, mut sending) = (BTreeSet::new(), BTreeSet::new());
+        for number in 0..600u64 {
+            let now = Instant::from_micros(number * 100);
+            let peer = rng.u64(1..6);
+            match rng.u8(0..10) {
+                0..5 => {
+                    let want = match rng.bool() {
+                        true => Want::Piece(rng.u32(0..64)),
+                        false => Want::LeastSent(holdings.0.words().to_vec()),
+                    };
+                    if serve.on_grant(now, peer, CHUNK, number, want).is_ok() {
+                        waiting.insert((peer, number));
+                    }
+                }
+                5 => {
+                    if let Some((peer, grant)) = rng.choice(waiting.iter().copied().collect::<Vec<_>>()) {
+                        serve.on_revoke(peer, grant);
+                        waiting.remove(&(peer, grant));
+                    }
+                }
+                6 if rng.u8(0..4) == 0 => {
+                    serve.on_lost(peer);
+                    waiting.retain(|(holder, _)| *holder != peer);
+                    sending.retain(|(holder, _)| *holder != peer);
+                }
+                _ => {
+                    if let Some((peer, grant)) = rng.choice(sending.iter().copied().collect::<Vec<_>>()) {
+                        sending.remove(&(peer, grant));
+                        serve.on_sent(peer, grant);
+                    }
+                }
+            }
+            while let Some(upload) = serve.poll(now, &holdings) {
+                let (peer, grant) = match upload {
+                    Upload::Send { peer, grant, piece, .. } => {
+                        prop_assert!(piece < 64);
+                        sending.insert((peer, grant));
+                        (peer, grant)
+                    }
+                    Upload::Decline { peer, grant, .. } => (peer, grant),
+                };
+                prop_assert!(waiting.remove(&(peer, grant)), "an answer to no grant");
+            }
+            prop_assert!(sending.len() <= uploads, "more uploads than allowed");
+        }
+        // Nothing waits while there is room.
+        while let Some(&(peer, grant)) = sending.iter().next() {
+            sending.remove(&(peer, grant));
+            serve.on_sent(peer, grant);
+            while let Some(upload) = serve.poll(Instant::from_micros(1_000_000), &holdings) {
+                let (Upload::Send { peer, grant, .. } | Upload::Decline { peer, grant, .. }) = upload;
+                prop_assert!(waiting.remove(&(peer, grant)));
+                if matches!(upload, Upload::Send { .. }) {
+                    sending.insert((peer, grant));
+                }
+            }
+        }
+        prop_assert!(waiting.is_empty(), "grants that nobody answers");
+    }
+
+    #[test]
+    fn a_tracker_names_members_only(seed: u64) {
+        let mut rng = Rng::with_seed(seed);
+        let mut tracker = Tracker::new(seed);
+        let mut members: BTreeMap<NodeId, bool> = BTreeMap::new();
+        let now = Instant::ZERO;
+        for _ in 0..300 {
+            let node = rng.u64(1..60);
+            let rack = format!("r{}", node % 3);
+            match rng.u8(0..8) {
+                0 => {
+                    tracker.on_announce(now, node, &rack, CHUNK, Holding::Complete);
+                    members.insert(node, true);
+                }
+                1 => {
+                    tracker.on_announce(now, node, &rack, CHUNK, Holding::None);
+                    members.remove(&node);
+                }
+                2 => {
+                    tracker.on_node_lost(node);
+                    members.remove(&node);
+                }
+                _ => {
+                    let named = tracker.join(now, CHUNK, node, &rack, 16);
+                    members.entry(node).or_insert(false);
+                    let nodes: BTreeSet<NodeId> = named.iter().map(|peer| peer.node).collect();
+                    prop_assert_eq!(nodes.len(), named.len(), "a peer is named twice");
+                    // Names are drawn at random, and a draw may repeat one.
+                    let most = 16.min(members.len() - 1);
+                    prop_assert!((most.div_ceil(2)..=most).contains(&named.len()));
+                    for peer in &named {
+                        prop_assert_ne!(peer.node, node);
+                        prop_assert_eq!(members.get(&peer.node), Some(&peer.complete));
+                        prop_assert_eq!(peer.near, peer.node % 3 == node % 3);
+                    }
+                    let sources = members.iter().any(|(member, complete)| *complete && *member != node);
+                    prop_assert_eq!(named.iter().any(|peer| peer.complete), sources);
+                }
+            }
+        }
+    }
+}
+
+struct Everything(Bitmap);
+
+impl Holdings for Everything {
+    fn pieces(&self, chunk: &ChunkId) -> Option<impl std::ops::Deref<Target = Bitmap>> {
+        (*chunk == CHUNK).then_some(&self.0)
+    }
+}
+
+#[test]
+fn an_origin_sends_every_piece_once_before_any_twice() {
+    let holdings = Everything(Bitmap::full(200));
+    let mut serve = Serve::new(4);
+    let mut sent = BTreeSet::new();
+    for number in 0..200 {
+        let (now, peer) = (Instant::from_micros(number), number % 10);
+        let want = Want::LeastSent(holdings.0.words().to_vec());
+        serve.on_grant(now, peer, CHUNK, number, want).unwrap();
+        let Some(Upload::Send { piece, grant, .. }) = serve.poll(now, &holdings) else {
+            panic!("nothing is sent")
+        };
+        assert!(sent.insert(piece), "piece {piece} is sent twice");
+        serve.on_sent(peer, grant);
+    }
+    assert_eq!(sent.len(), 200);
+}
