@@ -90,7 +90,14 @@ impl Catalog {
         let leases = Leases::new(random()?);
         let shared = Arc::new(Shared::new(rows, leases));
         let (queue, requests) = flume::bounded(QUEUE_LENGTH);
-        let writer = Writer { shared: shared.clone(), queue: requests, fence, revision, opened_ms: now_ms };
+        let writer = Writer {
+            shared: shared.clone(),
+            queue: requests,
+            fence,
+            revision,
+            opened_ms: now_ms,
+            opened_revision: revision,
+        };
         let writer = thread::Builder::new().name("catalog".into()).spawn(|| writer.run());
         let writer = writer.map_err(CatalogError::file("starting the writer of", directory))?;
         Ok(Self { inner: Arc::new(Inner { cluster_id, shared, queue: Some(queue), writer: Some(writer) }) })
@@ -218,9 +225,9 @@ impl Catalog {
     }
 
     /// Forgets the superseded and removed versions whose grace is over and that nobody leases; returns how many.
-    /// For [`crate::GRACE_MS`] after the catalog was opened it forgets none, so that readers whose leases were lost
-    /// with the previous process can finish. Records that are damaged are left; the first is the error, after
-    /// all others have been dealt with.
+    /// For [`crate::REOPENED_GRACE_MS`] after the catalog was opened it forgets none from before, so that readers
+    /// whose leases were lost with the previous process can finish. Records that are damaged are left; the first
+    /// is the error, after all others have been dealt with.
     pub async fn sweep(&self, now_ms: u64) -> Result<u64, CatalogError> {
         self.ask_in_steps(|after, reply| Request::Sweep { after, now_ms, reply }).await
     }

@@ -23,8 +23,11 @@ mod writer; // the thread that writes
 pub use catalog::{Catalog, Committed, Entry, Summary};
 pub use error::CatalogError;
 
-/// A superseded or removed version stays for this long, in milliseconds.
-pub const GRACE_MS: u64 = 60_000;
+/// A superseded or removed version stays for this long, in milliseconds. Whoever reads for longer holds a lease.
+pub const GRACE_MS: u64 = 2_000;
+/// Versions from before the catalog was opened stay for this long after it was, in milliseconds: the leases on them were
+/// lost with the process that had granted them.
+pub const REOPENED_GRACE_MS: u64 = 60_000;
 /// A lease lasts this long unless it is renewed, in milliseconds.
 pub const LEASE_MS: u64 = 30_000;
 /// Most leases at once.

@@ -202,11 +202,16 @@ fn readers_of_the_previous_run_get_the_grace() {
     let (_, lease) = catalog.open_leased("a", 0).unwrap().unwrap();
     remove(&catalog, "a", false, 0);
     drop(catalog);
-    let catalog = Catalog::open_at(directory.path(), 5 * GRACE_MS).unwrap();
-    assert_eq!(catalog.renew(&[lease], 5 * GRACE_MS), [lease]);
-    assert_eq!(sweep(&catalog, 6 * GRACE_MS - 1), 0);
-    assert!(referenced(&catalog, 1));
-    assert_eq!(sweep(&catalog, 6 * GRACE_MS), 1);
+    let opened_ms = 5 * GRACE_MS;
+    let catalog = Catalog::open_at(directory.path(), opened_ms).unwrap();
+    assert_eq!(catalog.renew(&[lease], opened_ms), [lease]);
+    // What is put and removed since then has nothing to wait for.
+    put(&catalog, "b", &[2], opened_ms);
+    remove(&catalog, "b", false, opened_ms);
+    assert_eq!(sweep(&catalog, opened_ms + GRACE_MS), 1);
+    assert_eq!(sweep(&catalog, opened_ms + REOPENED_GRACE_MS - 1), 0);
+    assert!(referenced(&catalog, 1) && !referenced(&catalog, 2));
+    assert_eq!(sweep(&catalog, opened_ms + REOPENED_GRACE_MS), 1);
 }
 
 #[test]
@@ -339,15 +344,15 @@ fn rot_in_what_is_current_is_told() {
 fn rot_in_other_tables_is_told() {
     let (_directory, catalog) = rotten("versions");
     names(catalog.get("rotten"), "key 'rotten', version 1");
-    names(block_on(catalog.sweep(GRACE_MS)), "key 'gone', version 1");
+    names(block_on(catalog.sweep(REOPENED_GRACE_MS)), "key 'gone', version 1");
     assert!(referenced(&catalog, 7));
     let (_directory, catalog) = rotten("buried");
     names(put_if(&catalog, "gone", 0), "key 'gone'");
     let (_directory, catalog) = rotten("chunks");
     names(catalog.references(&[chunk(8)]), "chunk 0808");
-    names(put_if(&catalog, "k", 0).and(block_on(catalog.sweep(GRACE_MS))), "chunk 0707");
+    names(put_if(&catalog, "k", 0).and(block_on(catalog.sweep(REOPENED_GRACE_MS))), "chunk 0707");
     let (_directory, catalog) = rotten("retired");
-    names(block_on(catalog.sweep(GRACE_MS)), "a version");
+    names(block_on(catalog.sweep(REOPENED_GRACE_MS)), "a version");
 }
 
 #[test]
@@ -375,6 +380,8 @@ struct Model {
     retired: Vec<(String, u64, Vec<u8>, u64)>,
     /// (lease, key, version, expires at)
     leases: Vec<(u64, String, u64, u64)>,
+    /// Versions from before the catalog was opened.
+    old: BTreeSet<(String, u64)>,
     opened_ms: u64,
 }
 
@@ -389,8 +396,11 @@ impl Model {
         self.leases.retain(|(.., expires_ms)| *expires_ms > now_ms);
         let before = self.retired.len();
         let leased = |key: &str, version| self.leases.iter().any(|(_, k, v, _)| k == key && *v == version);
-        let over = |at: u64| at.max(self.opened_ms) + GRACE_MS <= now_ms;
-        self.retired.retain(|(key, version, _, at)| !over(*at) || leased(key, *version));
+        let reopened = now_ms < self.opened_ms + REOPENED_GRACE_MS;
+        let over = |key: &String, version: u64, at: u64| {
+            at + GRACE_MS <= now_ms && !(reopened && self.old.contains(&(key.clone(), version)))
+        };
+        self.retired.retain(|(key, version, _, at)| !over(key, *version, *at) || leased(key, *version));
         (before - self.retired.len()) as u64
     }
 
@@ -422,7 +432,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<prop::sample::Index>().prop_map(Act::Renew),
         1 => any::<prop::sample::Index>().prop_map(Act::Release),
         3 => Just(Act::Sweep),
-        3 => (0..GRACE_MS).prop_map(Act::Wait),
+        3 => (0..2 * GRACE_MS).prop_map(Act::Wait),
+        1 => (0..REOPENED_GRACE_MS).prop_map(Act::Wait),
         1 => Just(Act::Reopen),
     ]
 }
@@ -482,6 +493,9 @@ proptest! {
                     catalog = Catalog::open_at(directory.path(), now_ms).unwrap();
                     model.leases.clear();
                     model.opened_ms = now_ms;
+                    let current = model.current.iter().map(|(key, (version, _))| (key.clone(), *version));
+                    let retired = model.retired.iter().map(|(key, version, ..)| (key.clone(), *version));
+                    model.old = current.chain(retired).collect();
                 }
             }
             let listed: Vec<(String, u64)> =

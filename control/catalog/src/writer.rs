@@ -5,13 +5,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::GRACE_MS;
 use crate::catalog::Committed;
 use crate::error::CatalogError;
 use crate::fence::Fence;
 use crate::group::{Group, Proposal, Step};
 use crate::lease::Leases;
 use crate::rows::Rows;
+use crate::{GRACE_MS, REOPENED_GRACE_MS};
 
 /// Requests that wait before callers must.
 pub(crate) const QUEUE_LENGTH: usize = 256;
@@ -64,9 +64,9 @@ pub(crate) struct Writer {
     pub(crate) fence: Fence,
     /// The last revision on disk.
     pub(crate) revision: u64,
-    /// When the catalog was opened. Versions that were retired before keep their grace from then on, because
-    /// the leases on them are lost.
+    /// When the catalog was opened, and the last revision at that time. The leases on versions up to then are lost.
     pub(crate) opened_ms: u64,
+    pub(crate) opened_revision: u64,
 }
 
 impl Writer {
@@ -122,13 +122,15 @@ impl Writer {
     ) -> Result<Step, CatalogError> {
         self.fence.advance(self.revision)?;
         self.shared.leases().expire(now_ms);
-        if now_ms < self.opened_ms.saturating_add(GRACE_MS) {
-            return Ok(Step::default());
-        }
+        let Some(until_ms) = now_ms.checked_sub(GRACE_MS) else { return Ok(Step::default()) };
+        let may_have_lost_leases = now_ms < self.opened_ms.saturating_add(REOPENED_GRACE_MS);
+        let opened_revision = self.opened_revision;
         // Asking version by version is enough: a lease is granted only on a version that is current at that
         // moment, and what the group sees as retired never becomes current again.
-        let is_leased = |revision| self.shared.leases().holds(revision);
-        group.sweep(now_ms.saturating_sub(GRACE_MS), is_leased, after)
+        let is_leased = |revision| {
+            (may_have_lost_leases && revision <= opened_revision) || self.shared.leases().holds(revision)
+        };
+        group.sweep(until_ms, is_leased, after)
     }
 }
 

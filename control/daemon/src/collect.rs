@@ -8,12 +8,15 @@ use std::time::Duration;
 use flow::chunk::ChunkId;
 use flow::wire::control::ReplicaRecord;
 use ledger::Ledger;
+use tokio::sync::Notify;
 
 use crate::node::Node;
 use crate::{keys, peers};
 
-/// Time between two rounds.
+/// Time between two rounds when nothing is about to go.
 const ROUND: Duration = Duration::from_secs(15);
+/// Time between two rounds when something is.
+const ROUND_SOON: Duration = Duration::from_secs(1);
 /// The first round after the start: by then the node has joined.
 const FIRST_ROUND: Duration = Duration::from_secs(3);
 
@@ -21,26 +24,80 @@ const FIRST_ROUND: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct Collector {
     start: std::time::Instant,
-    ledger: Mutex<Ledger>,
+    state: Mutex<State>,
+    dropped: Notify,
+    hurry: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ledger: Ledger,
+    /// The chunk that is being dropped.
+    dropping: Option<ChunkId>,
 }
 
 impl Collector {
     pub(crate) fn new() -> Self {
-        Self { start: std::time::Instant::now(), ledger: Mutex::default() }
+        Self {
+            start: std::time::Instant::now(),
+            state: Mutex::default(),
+            dropped: Notify::new(),
+            hurry: Notify::new(),
+        }
     }
 
-    /// Somebody has just written or fetched the chunk, and may be about to refer to it.
+    /// Somebody has just fetched the chunk, and may be about to refer to it.
     pub(crate) fn touch(&self, chunk: ChunkId) {
         let now_ms = self.now_ms();
-        self.lock().touch(chunk, now_ms);
+        self.lock().ledger.touch(chunk, now_ms);
+    }
+
+    /// Keeps the chunk until it is released as often as it was held: somebody writes it and is going to refer to it. The
+    /// same bytes may be here already, and if they are just being dropped, that comes to its end first.
+    pub(crate) async fn hold(&self, chunk: ChunkId) {
+        loop {
+            let dropped = self.dropped.notified();
+            {
+                let mut state = self.lock();
+                if state.dropping != Some(chunk) {
+                    return state.ledger.hold(chunk);
+                }
+            }
+            dropped.await;
+        }
+    }
+
+    /// Undoes holds, because a key refers to the chunks or because none will.
+    pub(crate) fn release(&self, chunks: impl IntoIterator<Item = ChunkId>) {
+        let now_ms = self.now_ms();
+        let mut state = self.lock();
+        chunks.into_iter().for_each(|chunk| state.ledger.release(chunk, now_ms));
+    }
+
+    /// Looks soon, because some chunk may have lost its last reference.
+    pub(crate) fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    /// Begins to drop a chunk, unless somebody holds it.
+    fn begin_drop(&self, chunk: ChunkId) -> bool {
+        let mut state = self.lock();
+        let free = !state.ledger.is_held(&chunk);
+        state.dropping = free.then_some(chunk);
+        free
+    }
+
+    fn end_drop(&self) {
+        self.lock().dropping = None;
+        self.dropped.notify_waiters();
     }
 
     fn now_ms(&self) -> u64 {
         self.start.elapsed().as_millis() as u64
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -49,7 +106,11 @@ pub(crate) async fn collect(node: Arc<Node>) {
     tokio::time::sleep(FIRST_ROUND).await;
     loop {
         round(&node).await;
-        tokio::time::sleep(ROUND).await;
+        if !node.collector.lock().ledger.is_about_to_drop() {
+            // It returns at once when it was called since the last round began.
+            let _ = tokio::time::timeout(ROUND, node.collector.hurry.notified()).await;
+        }
+        tokio::time::sleep(ROUND_SOON).await;
     }
 }
 
@@ -69,13 +130,14 @@ async fn round(node: &Arc<Node>) {
     };
     let now_ms = node.collector.now_ms();
     let answers = chunks.into_iter().zip(referenced);
-    let unwanted = node.collector.lock().on_round(answers, now_ms);
-    for chunk in unwanted {
+    let unwanted = node.collector.lock().ledger.on_round(answers, now_ms);
+    for chunk in unwanted.into_iter().filter(|chunk| node.collector.begin_drop(*chunk)) {
         match node.engine.drop_replica(chunk, None, false).await {
             Ok(true) => tracing::info!(%chunk, "a chunk that no key refers to was dropped"),
             Ok(false) => {}
             Err(error) => tracing::debug!(%chunk, %error, "a chunk that no key refers to stays for now"),
         }
+        node.collector.end_drop();
     }
 }
 
@@ -83,4 +145,32 @@ fn may_be_dropped(replica: &ReplicaRecord) -> bool {
     let pieces = replica.geometry.pieces();
     let whole = replica.dram_pieces >= pieces || replica.nvme_pieces >= pieces;
     whole && !replica.pinned && !replica.fetching
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_not_held_while_it_is_dropped_nor_dropped_while_it_is_held() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (collector, chunk) = (Collector::new(), ChunkId([1; 32]));
+            assert!(collector.begin_drop(chunk));
+            let held = std::cell::Cell::new(false);
+            let hold = async {
+                collector.hold(chunk).await;
+                held.set(true);
+            };
+            let drop = async {
+                collector.hold(ChunkId([2; 32])).await;
+                assert!(!held.get());
+                collector.end_drop();
+            };
+            tokio::join!(hold, drop);
+            assert!(held.get() && !collector.begin_drop(chunk));
+            collector.release([chunk]);
+            assert!(collector.begin_drop(chunk));
+        });
+    }
 }

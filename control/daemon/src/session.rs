@@ -111,7 +111,8 @@ async fn answer(session: &Arc<Session>, request: u64, message: Message) -> Resul
 
         Message::KeyOpen(open) => session.open_key(open).await,
         Message::LeaseRelease(release) => session.release_lease(release.lease).await,
-        Message::KeyCommit(_) | Message::KeyList(_) | Message::KeyRemove(_) | Message::ChunkReferences(_) => {
+        Message::KeyCommit(commit) => session.commit(commit).await,
+        Message::KeyList(_) | Message::KeyRemove(_) | Message::ChunkReferences(_) => {
             keys::answer(node, message).await
         }
 

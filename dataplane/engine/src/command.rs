@@ -4,14 +4,21 @@ use std::net::TcpStream;
 
 use flow::chunk::ChunkId;
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
-use flow::wire::session::{
-    ChunkFetched, ChunkOpened, ChunkReference, ChunkSealed, Device, FilledPiece, SlotRef,
-};
+use flow::wire::session::{ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, SlotRef};
 
 use crate::{EngineError, Peer};
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = flume::Sender<Result<T, EngineError>>;
+
+/// A chunk that was written and is visible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sealed {
+    /// What others must know to read it.
+    pub chunk: ChunkReference,
+    /// An open handle that keeps it from being evicted or dropped until it is closed.
+    pub handle: u64,
+}
 
 /// One request to one shard.
 pub(crate) enum Command {
@@ -36,7 +43,7 @@ pub(crate) enum Command {
         handle: u64,
         id: ChunkId,
         size: u64,
-        reply: Reply<ChunkSealed>,
+        reply: Reply<Sealed>,
     },
     Abort {
         handle: u64,
@@ -45,7 +52,8 @@ pub(crate) enum Command {
     /// A chunk that was written on another shard and belongs to this one.
     Adopt {
         chunk: Box<crate::shard::Adopted>,
-        reply: Reply<()>,
+        /// Tells the handle that keeps the chunk.
+        reply: Reply<u64>,
     },
 
     Open {

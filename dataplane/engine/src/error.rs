@@ -76,7 +76,8 @@ impl EngineError {
             Self::Corrupt { .. } => (FailureCode::Corrupt, "put the data again"),
             Self::Unavailable { .. } => (
                 FailureCode::Unavailable,
-                "`shoal chunk info` and `shoal node ls` show which nodes are missing",
+                "`shoal chunk info` and `shoal node ls` show which nodes are missing; what was put with --volatile is gone \
+                 when the last node that had it stops",
             ),
             Self::InUse(_) => (FailureCode::Conflict, "unpin it, or use --force"),
             Self::Stopping => (FailureCode::Draining, "ask another node"),

@@ -8,12 +8,10 @@ use std::thread::JoinHandle;
 
 use flow::chunk::ChunkId;
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
-use flow::wire::session::{
-    ChunkFetched, ChunkOpened, ChunkReference, ChunkSealed, Device, FilledPiece, SlotRef,
-};
+use flow::wire::session::{ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, SlotRef};
 use memory::Arena;
 
-use crate::command::{Command, Reply};
+use crate::command::{Command, Reply, Sealed};
 use crate::{EngineError, Event, Finding, Peer};
 
 /// How an engine is started.
@@ -147,8 +145,8 @@ impl Handle {
         self.ask(shard_of(handle), |reply| Command::Fill { handle, pieces, reply }).await
     }
 
-    /// Makes a written chunk visible under its id.
-    pub async fn seal(&self, handle: u64, id: ChunkId, size: u64) -> Result<ChunkSealed, EngineError> {
+    /// Makes a written chunk visible under its id, and opens it, so that it stays until whoever wrote it has closed it.
+    pub async fn seal(&self, handle: u64, id: ChunkId, size: u64) -> Result<Sealed, EngineError> {
         self.ask(shard_of(handle), |reply| Command::Seal { handle, id, size, reply }).await
     }
 

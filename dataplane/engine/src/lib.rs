@@ -14,6 +14,7 @@ mod shard; // one executor: replicas, fetches, serving
 mod store; // chunk files on NVMe
 mod transport; // frames and pieces over a connection
 
+pub use command::Sealed;
 pub use error::EngineError;
 pub use event::{Event, Fault};
 pub use handle::{Config, Engine, Handle, StartError};

@@ -17,7 +17,7 @@ use crate::node::{Clock, Node, Seat};
 /// How often the head looks who has fallen silent.
 const TICK: Duration = Duration::from_millis(250);
 /// How often superseded versions are swept.
-const SWEEP: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// What only the head has.
 pub(crate) struct Head {
@@ -133,7 +133,10 @@ async fn sweep(node: Arc<Node>) {
     let Ok(head) = head_of(&node) else { return };
     match head.catalog.sweep(Clock::calendar_ms()).await {
         Ok(0) => {}
-        Ok(count) => tracing::debug!(count, "superseded versions were forgotten"),
+        Ok(count) => {
+            tracing::debug!(count, "superseded versions were forgotten");
+            node.collector.hurry();
+        }
         Err(error) => tracing::error!(error = crate::keys::in_full(&error), "sweeping the catalog failed"),
     }
 }

@@ -6,40 +6,76 @@ use flow::chunk::ChunkId;
 
 /// Rounds in a row in which nobody referred to the chunk.
 const ROUNDS: u32 = 2;
-/// A chunk that was referenced once goes this long after it was last touched, in milliseconds.
-const AGE_MS: u64 = 60_000;
-/// A chunk that was never referenced may belong to a key that is still being put. Milliseconds.
-const AGE_UNCOMMITTED_MS: u64 = 600_000;
+/// Rounds after which a chunk that could not be dropped is no reason to hurry.
+const ROUNDS_HURRIED: u32 = 8;
+/// A chunk that was referenced, or whose writer is gone, goes this long after that was known, in milliseconds.
+const AGE_MS: u64 = 2_000;
+/// Any other chunk may belong to a key that is still being put, or to another cluster than the one that was joined by
+/// mistake. Milliseconds.
+const AGE_UNKNOWN_MS: u64 = 600_000;
 
 /// What is known of each chunk on this node since it started.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     chunks: BTreeMap<ChunkId, Entry>,
+    /// How often each chunk is held.
+    held: BTreeMap<ChunkId, u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     touched_ms: u64,
-    was_referenced: bool,
+    /// Whether a reference was seen, or the writer has released it.
+    is_settled: bool,
     rounds_unreferenced: u32,
 }
 
 impl Entry {
-    fn at(now_ms: u64) -> Self {
-        Self { touched_ms: now_ms, was_referenced: false, rounds_unreferenced: 0 }
+    fn at(now_ms: u64, is_settled: bool) -> Self {
+        Self { touched_ms: now_ms, is_settled, rounds_unreferenced: 0 }
     }
 
     fn may_go(&self, now_ms: u64) -> bool {
         let age_ms = now_ms.saturating_sub(self.touched_ms);
-        let enough_ms = if self.was_referenced { AGE_MS } else { AGE_UNCOMMITTED_MS };
+        let enough_ms = if self.is_settled { AGE_MS } else { AGE_UNKNOWN_MS };
         self.rounds_unreferenced >= ROUNDS && age_ms >= enough_ms
     }
 }
 
 impl Ledger {
-    /// Somebody has just written or fetched the chunk: what was known of it counts no more.
+    /// Somebody has just fetched the chunk: what was known of it counts no more.
     pub(super) fn touch(&mut self, chunk: ChunkId, now_ms: u64) {
-        self.chunks.insert(chunk, Entry::at(now_ms));
+        self.chunks.insert(chunk, Entry::at(now_ms, false));
+    }
+
+    /// Somebody writes the chunk: it stays until it is released as often as it was held.
+    pub(super) fn hold(&mut self, chunk: ChunkId) {
+        *self.held.entry(chunk).or_default() += 1;
+    }
+
+    /// Undoes one hold.
+    pub(super) fn release(&mut self, chunk: ChunkId, now_ms: u64) {
+        if let Some(count) = self.held.get_mut(&chunk) {
+            *count -= 1;
+            if *count == 0 {
+                self.held.remove(&chunk);
+            }
+        }
+        self.chunks.insert(chunk, Entry::at(now_ms, true));
+    }
+
+    pub(super) fn is_held(&self, chunk: &ChunkId) -> bool {
+        self.held.contains_key(chunk)
+    }
+
+    /// Whether a chunk that is known to be unwanted only waits for another round.
+    pub(super) fn is_about_to_drop(&self) -> bool {
+        let soon = |(chunk, entry): (&ChunkId, &Entry)| {
+            entry.is_settled
+                && (1..ROUNDS_HURRIED).contains(&entry.rounds_unreferenced)
+                && !self.is_held(chunk)
+        };
+        self.chunks.iter().any(soon)
     }
 
     /// Takes what the head said of the chunks that are here and may be dropped; gives those that shall go. Chunks
@@ -52,19 +88,21 @@ impl Ledger {
         let mut unwanted = Vec::new();
         let mut before = std::mem::take(&mut self.chunks);
         for (chunk, referenced) in answers {
-            let mut entry = before.remove(&chunk).unwrap_or(Entry::at(now_ms));
+            let mut entry = before.remove(&chunk).unwrap_or(Entry::at(now_ms, false));
             if referenced {
-                entry.was_referenced = true;
+                entry.is_settled = true;
                 entry.rounds_unreferenced = 0;
             } else {
                 entry.rounds_unreferenced += 1;
             }
-            if entry.may_go(now_ms) {
+            if entry.may_go(now_ms) && !self.held.contains_key(&chunk) {
                 unwanted.push(chunk);
             }
             self.chunks.insert(chunk, entry);
         }
-        before.retain(|_, entry| now_ms.saturating_sub(entry.touched_ms) < AGE_UNCOMMITTED_MS);
+        before.retain(|_, entry| now_ms.saturating_sub(entry.touched_ms) < AGE_UNKNOWN_MS);
+        // What is not here cannot be about to go.
+        before.values_mut().for_each(|entry| entry.rounds_unreferenced = 0);
         self.chunks.append(&mut before);
         unwanted
     }
@@ -81,11 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_was_never_referenced_has_ten_minutes() {
+    fn a_chunk_of_which_nothing_is_known_has_ten_minutes() {
         let mut ledger = Ledger::default();
         for now_ms in (0..600_000).step_by(15_000) {
             assert!(!round(&mut ledger, false, now_ms), "{now_ms}");
         }
+        assert!(!ledger.is_about_to_drop());
         assert!(round(&mut ledger, false, 600_000));
     }
 
@@ -93,23 +132,45 @@ mod tests {
     fn a_chunk_that_was_referenced_goes_after_two_rounds_without() {
         let mut ledger = Ledger::default();
         assert!(!round(&mut ledger, true, 0));
-        assert!(!round(&mut ledger, true, 100_000));
-        assert!(!round(&mut ledger, false, 115_000));
-        assert!(!round(&mut ledger, true, 130_000));
-        assert!(!round(&mut ledger, false, 145_000));
-        assert!(round(&mut ledger, false, 160_000));
+        assert!(!round(&mut ledger, true, 10_000));
+        assert!(!ledger.is_about_to_drop());
+        assert!(!round(&mut ledger, false, 11_000));
+        assert!(ledger.is_about_to_drop());
+        assert!(!round(&mut ledger, true, 12_000));
+        assert!(!ledger.is_about_to_drop());
+        assert!(!round(&mut ledger, false, 13_000));
+        assert!(round(&mut ledger, false, 14_000));
     }
 
     #[test]
-    fn a_young_chunk_stays_even_without_references() {
+    fn a_chunk_that_is_held_stays_however_old() {
         let mut ledger = Ledger::default();
         round(&mut ledger, true, 0);
-        assert!(!round(&mut ledger, false, 15_000) && !round(&mut ledger, false, 30_000));
-        assert!(!round(&mut ledger, false, 45_000) && round(&mut ledger, false, 60_000));
+        ledger.hold(CHUNK);
+        ledger.hold(CHUNK);
+        ledger.release(CHUNK, 1000);
+        for now_ms in (2000..900_000).step_by(15_000) {
+            assert!(!round(&mut ledger, false, now_ms), "{now_ms}");
+        }
+        assert!(!ledger.is_about_to_drop());
+        ledger.release(CHUNK, 900_000);
+        assert!(!round(&mut ledger, false, 901_000));
+        assert!(round(&mut ledger, false, 902_000));
     }
 
     #[test]
-    fn writing_a_chunk_again_begins_its_time_anew() {
+    fn what_cannot_be_dropped_is_hurried_for_a_while_only() {
+        let mut ledger = Ledger::default();
+        round(&mut ledger, true, 0);
+        let hurried = (1..100_u64).filter(|second| {
+            round(&mut ledger, false, second * 1000);
+            ledger.is_about_to_drop()
+        });
+        assert_eq!(hurried.count(), 7);
+    }
+
+    #[test]
+    fn fetching_a_chunk_again_begins_its_time_anew() {
         let mut ledger = Ledger::default();
         round(&mut ledger, true, 0);
         round(&mut ledger, false, 70_000);
@@ -122,6 +183,9 @@ mod tests {
     fn what_is_gone_is_forgotten() {
         let mut ledger = Ledger::default();
         round(&mut ledger, true, 0);
+        round(&mut ledger, false, 1000);
+        ledger.on_round(std::iter::empty(), 2000);
+        assert!(!ledger.is_about_to_drop());
         ledger.on_round(std::iter::empty(), 700_000);
         assert!(ledger.chunks.is_empty());
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use flow::chunk::ChunkId;
 use flow::limits::PIECES_PER_CHUNK;
 use flow::wire::Message;
 use flow::wire::session::*;
@@ -46,15 +47,35 @@ impl Session {
         done(self.node.engine.fill(handle, pieces).await)
     }
 
-    pub(super) async fn seal(&self, seal: ChunkSeal) -> Result<Message, Failure> {
-        let ChunkSeal { handle, id, size } = seal;
-        self.holdings.check_writing(handle)?;
-        // From here on the chunk may be one that was here before; it must not be collected before its key is committed.
-        self.node.collector.touch(id);
-        let sealed = self.node.engine.seal(handle, id, size).await.map_err(|error| error.failure())?;
-        self.node.collector.touch(id);
+    pub(super) async fn seal(self: &Arc<Self>, seal: ChunkSeal) -> Result<Message, Failure> {
+        self.holdings.check_writing(seal.handle)?;
+        let session = self.clone();
+        let sealed = carried_out(async move {
+            // From here on the chunk may be one that was here before; it must not be collected before its key is
+            // committed.
+            let (id, collector) = (seal.id, &session.node.collector);
+            collector.hold(id).await;
+            let sealed = session.seal_and_keep(seal).await;
+            if sealed.is_err() {
+                collector.release([id]);
+            }
+            Ok(sealed?.into())
+        });
+        sealed.await
+    }
+
+    /// Seals a chunk and keeps the handle that was opened with it, so that it is not evicted either before its key is
+    /// committed.
+    async fn seal_and_keep(&self, seal: ChunkSeal) -> Result<ChunkSealed, engine::EngineError> {
+        let (ChunkSeal { handle, id, size }, engine) = (seal, &self.node.engine);
+        let sealed = engine.seal(handle, id, size).await?;
         self.holdings.remove_writing(handle);
-        Ok(sealed.into())
+        if !self.holdings.add_sealed(id, sealed.handle) {
+            engine.close(sealed.handle).await?;
+            return Err(engine::EngineError::NoHandle(handle));
+        }
+        let ChunkReference { geometry, descriptor_digest, .. } = sealed.chunk;
+        Ok(ChunkSealed { geometry, descriptor_digest })
     }
 
     pub(super) async fn abort(&self, handle: u64) -> Result<Message, Failure> {
@@ -128,9 +149,34 @@ impl Session {
         keys::answer(&self.node, LeaseRelease { lease }.into()).await
     }
 
+    /// Commits a key, which from then on keeps the chunks that were sealed for it.
+    pub(super) async fn commit(&self, commit: KeyCommit) -> Result<Message, Failure> {
+        let manifest = plan::manifest::Manifest::decode(&commit.manifest);
+        let committed = keys::answer(&self.node, commit.into()).await?;
+        for chunk in manifest.iter().flat_map(|manifest| manifest.all_chunks()) {
+            let id = ChunkId(chunk.id);
+            self.let_go(id, self.holdings.remove_sealed(&id)).await;
+        }
+        Ok(committed)
+    }
+
+    /// Undoes what keeps a sealed chunk, once for each of the handles that keep it.
+    async fn let_go(&self, id: ChunkId, handles: Vec<u64>) {
+        for handle in handles {
+            let _ = self.node.engine.close(handle).await;
+            self.node.collector.release([id]);
+        }
+    }
+
     /// Gives up everything that the connection held.
     pub(super) async fn end(&self) {
         let remains = self.holdings.end();
+        if !remains.sealed.is_empty() {
+            for (id, handles) in remains.sealed {
+                self.let_go(id, handles).await;
+            }
+            self.node.collector.hurry();
+        }
         let engine = &self.node.engine;
         for handle in remains.writing {
             let _ = engine.abort(handle).await;

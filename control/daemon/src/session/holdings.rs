@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flow::chunk::ChunkId;
 use flow::wire::session::Failure;
 use tokio::sync::RwLock;
 
@@ -11,6 +12,8 @@ use crate::node::Busy;
 
 /// Chunks that one connection has open at once, for reading and writing together.
 const HANDLES_MAX: usize = 4096;
+/// Chunks that one connection has sealed and no key refers to yet.
+const SEALED_MAX: usize = 65_536;
 /// Leases that one connection holds at once.
 const LEASES_MAX: usize = 65_536;
 
@@ -24,6 +27,8 @@ struct Held {
     writing: BTreeMap<u64, Busy>,
     reading: BTreeMap<u64, Reading>,
     leases: BTreeSet<u64>,
+    /// Sealed chunks that no key refers to yet, and the handles that keep them.
+    sealed: BTreeMap<ChunkId, Vec<u64>>,
 }
 
 #[derive(Debug)]
@@ -41,12 +46,17 @@ pub(super) struct Remains {
     pub(super) writing: Vec<u64>,
     pub(super) reading: Vec<u64>,
     pub(super) leases: Vec<u64>,
+    pub(super) sealed: BTreeMap<ChunkId, Vec<u64>>,
 }
 
 impl Holdings {
     /// Refuses when the connection has as much open as it may.
     pub(super) fn check_room(&self) -> Result<(), Failure> {
         let held = self.lock();
+        if held.sealed.len() >= SEALED_MAX {
+            let text = format!("this connection has sealed {SEALED_MAX} chunks that no key refers to");
+            return Err(failure::invalid(text, "commit a key first"));
+        }
         if held.writing.len() + held.reading.len() < HANDLES_MAX && held.leases.len() < LEASES_MAX {
             return Ok(());
         }
@@ -77,6 +87,21 @@ impl Holdings {
     pub(super) fn add_lease(&self, lease: u64) -> bool {
         let mut held = self.lock();
         !held.ended && held.leases.insert(lease)
+    }
+
+    /// Takes a chunk that is sealed and kept by an open handle; false when the connection has ended, and whoever asks
+    /// must give it up.
+    pub(super) fn add_sealed(&self, chunk: ChunkId, handle: u64) -> bool {
+        let mut held = self.lock();
+        if !held.ended {
+            held.sealed.entry(chunk).or_default().push(handle);
+        }
+        !held.ended
+    }
+
+    /// Gives the handles up that keep a sealed chunk.
+    pub(super) fn remove_sealed(&self, chunk: &ChunkId) -> Vec<u64> {
+        self.lock().sealed.remove(chunk).unwrap_or_default()
     }
 
     /// Whether the handle is one of this connection's chunks being written.
@@ -112,6 +137,7 @@ impl Holdings {
             writing: held.writing.into_keys().collect(),
             reading: held.reading.into_keys().collect(),
             leases: held.leases.into_iter().collect(),
+            sealed: held.sealed,
         }
     }
 
@@ -145,8 +171,15 @@ mod tests {
         holdings.add_writing(1, activity.begin());
         holdings.add_reading(2, activity.begin());
         assert!(holdings.add_lease(3));
+        let chunks = [4, 5].map(|byte| ChunkId([byte; 32]));
+        assert!(
+            [(0, 6), (1, 7), (0, 8)].into_iter().all(|(at, handle)| holdings.add_sealed(chunks[at], handle))
+        );
+        assert_eq!(holdings.remove_sealed(&chunks[0]), [6, 8]);
         let remains = holdings.end();
-        assert_eq!(remains, Remains { writing: vec![1], reading: vec![2], leases: vec![3] });
+        let sealed = BTreeMap::from([(chunks[1], vec![7])]);
+        assert_eq!(remains, Remains { writing: vec![1], reading: vec![2], leases: vec![3], sealed });
+        assert!(!holdings.add_sealed(chunks[0], 9));
         assert!(!holdings.add_writing(4, activity.begin()) && !holdings.add_reading(5, activity.begin()));
         assert!(!holdings.add_lease(6));
         assert_eq!(holdings.end(), Remains::default());

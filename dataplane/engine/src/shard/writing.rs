@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use flow::chunk::{ChunkId, Descriptor, Geometry};
 use flow::wire::control::Holding;
-use flow::wire::session::{ChunkSealed, FilledPiece, SlotRef};
+use flow::wire::session::{ChunkReference, FilledPiece, SlotRef};
 use memory::{Lease, SharedLease};
 
 use super::Shard;
 use super::pieces::write_error;
 use super::replica::{Replica, ReplicaFile};
-use crate::command::Command;
+use crate::command::{Command, Sealed};
 use crate::notify::Notify;
 use crate::store::{ChunkFile, Footer, TemporaryFile};
 use crate::{EngineError, Event};
@@ -157,7 +157,7 @@ impl Shard {
         handle: u64,
         id: ChunkId,
         size: u64,
-    ) -> Result<ChunkSealed, EngineError> {
+    ) -> Result<Sealed, EngineError> {
         let writing = self.writing(handle)?;
         let geometry = Geometry::new(size, writing.geometry.piece_size())?;
         if geometry != Geometry::of(size)? {
@@ -175,7 +175,7 @@ impl Shard {
         }
         let checksums = writing.state.borrow().filled.values().map(|filled| filled.checksum).collect();
         let descriptor = Descriptor { id, geometry, checksums };
-        let digest = descriptor.digest();
+        let chunk = ChunkReference { id, geometry, descriptor_digest: descriptor.digest() };
         let temporary = writing.state.borrow_mut().temporary.take();
         let file = match temporary {
             Some(temporary) => Some(self.publish(temporary, &descriptor).await?),
@@ -186,16 +186,16 @@ impl Shard {
         let dram = state.filled.into_values().map(|filled| filled.lease).collect();
         let adopted = Adopted { descriptor, dram, file };
         let owner = id.shard(self.shards.len() as u16);
-        if owner == self.index {
-            self.adopt(adopted)?;
+        let handle = if owner == self.index {
+            self.adopt(adopted)?
         } else {
             let (reply, answer) = flume::bounded(1);
             let sent =
                 self.shards[usize::from(owner)].send(Command::Adopt { chunk: Box::new(adopted), reply });
             sent.map_err(|_| EngineError::Stopping)?;
-            answer.recv_async().await.map_err(|_| EngineError::Stopping)??;
-        }
-        Ok(ChunkSealed { geometry, descriptor_digest: digest })
+            answer.recv_async().await.map_err(|_| EngineError::Stopping)??
+        };
+        Ok(Sealed { chunk, handle })
     }
 
     /// Writes the footer, syncs, and gives the file its name.
@@ -226,11 +226,13 @@ impl Shard {
         Ok(())
     }
 
-    /// Makes a sealed chunk visible.
-    pub(super) fn adopt(self: &Rc<Self>, adopted: Adopted) -> Result<(), EngineError> {
-        let id = adopted.descriptor.id;
+    /// Makes a sealed chunk visible and opens it at once: what is only in memory could be evicted otherwise before
+    /// anybody can refer to it.
+    pub(super) fn adopt(self: &Rc<Self>, adopted: Adopted) -> Result<u64, EngineError> {
+        let Descriptor { id, geometry, .. } = adopted.descriptor;
+        let chunk = ChunkReference { id, geometry, descriptor_digest: adopted.descriptor.digest() };
         match self.replica(&id) {
-            Some(replica) if replica.descriptor_digest != adopted.descriptor.digest() => {
+            Some(replica) if replica.descriptor_digest != chunk.descriptor_digest => {
                 return Err(EngineError::Invalid(format!("chunk {id} is here with other checksums")));
             }
             Some(replica) => self.merge(&replica, adopted),
@@ -241,7 +243,7 @@ impl Shard {
             }
         }
         self.tell(Event::Holding { chunk: id, holding: Holding::Complete });
-        Ok(())
+        Ok(self.clone().open(&chunk)?.handle)
     }
 
     /// Adds what was written to what is here already.

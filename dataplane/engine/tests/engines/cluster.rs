@@ -160,7 +160,8 @@ pub fn put(handle: &Handle, content: &[u8], durable: bool) -> Result<ChunkRefere
         digest.update(content);
         let id = digest.finish();
         let sealed = handle.seal(writing, id, geometry.size()).await?;
-        Ok(ChunkReference { id, geometry: sealed.geometry, descriptor_digest: sealed.descriptor_digest })
+        handle.close(sealed.handle).await?;
+        Ok(sealed.chunk)
     })
 }
 
