@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use blake3::Hasher;
-use flow::chunk::{ChunkId, Geometry};
+use flow::chunk::{ChunkId, Geometry, GeometryError};
 use flow::limits::PIECE_SIZE_MIN;
+use flow::wire::session::FailureCode;
 
 use crate::ClientError;
 use crate::chunk_writer::{ChunkWriter, Slot};
@@ -86,14 +87,33 @@ impl<'o, 'w, 'u> OrderedWriter<'o, 'w, 'u> {
     }
 
     fn begin(&mut self) -> Result<OpenChunk<'u>, ClientError> {
-        let geometry = match &mut self.sizes {
-            Some(sizes) => Geometry::of(sizes.pop_front().unwrap_or_default()),
-            None => Geometry::new(stream_chunk_size(self.next_number), PIECE_SIZE_MIN),
+        let size = self.sizes.as_mut().map(|sizes| sizes.pop_front().unwrap_or_default());
+        let writer = match size {
+            Some(size) => self.create(Geometry::of(size)),
+            None => self.create_of_any_size(),
         };
+        Ok(OpenChunk { writer: Arc::new(writer?), hasher: Hasher::new(), written: 0, slot: None, used: 0 })
+    }
+
+    /// Begins a chunk of a stream whose length is not known, as small a one as the disk still has room for.
+    fn create_of_any_size(&self) -> Result<ChunkWriter<'u>, ClientError> {
+        let mut size = stream_chunk_size(self.next_number);
+        loop {
+            match self.create(Geometry::new(size, PIECE_SIZE_MIN)) {
+                Err(ClientError::Failure(failure))
+                    if failure.code == FailureCode::DiskFull && size > PIECE_SIZE_MIN.into() =>
+                {
+                    size /= 2;
+                }
+                created => return created,
+            }
+        }
+    }
+
+    fn create(&self, geometry: Result<Geometry, GeometryError>) -> Result<ChunkWriter<'u>, ClientError> {
         let geometry = geometry.expect("bytes are cut into chunks within the limits");
         let upload = self.worker.upload();
-        let writer = Arc::new(ChunkWriter::create(upload.connection, geometry, upload.durable)?);
-        Ok(OpenChunk { writer, hasher: Hasher::new(), written: 0, slot: None, used: 0 })
+        ChunkWriter::create(upload.connection, geometry, upload.durable)
     }
 
     fn close(&mut self) {
