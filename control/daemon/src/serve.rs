@@ -19,7 +19,7 @@ use crate::door::{self, Door};
 use crate::members::Members;
 use crate::node::{Activity, Clock, Identity, Node, Seat, bytes_of};
 use crate::peers::Peers;
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::trackers::{self, Trackers};
 use crate::{dial, operate, size};
 
@@ -229,6 +229,12 @@ fn report_findings(settings: &Settings, node: &Node) {
     }
     if let Some(note) = &settings.max_memory_note {
         tracing::warn!("{note}");
+    }
+    let variables = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    for name in settings::unknown_variables(variables) {
+        tracing::warn!(
+            "the environment variable {name} is no setting; `shoal serve --help` names those that are"
+        );
     }
     let device = |name: &str, what: String| tracing::info!("device {name}: {what}");
     device("dram", format!("{} for chunks", size::show(node.engine.arena().size())));

@@ -191,6 +191,35 @@ impl Settings {
     }
 }
 
+/// The variables that mean something to some command of Shoal.
+const VARIABLES: [&str; 15] = [
+    "SHOAL_ADVERTISE",
+    "SHOAL_BINARY",
+    "SHOAL_CONFIG",
+    "SHOAL_CONGESTION_CONTROL",
+    "SHOAL_CORES",
+    "SHOAL_DATA_DIR",
+    "SHOAL_INSECURE",
+    "SHOAL_JOIN",
+    "SHOAL_LISTEN",
+    "SHOAL_LOG",
+    "SHOAL_MAX_MEMORY",
+    "SHOAL_NAME",
+    "SHOAL_NODE",
+    "SHOAL_RACK",
+    "SHOAL_TOKEN_FILE",
+];
+
+/// Those of `names` that look like settings and are none, most likely misspelt. They are no error: Kubernetes gives
+/// every pod beside a service called shoal variables such as `SHOAL_PORT` and `SHOAL_SERVICE_HOST`.
+pub(crate) fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    let of_a_service = |name: &str| name.starts_with("SHOAL_PORT") || name.starts_with("SHOAL_SERVICE_");
+    let unknown = |name: &String| {
+        name.starts_with("SHOAL_") && !VARIABLES.contains(&name.as_str()) && !of_a_service(name)
+    };
+    names.filter(unknown).collect()
+}
+
 /// Settings as one source gives them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -20,6 +20,13 @@ fn message(result: Result<Settings, SettingsError>) -> String {
 }
 
 #[test]
+fn misspelt_variables_are_noticed_and_those_of_others_are_not() {
+    let names =
+        ["PATH", "SHOAL_CORES", "SHOAL_MAX_MEMRY", "SHOAL_SERVICE_HOST", "SHOAL_PORT_9015_TCP", "SHOALS"];
+    assert_eq!(unknown_variables(names.into_iter().map(str::to_owned)), ["SHOAL_MAX_MEMRY"]);
+}
+
+#[test]
 fn a_flag_beats_the_environment_beats_the_file() {
     let config = file("name = 'from-file'\nrack = 'from-file'\njoin = 'file:1'\ncores = 3\n", 0o644);
     let flags =
