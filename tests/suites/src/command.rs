@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::binary;
 use crate::node::{Node, Signal, send};
+use crate::ordinary::Ordinary;
 
 /// Longest that a call may take before it counts as hanging.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -38,7 +39,12 @@ impl Shoal {
 
     /// A call that talks to no node, or to one that its words name.
     pub fn alone() -> Self {
-        Self { command: binary::command(&[]), input: None }
+        Self { command: binary::command(&[], &binary::path()), input: None }
+    }
+
+    /// A call by an ordinary user, that talks to no node or to one that its words name.
+    pub fn by(user: &Ordinary) -> Self {
+        Self { command: binary::command(user.becomes(), &user.program()), input: None }
     }
 
     /// Adds a word.

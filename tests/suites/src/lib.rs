@@ -9,6 +9,7 @@ mod cluster; // a head and its members
 mod command; // one call of the command line
 mod node; // one `shoal serve`
 mod noise; // bytes that look random and are the same each time
+mod ordinary; // an ordinary user, for tests that are run by root
 mod portrait; // what a tree is, for comparison
 mod wait; // conditions that come true after a while
 
@@ -16,5 +17,6 @@ pub use cluster::Cluster;
 pub use command::{Outcome, Running, Shoal, shoal};
 pub use node::{Node, Setup, Signal};
 pub use noise::{Noise, noise, write_noise};
+pub use ordinary::Ordinary;
 pub use portrait::{Portrait, assert_same_tree};
 pub use wait::{holds, until};

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 pub use rustix::process::Signal;
 
 use crate::binary;
+use crate::ordinary::Ordinary;
 use crate::wait::until;
 
 /// Bytes from the end of the log that are shown when a test fails.
@@ -24,6 +25,7 @@ pub struct Setup {
     flags: Vec<OsString>,
     environment: Vec<(String, OsString)>,
     wrapper: Vec<String>,
+    program: PathBuf,
     has_own_mounts: bool,
 }
 
@@ -36,17 +38,24 @@ impl Setup {
             flags: Vec::new(),
             environment: Vec::new(),
             wrapper: Vec::new(),
+            program: binary::path(),
             has_own_mounts: false,
         };
         setup.flag("--cores", "1").flag("--max-memory", "512MB")
     }
 
     /// Adds a flag with a value, in place of one that was there.
-    pub fn flag(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+    pub fn flag(self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        let mut setup = self.without(name);
+        setup.flags.extend([OsString::from(name), value.as_ref().into()]);
+        setup
+    }
+
+    /// Takes a flag and its value away.
+    pub fn without(mut self, name: &str) -> Self {
         if let Some(at) = self.flags.iter().position(|word| word == name) {
             self.flags.drain(at..at + 2);
         }
-        self.flags.extend([OsString::from(name), value.as_ref().into()]);
         self
     }
 
@@ -82,6 +91,13 @@ impl Setup {
     /// Runs the node through a program that takes it as its last words and becomes it, such as `setpriv`.
     pub fn through(mut self, words: &[&str]) -> Self {
         self.wrapper.extend(words.iter().map(|&word| word.into()));
+        self
+    }
+
+    /// Runs the node as an ordinary user, to whom its folder must be given before it starts.
+    pub fn by(mut self, user: &Ordinary) -> Self {
+        self.wrapper.extend_from_slice(user.becomes());
+        self.program = user.program();
         self
     }
 
@@ -242,7 +258,7 @@ impl Node {
 
     fn launch(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log can be made");
-        let mut command = binary::command(&self.setup.wrapper);
+        let mut command = binary::command(&self.setup.wrapper, &self.setup.program);
         command.args(["serve", "--exit-with-parent", "--name", &self.setup.name]);
         command.args(["--listen", &self.setup.listen]).args(&self.setup.flags);
         command.arg("--data-dir").arg(self.folder.path().join("data"));

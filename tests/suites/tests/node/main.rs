@@ -1,4 +1,10 @@
-//! One node: what it keeps, what it refuses, and how it starts and stops.
+//! One node: what comes back from it, what it keeps, where its limits are, and how it starts and stops.
 #![allow(clippy::unwrap_used)]
 
+mod corner; // a place to put from and get to
+mod limits; // full disks, full memory, flipped bits
+mod refusals; // what cannot be put or got, and what must not be
 mod serve; // start, stop, settings
+mod storage; // what is there after a crash
+mod trees; // files and trees come back as they were
+mod wire; // a client that says what no honest client says
