@@ -31,7 +31,7 @@ fn reader_of(ring: &DataRing, bytes: Vec<u8>, step: usize) -> Reader {
 }
 
 fn piece_of(length: u32) -> (PieceData, Vec<u8>) {
-    let payload: Vec<u8> = (0..length).map(|at| (at * 31 >> 3) as u8).collect();
+    let payload: Vec<u8> = (0..length).map(|at| ((at * 31) >> 3) as u8).collect();
     let checksum = checksum_of(&payload);
     (PieceData { chunk: CHUNK, grant: 9, piece: 3, length, checksum }, payload)
 }

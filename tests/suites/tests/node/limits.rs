@@ -149,7 +149,7 @@ fn a_flipped_bit_on_disk_is_found_and_named() {
     assert_eq!(error["code"], "corrupt", "{error}");
     let message = error["message"].as_str().unwrap();
     assert!(message.contains(&chunk) && message.contains("piece 2"), "{message}");
-    assert_eq!(files_below(corner.folder()), [source.clone()]);
+    assert_eq!(files_below(corner.folder()), std::slice::from_ref(&source));
     // What is damaged is not kept, so that from then on it is missing.
     get_bytes(&corner.node, "k").exits(4).tells(&chunk);
     assert!(corner.node.log().contains(&chunk), "the log names what is damaged");
