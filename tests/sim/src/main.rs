@@ -21,19 +21,7 @@ fn main() -> ExitCode {
 }
 
 fn table(receivers: usize, pieces: u32, seed: u64) {
-    let mut plain = Scenario::new(seed, receivers, pieces);
-    let env = |name: &str, or: usize| std::env::var(name).map_or(or, |v| v.parse().unwrap());
-    plain.settings.pieces_at_once = env("G", 4);
-    plain.settings.grants_per_peer = env("GP", 4);
-    plain.settings.duplicates_below = env("D", 1) as u32;
-    plain.slots = 64;
-    plain.detection_ns = env("DET", 50_000_000) as u64;
-    plain.rack_size = env("RACK", 32);
-
-    plain.uploads_at_once = env("U", 4);
-    plain.piece_ns = env("PN", 3_400_000) as u64;
-    plain.latency_ns = env("L", 50_000) as u64;
-    plain.settings.peers = env("P", 24);
+    let plain = Scenario::new(seed, receivers, pieces);
     let rows = [
         ("all equal", plain.clone()),
         ("5 % four times slower", Scenario { slow: 0.05, ..plain.clone() }),
@@ -46,7 +34,7 @@ fn table(receivers: usize, pieces: u32, seed: u64) {
         "| world | p50 | p99 | max | pieces sent twice % | between racks % | messages per piece | run, s |"
     );
     println!("|---|---|---|---|---|---|---|---|");
-    for (name, scenario) in rows.into_iter().skip(env("SKIP", 0)).take(env("R", 5)) {
+    for (name, scenario) in rows {
         let began = Instant::now();
         let outcome = world::run(&scenario);
         let times = outcome.times(|_| true);
@@ -62,6 +50,5 @@ fn table(receivers: usize, pieces: u32, seed: u64) {
             outcome.messages as f64 / needed,
             began.elapsed().as_secs_f64(),
         );
-        println!("events {} {:?}", outcome.events, world::KINDS.with(|k| k.borrow().clone()),);
     }
 }

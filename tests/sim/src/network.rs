@@ -77,19 +77,6 @@ impl Network {
         &mut self.streams[stream]
     }
 
-    /// x
-    pub fn debug(&self, node: usize) -> (usize, usize, Vec<usize>) {
-        let l = &self.links[node];
-        let mut all: Vec<usize> = l.sending.iter().copied().collect();
-        if let Some(c) = l.current
-            && !all.contains(&c)
-        {
-            all.push(c);
-        }
-        let st = l.sending.iter().filter(|s| self.streams[**s].slices_under_way >= WINDOW).count();
-        (all.len(), st, all.iter().map(|s| self.streams[*s].to).collect())
-    }
-
     /// How many streams there have been.
     pub fn streams(&self) -> usize {
         self.streams.len()

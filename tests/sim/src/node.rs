@@ -1,6 +1,7 @@
 //! One node and its part of the engine.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use flow::bitmap::Bitmap;
 use flow::chunk::ChunkId;
@@ -23,7 +24,7 @@ pub struct Node {
     /// Slots in use, by grant.
     pub slots: BTreeMap<u64, Slot>,
     /// Highest number of a grant so far.
-    pub last_grant: u64,
+    pub last_grant: Option<u64>,
     /// When it asked to be woken, in nanoseconds.
     pub wake_ns: Option<u64>,
     /// Whether it runs.
@@ -61,7 +62,7 @@ impl Node {
 pub struct Verified<'a>(pub &'a Bitmap);
 
 impl Holdings for Verified<'_> {
-    fn pieces(&self, chunk: &ChunkId) -> Option<&Bitmap> {
+    fn pieces(&self, chunk: &ChunkId) -> Option<impl Deref<Target = Bitmap>> {
         (*chunk == CHUNK).then_some(self.0)
     }
 }

@@ -111,5 +111,8 @@ fn random_worlds_keep_every_invariant() {
 fn the_same_seed_gives_the_same_world() {
     let scenario = Scenario { slow: 0.1, dying: 0.05, late: 0.2, ..Scenario::new(9, 60, 80) };
     let (first, second) = (world::run(&scenario), world::run(&scenario));
-    assert_eq!((first.events, first.messages, first.times(|_| true)), (second.events, second.messages, second.times(|_| true)));
+    assert_eq!(
+        (first.events, first.messages, first.times(|_| true)),
+        (second.events, second.messages, second.times(|_| true))
+    );
 }

@@ -31,7 +31,7 @@ mod peer; // what is known of one source
 mod picker; // one piece of a set
 mod sources; // who is asked at all
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -53,7 +53,7 @@ const REST_MIN: Duration = Duration::from_micros(50);
 /// Longest first rest of a source that declines.
 const REST_MAX: Duration = Duration::from_millis(20);
 /// First pause between two questions to the tracker.
-const ASK_PAUSE_MIN: Duration = Duration::from_millis(100);
+const ASK_PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// How a fetch behaves.
 #[derive(Debug, Clone)]
@@ -161,6 +161,8 @@ pub struct Fetch {
     held: Bitmap,
     peers: Vec<Peer>,
     banned: BTreeSet<NodeId>,
+    /// Peers that were lost before they delivered anything, and until when they are not tried again.
+    avoided: BTreeMap<NodeId, Instant>,
     grants: Grants,
     pending: VecDeque<Action>,
     rng: Rng,
@@ -195,6 +197,7 @@ impl Fetch {
             held: Bitmap::new(pieces),
             peers: Vec::new(),
             banned: BTreeSet::new(),
+            avoided: BTreeMap::new(),
             grants: Grants::new(pieces, first_number),
             pending: VecDeque::new(),
             rng,
@@ -258,13 +261,14 @@ impl Fetch {
     }
 
     /// The tracker named peers.
-    pub fn on_peers(&mut self, _now: Instant, named: &[TrackerPeer]) {
+    pub fn on_peers(&mut self, now: Instant, named: &[TrackerPeer]) {
         for peer in named {
             if let Some(known) = self.peers.iter_mut().find(|known| known.node == peer.node) {
                 known.near = peer.near;
                 continue;
             }
-            if self.banned.contains(&peer.node) {
+            let avoided = self.avoided.get(&peer.node).is_some_and(|&until| until > now);
+            if avoided || self.banned.contains(&peer.node) {
                 continue;
             }
             if self.peers.len() >= 2 * self.settings.peers {
@@ -321,8 +325,12 @@ impl Fetch {
 
     /// The connection failed or closed, or the peer left: its grants have ended.
     pub fn on_lost(&mut self, now: Instant, peer: NodeId) {
-        self.ask_pause = ASK_PAUSE_MIN;
-        self.ask_at = self.ask_at.min(now + ASK_PAUSE_MIN);
+        if self.peers.iter().any(|known| known.node == peer && known.has_delivered()) {
+            self.ask_pause = ASK_PAUSE_MIN;
+            self.ask_at = self.ask_at.min(now + ASK_PAUSE_MIN);
+        } else {
+            self.avoid(now, peer);
+        }
         for number in self.grants.numbers(|grant| grant.peer == peer) {
             self.close(number);
         }

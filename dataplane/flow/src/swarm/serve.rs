@@ -19,8 +19,6 @@ use crate::wire::data::Want;
 const UPLOADS_PER_PEER: usize = 2;
 /// Pieces that are remembered for each receiver, so that they are not chosen for it again.
 const RECENT_PER_PEER: usize = 2 * GRANTS_PER_PEER;
-/// Chosen pieces sent meanwhile, after which somebody must have said to have a chosen piece.
-const SPREADING_MAX: usize = 48;
 /// Counts of a chunk are dropped when nobody has asked for it for so long.
 const COUNTS_KEPT: Duration = Duration::from_secs(60);
 /// Most chunks whose counts are kept.
@@ -194,16 +192,6 @@ impl Serve {
         }
     }
 
-    /// A receiver said that it has more pieces. It lets the source notice that a piece which it sent got nowhere, and
-    /// send it again before others; nothing else depends on it.
-    pub fn on_have(&mut self, chunk: &ChunkId, pieces: &[u32]) {
-        if let Some(counts) = self.counts.get_mut(chunk).filter(|counts| counts.chose) {
-            pieces.iter().for_each(|&piece| {
-                counts.seen.insert(piece);
-            });
-        }
-    }
-
     /// Drops what is remembered of a chunk.
     pub fn forget(&mut self, chunk: &ChunkId) {
         self.counts.remove(chunk);
@@ -264,9 +252,7 @@ impl Serve {
                 words.iter_mut().zip(held.words()).for_each(|(word, held)| *word &= held);
                 let recent = self.receivers.get(&peer).map(|receiver| &receiver.recent);
                 let recent = recent.into_iter().flatten().filter(|sent| sent.1 == chunk).map(|sent| sent.2);
-                let piece = counts.least_sent(words, recent, grant)?;
-                counts.chosen(piece, held.len());
-                piece
+                counts.least_sent(words, recent, grant)?
             }
         };
         counts.sent(piece, held.len());
@@ -285,7 +271,7 @@ impl Serve {
         {
             self.counts.remove(&oldest);
         }
-        self.counts.insert(chunk, Counts::new(now));
+        self.counts.insert(chunk, Counts { asked: now, layers: VecDeque::new() });
     }
 }
 
@@ -295,36 +281,9 @@ struct Counts {
     asked: Instant,
     /// Layer `n` has the pieces that were sent more than `n` times; what all have in common is cut off.
     layers: VecDeque<Bitmap>,
-    /// Whether the source ever chose.
-    chose: bool,
-    /// Pieces that some receiver said it has, since the source first chose.
-    seen: Bitmap,
-    /// The pieces that the source chose last, the oldest first.
-    chosen: VecDeque<u32>,
 }
 
 impl Counts {
-    fn new(now: Instant) -> Self {
-        let (layers, chosen) = (VecDeque::new(), VecDeque::new());
-        Self { asked: now, layers, chose: false, seen: Bitmap::default(), chosen }
-    }
-
-    /// The source chose a piece. One that it chose a while ago and that nobody has said to have is as good as unsent.
-    fn chosen(&mut self, piece: u32, pieces: u32) {
-        if !self.chose {
-            self.chose = true;
-            self.seen = Bitmap::new(pieces);
-        }
-        self.chosen.push_back(piece);
-        if self.chosen.len() > SPREADING_MAX
-            && let Some(old) = self.chosen.pop_front()
-            && self.seen.count() > 0
-            && !self.seen.contains(old)
-        {
-            self.wasted(old);
-        }
-    }
-
     /// One of the pieces in `words` that were sent least often, rather not one of `recent`.
     fn least_sent(&self, words: Vec<u64>, recent: impl Iterator<Item = u32>, grant: u64) -> Option<u32> {
         let mut fresh = words.clone();

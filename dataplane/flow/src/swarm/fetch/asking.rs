@@ -25,6 +25,9 @@ impl Fetch {
         if self.grants.len() >= self.settings.grants_at_once {
             return None;
         }
+        if self.is_at_end() {
+            self.hurry(now);
+        }
         let idle_origin =
             |peer: &Peer| peer.origin && peer.open == 0 && !peer.exhausted && peer.has_room(now);
         while let Some(at) = self.peers.iter().position(idle_origin) {

@@ -9,7 +9,9 @@ use crate::wire::control::NodeId;
 /// Grants that a source gets before it has delivered anything.
 const WINDOW_START: usize = 2;
 /// How often the deadline of a source that misses it doubles.
-const PATIENCE_MAX: u32 = 6;
+const MISSED_MAX: u32 = 6;
+/// Longest time that a grant may take.
+const PATIENCE_MAX: Duration = Duration::from_secs(5);
 /// How often the rest of a source that declines doubles.
 const REST_DOUBLINGS_MAX: u32 = 2;
 
@@ -89,7 +91,12 @@ impl Peer {
     /// How long a grant may take: three times what grants took, longer after each deadline missed.
     pub(super) fn patience(&self, least: Duration) -> Duration {
         let usual = self.service.map_or(least, |service| (service * 3).max(least));
-        usual * (1 << self.missed.min(PATIENCE_MAX))
+        (usual * (1 << self.missed.min(MISSED_MAX))).min(PATIENCE_MAX.max(least))
+    }
+
+    /// Whether it ever delivered.
+    pub(super) fn has_delivered(&self) -> bool {
+        self.service.is_some()
     }
 
     pub(super) fn delivered(&mut self, took: Duration, window_max: usize) {

@@ -12,6 +12,10 @@ use crate::wire::control::NodeId;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a fetch waits for peers to come by themselves before it connects to more.
 const ARRIVALS: Duration = Duration::from_millis(50);
+/// How long a peer is not tried again that was lost before it delivered anything.
+const AVOIDED_FOR: Duration = Duration::from_millis(250);
+/// Most peers that are avoided at once.
+const AVOIDED_MAX: usize = 1024;
 /// Longest pause between two questions to the tracker.
 const ASK_PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -23,7 +27,7 @@ impl Fetch {
         }
         let incoming = self.peers.iter().filter(|peer| peer.incoming).count();
         let active = self.peers.iter().filter(|peer| peer.stage != Stage::Named).count();
-        if incoming >= self.settings.peers * 13 / 24 || active >= self.settings.peers {
+        if incoming >= self.settings.peers / 2 || active >= self.settings.peers {
             return None;
         }
         let mut peer = Peer::new(node, near, complete, self.have.len());
@@ -34,7 +38,7 @@ impl Fetch {
 
     /// Most peers that the fetch connects to, as long as others may still come by themselves.
     fn outgoing_max(&self) -> usize {
-        (self.settings.peers * 11).div_ceil(24)
+        self.settings.peers.div_ceil(2)
     }
 
     /// Connects to a peer that the tracker named, if there is room.
@@ -92,6 +96,16 @@ impl Fetch {
             self.pending.push_back(Action::Disconnect { peer });
         }
         self.forget(peer);
+    }
+
+    /// Does not try a peer again for a while.
+    pub(super) fn avoid(&mut self, now: Instant, peer: NodeId) {
+        if self.avoided.len() >= AVOIDED_MAX {
+            self.avoided.retain(|_, &mut until| until > now);
+        }
+        if self.avoided.len() < AVOIDED_MAX {
+            self.avoided.insert(peer, now + AVOIDED_FOR);
+        }
     }
 
     /// Refuses a peer, known or not.
