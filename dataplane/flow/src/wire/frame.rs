@@ -50,13 +50,17 @@ pub struct Header {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Something else speaks on this connection.
-    #[error("the peer does not speak Shoal's protocol (its first bytes are {0:02x?}); check address and port")]
+    #[error(
+        "the peer does not speak Shoal's protocol (its first bytes are {0:02x?}); check address and port"
+    )]
     Magic([u8; 4]),
     /// The header was damaged on the way.
     #[error("a frame header fails its checksum; the connection is closed")]
     Checksum,
     /// A version this build does not know.
-    #[error("the peer speaks protocol version {0}, this build speaks {VERSION_MIN} to {VERSION}; upgrade the older side")]
+    #[error(
+        "the peer speaks protocol version {0}, this build speaks {VERSION_MIN} to {VERSION}; upgrade the older side"
+    )]
     Version(u16),
     /// A body larger than is allowed here.
     #[error("a frame announces a body of {length} bytes, at most {limit} are allowed here")]

@@ -96,13 +96,17 @@ pub struct Refuse {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
     /// No common version.
-    #[error("the peer speaks protocol versions {0} to {1}, this build {VERSION_MIN} to {VERSION}; upgrade the older side")]
+    #[error(
+        "the peer speaks protocol versions {0} to {1}, this build {VERSION_MIN} to {VERSION}; upgrade the older side"
+    )]
     Version(u16, u16),
     /// The token is missing or wrong.
     #[error("the peer does not prove the cluster token; start both sides with the same --token-file")]
     Token,
     /// Another node than the one wanted answered.
-    #[error("node {found:016x} answers where node {expected:016x} was expected; its address has passed to another node")]
+    #[error(
+        "node {found:016x} answers where node {expected:016x} was expected; its address has passed to another node"
+    )]
     WrongNode {
         /// Who was wanted.
         expected: NodeId,
@@ -159,7 +163,12 @@ impl Hello {
 }
 
 /// The acceptor's step 2. `nonce` must be fresh random bytes.
-pub fn challenge(hello: &Hello, token: &Token, node: NodeId, nonce: [u8; 32]) -> Result<Challenge, HandshakeError> {
+pub fn challenge(
+    hello: &Hello,
+    token: &Token,
+    node: NodeId,
+    nonce: [u8; 32],
+) -> Result<Challenge, HandshakeError> {
     let version = hello.version_max.min(VERSION);
     if hello.version_min > version || version < VERSION_MIN {
         return Err(HandshakeError::Version(hello.version_min, hello.version_max));
@@ -183,7 +192,12 @@ pub fn prove(hello: &Hello, challenge: &Challenge, token: &Token) -> Result<Proo
 }
 
 /// The acceptor's step 4: checks the initiator.
-pub fn check(hello: &Hello, challenge: &Challenge, proof: &Proof, token: &Token) -> Result<(), HandshakeError> {
+pub fn check(
+    hello: &Hello,
+    challenge: &Challenge,
+    proof: &Proof,
+    token: &Token,
+) -> Result<(), HandshakeError> {
     let right = token.proof(b"initiator", hello, challenge.version, challenge.node, &challenge.nonce);
     if equal(&proof.proof, &right) { Ok(()) } else { Err(HandshakeError::Token) }
 }
@@ -214,7 +228,10 @@ mod tests {
         let (ours, theirs) = (Token::new("a"), Token::new("b"));
         let challenge = challenge(&hello(), &theirs, 9, [2; 32]).unwrap();
         assert_eq!(prove(&hello(), &challenge, &ours), Err(HandshakeError::Token));
-        assert_eq!(check(&hello(), &challenge, &Proof { proof: [0; 32] }, &theirs), Err(HandshakeError::Token));
+        assert_eq!(
+            check(&hello(), &challenge, &Proof { proof: [0; 32] }, &theirs),
+            Err(HandshakeError::Token)
+        );
     }
 
     #[test]
