@@ -96,7 +96,7 @@ fn a_silent_tracker_stops_nothing() {
 
 #[test]
 fn random_worlds_keep_every_invariant() {
-    for seed in 0..1500 {
+    for seed in 0..30 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut scenario = Scenario::new(seed, rng.usize(1..80), rng.u32(1..150));
         scenario.slow = rng.f64() * 0.3;

@@ -1,7 +1,8 @@
 //! The source side of one shard: which of the grants of all receivers is filled next.
 //!
 //! Receivers take turns. One piece is under way to each at a time, and a second only when no other receiver waits, so
-//! that a lone receiver's stream never idles. Where the source may choose, it sends the piece that it has sent least
+//! that a lone receiver's stream never idles. A grant for a named piece that would have to wait for an upload slot is
+//! refused at once: the receiver finds another source sooner than this one gets to it. Where the source may choose, it sends the piece that it has sent least
 //! often, and not one that this receiver was just sent.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -32,9 +33,9 @@ pub trait Holdings {
     fn pieces(&self, chunk: &ChunkId) -> Option<impl Deref<Target = Bitmap>>;
 }
 
-/// A receiver has too many grants queued; decline this one.
+/// All upload slots are spoken for, or the receiver has too many grants queued; decline this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("node {peer:x} has {GRANTS_QUEUED_PER_PEER} grants queued here already; the grant must be declined")]
+#[error("no room for another grant of node {peer:016x}; it must be declined, the receiver asks elsewhere")]
 pub struct QueueFull {
     /// The receiver.
     pub peer: NodeId,
