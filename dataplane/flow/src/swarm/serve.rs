@@ -2,8 +2,8 @@
 //!
 //! Receivers take turns. One piece is under way to each at a time, and a second only when no other receiver waits, so
 //! that a lone receiver's stream never idles. A grant for a named piece that would have to wait for an upload slot is
-//! refused at once: the receiver finds another source sooner than this one gets to it. Where the source may choose, it sends the piece that it has sent least
-//! often, and not one that this receiver was just sent.
+//! refused at once: the receiver finds another source sooner than this one gets to it. Where the source may choose, it
+//! sends the piece that it has sent least often, and not one that this receiver was just sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
