@@ -50,6 +50,12 @@ pub fn probe(data_dir: &Path) -> Vec<Finding> {
     findings
 }
 
+/// What decides how a node that starts runs, of what [`probe`] finds; arena and store say of themselves what they took.
+pub(crate) fn probe_at_start() -> Vec<Finding> {
+    let locked = pages::probe().into_iter().filter(|finding| finding.topic == pages::LOCKED_MEMORY);
+    [kernel()].into_iter().chain(uring::probe()).chain(locked).collect()
+}
+
 fn kernel() -> Finding {
     let system = rustix::system::uname();
     let found = format!("Linux {}", system.release().to_string_lossy());

@@ -7,6 +7,8 @@ use super::{Finding, chosen, read, show};
 /// Number of the capability to lock memory without limit (linux/capability.h).
 const CAP_IPC_LOCK: u32 = 14;
 const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+/// What the finding about locked memory is called.
+pub(super) const LOCKED_MEMORY: &str = "locked memory";
 
 /// Bytes of memory that the machine has, from `/proc/meminfo`.
 pub fn machine_memory_bytes() -> u64 {
@@ -85,7 +87,7 @@ fn transparent() -> Finding {
 }
 
 fn locking() -> Finding {
-    let topic = "locked memory";
+    let topic = LOCKED_MEMORY;
     let taken = "nothing is locked by this build";
     if has_capability(CAP_IPC_LOCK) {
         return Finding::new(topic, "without limit (CAP_IPC_LOCK)", taken);

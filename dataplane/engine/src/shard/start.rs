@@ -14,6 +14,7 @@ use super::mesh::Mesh;
 use super::replica::Replica;
 use super::{RefCell, Shard};
 use crate::command::Command;
+use crate::machine::probe_at_start;
 use crate::ring::DataRing;
 use crate::store::{ChunkStore, FoundChunk};
 use crate::{Config, Event, Finding, StartError};
@@ -157,7 +158,12 @@ fn findings(arena: &Arena, store: &ChunkStore, chunks: usize) -> Vec<Finding> {
         }
     };
     let chunks = (format!("{chunks} chunks"), "announced; each piece is verified when it is read", None);
-    [("arena", pages), ("nvme", direct), ("chunks on nvme", chunks)]
-        .map(|(topic, (found, taken, remedy))| Finding { topic, found, taken: taken.to_owned(), remedy })
-        .into()
+    let taken = [("arena", pages), ("nvme", direct), ("chunks on nvme", chunks)];
+    let taken = taken.map(|(topic, (found, taken, remedy))| Finding {
+        topic,
+        found,
+        taken: taken.to_owned(),
+        remedy,
+    });
+    probe_at_start().into_iter().chain(taken).collect()
 }
