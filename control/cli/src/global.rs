@@ -17,7 +17,7 @@ use crate::interrupt;
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// The node to talk to: the path of its local socket, or HOST:PORT
-    /// [env: SHOAL_NODE] [default: <data directory>/shoal.sock]
+    /// [env: SHOAL_NODE] [default: shoal.sock in the data directory]
     #[arg(long, global = true, value_name = "ADDRESS")]
     node: Option<String>,
     /// A file with the cluster's token [env: SHOAL_TOKEN_FILE]

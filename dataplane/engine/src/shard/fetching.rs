@@ -13,7 +13,7 @@ use flow::swarm::fetch::{Action, Arrival, Fetch, Settings};
 use flow::time::Instant;
 use flow::verify::checksum_of;
 use flow::wire::control::{Holding, NodeId, TrackerPeer};
-use flow::wire::data::{Decline, Describe, Grant, Have, Interest, PieceData, Revoke, Want};
+use flow::wire::data::{Decline, Describe, Grant, Have, Interest, Leave, PieceData, Revoke, Want};
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
 use futures_lite::future::yield_now;
 use memory::Lease;
@@ -24,8 +24,10 @@ use super::replica::Replica;
 use crate::transport::{ConnectionError, PeerShard, Reader, Writer};
 use crate::{EngineError, Event, Fault};
 
-/// How often deadlines are looked at while anything is fetched.
+/// How often fetches are looked at when none has a deadline sooner.
 const TICK: Duration = Duration::from_millis(10);
+/// How often at the most.
+const TICK_MIN: Duration = Duration::from_micros(500);
 /// How long a fetch goes on without anything being under way before it is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Points of the progress curve that a report holds.
@@ -144,7 +146,10 @@ impl Shard {
                 self.drive(fetching);
                 self.give_up_if_idle(fetching);
             }
-            glommio::timer::sleep(TICK).await;
+            let running = fetches.iter().filter(|fetching| fetching.ready.get() && !fetching.finishing.get());
+            let due = running.filter_map(|fetching| fetching.fetch.borrow().next_deadline()).min();
+            let pause = due.map_or(TICK, |due| due.since(self.now()).clamp(TICK_MIN, TICK));
+            glommio::timer::sleep(pause).await;
         }
     }
 
@@ -161,7 +166,7 @@ impl Shard {
                 None => return,
                 Some(Action::AskTracker) => self.tell(Event::FindPeers { chunk }),
                 Some(Action::Connect { peer }) => self.connect(peer, chunk),
-                Some(Action::Disconnect { peer }) => tracing::trace!(peer, "a source is let go"),
+                Some(Action::Disconnect { peer }) => self.let_go(&fetching.replica, peer),
                 Some(Action::Announce { piece }) => self.announce_piece(&fetching.replica, piece),
                 Some(Action::Grant { peer, grant, want }) => self.send_grant(fetching, peer, grant, want),
                 Some(Action::Revoke { peer, grant }) => self.send_revoke(fetching, peer, grant),
@@ -209,6 +214,15 @@ impl Shard {
         fetching.leases.borrow_mut().remove(&grant);
         if let Some(writer) = self.source_writer(node, &fetching.replica.id) {
             writer.message(Revoke { grant });
+        }
+    }
+
+    /// Ends what a peer and this shard are to each other in a chunk's swarm.
+    fn let_go(&self, replica: &Replica, node: NodeId) {
+        let Some(peer) = self.mesh.borrow().owner(node, &replica.id) else { return };
+        replica.state.borrow_mut().interested.remove(&peer);
+        if let Some(writer) = self.mesh.borrow().writer(peer) {
+            writer.message(Leave { chunk: replica.id });
         }
     }
 
