@@ -5,10 +5,10 @@
 //! listed in the order a chunk travels.
 #![forbid(unsafe_code)]
 
+pub mod limits; // every bound of the data plane, in one place
+pub mod time; // time as an argument
 pub mod bitmap; // which pieces of a chunk
 pub mod chunk; // what a chunk is, how it is cut into pieces, what vouches for it
-pub mod limits; // every bound of the data plane, in one place
+pub mod wire; // frames, messages, handshake
 pub mod swarm; // who fetches which piece from whom, and what a source sends next
-pub mod time; // time as an argument
-pub mod verify;
-pub mod wire; // frames, messages, handshake // checksums of pieces, digests of chunks
+pub mod verify; // checksums of pieces, digests of chunks
