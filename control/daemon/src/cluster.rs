@@ -47,6 +47,7 @@ fn engine_peers(node: &Node, view: &View) -> Vec<engine::Peer> {
     let others = view.live().filter(|record| record.node != node.id());
     let peer = |record: &NodeRecord| engine::Peer {
         node: record.node,
+        name: record.name.clone(),
         shards: record.shards,
         near: !ours.is_empty() && record.rack == *ours,
     };

@@ -293,6 +293,9 @@ async fn handle_events(node: Arc<Node>, events: flume::Receiver<Event>) {
             Event::FindPeers { chunk } => {
                 tokio::spawn(trackers::find_peers(node.clone(), chunk));
             }
+            Event::FindHolders { chunk } => {
+                tokio::spawn(trackers::find_holders(node.clone(), chunk));
+            }
             Event::Holding { chunk, holding } => trackers::announce(&node, chunk, holding),
             Event::Fault(fault) => {
                 let peer = fault.peer.map(|peer| format!("{peer:016x}")).unwrap_or_default();

@@ -10,15 +10,16 @@ use flow::limits::PEERS_PER_RECEIVER;
 use flow::swarm::Tracker;
 use flow::wire::Message;
 use flow::wire::control::{
-    Holding, NodeId, ReplicaRecord, TrackerAnnounce, TrackerJoin, TrackerPeer, TrackerPeers,
+    Holding, NodeId, NodeState, ReplicaRecord, TrackerAnnounce, TrackerJoin, TrackerPeer, TrackerPeers,
 };
 use flow::wire::session::{Done, Failure};
 use outbox::Outbox;
+use plan::membership::DEAD_AFTER_MS;
 use tokio::sync::Notify;
 
 use crate::members::View;
 use crate::node::Node;
-use crate::{failure, peers};
+use crate::{failure, operate, peers};
 
 /// News for trackers is gathered for so long, so that one message carries many.
 const GATHER: Duration = Duration::from_millis(5);
@@ -33,6 +34,8 @@ const REFRESH: Duration = Duration::from_secs(30);
 const FIRST_REFRESH: Duration = Duration::from_secs(2);
 /// Chunks that are looked at before other tasks have their turn.
 const CHUNKS_AT_A_STRETCH: usize = 64;
+/// In a larger cluster it is not asked who has a chunk: all receivers of a broadcast may want to know at once.
+const SURVEYED_MAX: usize = 1024;
 /// Holdings in one message.
 const HOLDINGS_PER_MESSAGE: usize = 4096;
 
@@ -141,6 +144,22 @@ pub(crate) async fn find_peers(node: Arc<Node>, chunk: ChunkId) {
             node.engine.peers(chunk, found);
         }
     }
+}
+
+/// Answers `FindHolders`: asks every node what it has, since trackers may have forgotten it. When somebody who lives does
+/// not answer, or members may still be on their way to a head that has just started, the list may lack some.
+pub(crate) async fn find_holders(node: Arc<Node>, chunk: ChunkId) {
+    if node.members.view().live().count() > SURVEYED_MAX {
+        return;
+    }
+    let found = operate::survey(&node, Some(chunk)).await;
+    let view = node.members.view();
+    let may_live = |name: &String| !view.named(name).is_ok_and(|record| record.state == NodeState::Dead);
+    let knows_members = view.epoch != 0 && node.clock.uptime_ms() >= DEAD_AFTER_MS;
+    let are_all = knows_members && !found.silent.iter().any(may_live);
+    let held = |replica: &ReplicaRecord| (replica.node, replica.dram_pieces.max(replica.nvme_pieces));
+    let holders = found.replicas.iter().map(held).filter(|&(holder, held)| holder != node.id() && held > 0);
+    node.engine.holders(chunk, holders.collect(), are_all);
 }
 
 /// Joins the swarm at the first tracker that answers, and at the other one when the first knows nobody.

@@ -116,6 +116,11 @@ pub(crate) enum Command {
         chunk: ChunkId,
         peers: Vec<TrackerPeer>,
     },
+    Holders {
+        chunk: ChunkId,
+        holders: Vec<(NodeId, u32)>,
+        are_all: bool,
+    },
     Attach {
         peer: NodeId,
         peer_shard: u16,

@@ -3,6 +3,9 @@
 use flow::chunk::{ChunkId, GeometryError};
 use flow::wire::session::{Failure, FailureCode};
 
+/// Nodes that an error names.
+const SENDERS_TOLD: usize = 8;
+
 /// Why a request to the engine failed. Nothing is left half done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -50,6 +53,21 @@ pub enum EngineError {
         /// Pieces that there are.
         of: u32,
     },
+    /// Whoever has the bytes sent bad ones.
+    #[error(
+        "chunk {chunk}: {pieces} of {of} pieces are on this node, and of the others only damaged copies came: {}",
+        in_words(senders)
+    )]
+    Spoiled {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Pieces that are here.
+        pieces: u32,
+        /// Pieces that there are.
+        of: u32,
+        /// Names of the nodes that sent damaged pieces, and how many each.
+        senders: Vec<(String, u32)>,
+    },
     /// The chunk is pinned, or someone reads it.
     #[error("chunk {0} is in use")]
     InUse(ChunkId),
@@ -79,9 +97,41 @@ impl EngineError {
                 "`shoal chunk info` and `shoal node ls` show which nodes are missing; what was put with --volatile is gone \
                  when the last node that had it stops",
             ),
+            Self::Spoiled { .. } => (
+                FailureCode::Corrupt,
+                "check memory, disk and network of the nodes that sent them, and put the data again on another node",
+            ),
             Self::InUse(_) => (FailureCode::Conflict, "unpin it, or use --force"),
             Self::Stopping => (FailureCode::Draining, "ask another node"),
         };
         Failure { code, message: self.to_string(), hint: hint.to_owned() }
+    }
+}
+
+fn in_words(senders: &[(String, u32)]) -> String {
+    let told = senders.iter().take(SENDERS_TOLD).map(|(name, pieces)| format!("{pieces} from node '{name}'"));
+    let more = senders.len().saturating_sub(SENDERS_TOLD);
+    let rest = (more > 0).then(|| format!("and more from {more} other nodes"));
+    told.chain(rest).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sent_damaged_pieces_is_told_up_to_a_length() {
+        let sender = |at: usize| (format!("n{at}"), 3);
+        let error = |count: usize| EngineError::Spoiled {
+            chunk: ChunkId([1; 32]),
+            pieces: 1,
+            of: 9,
+            senders: (1..=count).map(sender).collect(),
+        };
+        assert!(
+            error(2).to_string().ends_with("only damaged copies came: 3 from node 'n1', 3 from node 'n2'")
+        );
+        assert!(error(300).to_string().ends_with("and more from 292 other nodes"));
+        assert_eq!(error(1).failure().code, FailureCode::Corrupt);
     }
 }

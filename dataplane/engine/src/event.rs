@@ -21,6 +21,11 @@ pub enum Event {
         /// The chunk.
         chunk: ChunkId,
     },
+    /// Nobody helps a fetch: who has any of the chunk at all? Answered by `Handle::holders`, or not.
+    FindHolders {
+        /// The chunk.
+        chunk: ChunkId,
+    },
     /// What this node holds of a chunk has changed; its trackers must hear of it.
     Holding {
         /// The chunk.

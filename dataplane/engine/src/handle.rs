@@ -245,6 +245,12 @@ impl Handle {
         let _ = self.shards[self.owner(&chunk)].send(Command::Peers { chunk, peers });
     }
 
+    /// Answers [`Event::FindHolders`]: other nodes and how many pieces each has; `are_all` says that no other live node
+    /// has any.
+    pub fn holders(&self, chunk: ChunkId, holders: Vec<(NodeId, u32)>, are_all: bool) {
+        let _ = self.shards[self.owner(&chunk)].send(Command::Holders { chunk, holders, are_all });
+    }
+
     /// Hands over a data connection whose handshake is done: between our `shard` and `peer_shard` of `peer`,
     /// whoever dialled.
     pub fn attach(&self, shard: u16, peer: NodeId, peer_shard: u16, stream: TcpStream) {

@@ -22,10 +22,12 @@ pub use machine::{Finding, machine_memory_bytes, probe};
 pub use store::{Footer, FooterError};
 
 /// A member as the shards need to know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// The node.
     pub node: flow::wire::control::NodeId,
+    /// What it is called.
+    pub name: String,
     /// How many shards it runs.
     pub shards: u16,
     /// Whether it stands in this node's rack.

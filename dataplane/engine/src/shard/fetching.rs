@@ -1,15 +1,16 @@
 //! Chunks on their way here. `flow::swarm::fetch` decides; this carries it out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flow::bitmap::Bitmap;
 use flow::chunk::{ChunkId, Descriptor};
-use flow::limits::GRANTS_PER_CHUNK;
+use flow::limits::{BAD_PIECES_PER_PEER, GRANTS_PER_CHUNK, PEERS_PER_RECEIVER};
 use flow::swarm::fetch::{Action, Arrival, Fetch, Settings};
+use flow::swarm::patience::{Patience, Verdict};
 use flow::time::Instant;
 use flow::verify::checksum_of;
 use flow::wire::control::{Holding, NodeId, TrackerPeer};
@@ -28,8 +29,6 @@ use crate::{EngineError, Event, Fault};
 const TICK: Duration = Duration::from_millis(10);
 /// How often at the most.
 const TICK_MIN: Duration = Duration::from_micros(500);
-/// How long a fetch goes on without anything being under way before it is given up.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Points of the progress curve that a report holds.
 const PROGRESS_POINTS: u32 = 64;
 
@@ -42,7 +41,9 @@ pub(super) struct Fetching {
     waiters: RefCell<Vec<flume::Sender<Result<ChunkFetched, EngineError>>>>,
     pieces_local: u32,
     started: Instant,
-    last_active: Cell<Instant>,
+    patience: RefCell<Patience>,
+    /// Who sent bad pieces, and how many.
+    spoilers: RefCell<BTreeMap<NodeId, u32>>,
     starved: Cell<bool>,
     ready: Cell<bool>,
     finishing: Cell<bool>,
@@ -88,12 +89,14 @@ impl Shard {
             arriving: Cell::new(0),
             waiters: RefCell::new(vec![waiter]),
             started: now,
-            last_active: Cell::new(now),
+            patience: RefCell::new(Patience::new(now)),
+            spoilers: RefCell::default(),
             starved: Cell::new(false),
             ready: Cell::new(false),
             finishing: Cell::new(false),
             progress: RefCell::default(),
         });
+        replica.failure.take();
         self.fetches.borrow_mut().insert(replica.id, fetching.clone());
         self.fetch_started.notify();
         let shard = self.clone();
@@ -131,7 +134,7 @@ impl Shard {
             state.file = None;
             (0..replica.geometry.pieces()).for_each(|piece| state.lose_nvme(piece));
         }
-        self.end_fetch(&fetching, Err(self.fetch_failure(replica)));
+        self.end_fetch(&fetching, Err(self.lacking(replica)));
     }
 
     /// Looks after deadlines, and after fetches that nobody helps.
@@ -144,7 +147,7 @@ impl Shard {
             }
             for fetching in &fetches {
                 self.drive(fetching);
-                self.give_up_if_idle(fetching);
+                self.look_after_idle(fetching);
             }
             let running = fetches.iter().filter(|fetching| fetching.ready.get() && !fetching.finishing.get());
             let due = running.filter_map(|fetching| fetching.fetch.borrow().next_deadline()).min();
@@ -367,6 +370,7 @@ impl Shard {
         if expected != Some(checksum_of(lease.as_slice())) {
             drop(lease);
             add(&self.counters.pieces_corrupt, 1);
+            *fetching.spoilers.borrow_mut().entry(node).or_default() += 1;
             let message = "the bytes that arrived fail their checksum".to_owned();
             self.tell(Event::Fault(Fault { chunk: replica.id, piece, peer: Some(node), message }));
             fetching.fetch.borrow_mut().on_corrupt(self.now(), grant);
@@ -424,35 +428,81 @@ impl Shard {
         } else if holding == Holding::Partial && outcome.is_ok() {
             self.mend(replica);
         }
+        *replica.failure.borrow_mut() = outcome.as_ref().err().cloned();
         fetching.waiters.take().into_iter().for_each(|waiter| drop(waiter.send(outcome.clone())));
         fetching.replica.last_used.set(self.number());
         fetching.replica.changed.notify();
     }
 
-    fn give_up_if_idle(self: &Rc<Self>, fetching: &Rc<Fetching>) {
-        let now = self.now();
-        let busy = !fetching.leases.borrow().is_empty() || fetching.arriving.get() > 0;
-        if busy || fetching.finishing.get() || !fetching.ready.get() {
-            fetching.last_active.set(now);
-        } else if now.since(fetching.last_active.get()) > PATIENCE {
-            let error = if fetching.starved.get() {
-                let wanted = fetching.replica.geometry.piece_size().into();
-                EngineError::MemoryFull { wanted, limit: self.arena.size() }
-            } else {
-                self.fetch_failure(&fetching.replica)
-            };
-            self.end_fetch(fetching, Err(error));
+    /// Doubts a fetch for which nothing is under way, and in the end gives it up.
+    fn look_after_idle(self: &Rc<Self>, fetching: &Rc<Fetching>) {
+        if fetching.finishing.get() {
+            return;
+        }
+        let busy = fetching.is_busy() || !fetching.ready.get();
+        let verdict = fetching.patience.borrow_mut().look(self.now(), busy);
+        match verdict {
+            Verdict::Ask if !fetching.starved.get() => {
+                self.tell(Event::FindHolders { chunk: fetching.replica.id });
+            }
+            Verdict::Ask | Verdict::Wait => {}
+            Verdict::GiveUp => self.end_fetch(fetching, Err(self.why_stuck(fetching))),
         }
     }
 
-    /// Why a chunk cannot be had.
-    pub(super) fn fetch_failure(&self, replica: &Replica) -> EngineError {
+    /// Ends a fetch that nobody can help, else takes those that can for peers, in case its trackers forgot them.
+    pub(super) fn on_holders(self: &Rc<Self>, chunk: &ChunkId, holders: &[(NodeId, u32)], are_all: bool) {
+        let Some(fetching) = self.fetches.borrow().get(chunk).cloned() else { return };
+        if fetching.finishing.get() || fetching.is_busy() {
+            return;
+        }
+        if are_all && fetching.fetch.borrow().is_stuck(holders) {
+            return self.end_fetch(&fetching, Err(self.why_stuck(&fetching)));
+        }
+        let pieces = fetching.replica.geometry.pieces();
+        let peer = |&(node, held): &(NodeId, u32)| {
+            let near = self.mesh.borrow().is_near(node);
+            TrackerPeer { node, complete: held >= pieces, near }
+        };
+        let peers: Vec<TrackerPeer> = holders.iter().take(PEERS_PER_RECEIVER).map(peer).collect();
+        self.on_peers(chunk, &peers);
+    }
+
+    /// Why a fetch does not go on.
+    fn why_stuck(&self, fetching: &Fetching) -> EngineError {
+        let replica = &fetching.replica;
+        if fetching.starved.get() {
+            let wanted = replica.geometry.piece_size().into();
+            return EngineError::MemoryFull { wanted, limit: self.arena.size() };
+        }
+        let spoilers = fetching.spoilers.borrow();
+        if spoilers.values().all(|&bad| bad < BAD_PIECES_PER_PEER) {
+            return self.lacking(replica);
+        }
+        let mesh = self.mesh.borrow();
+        let name = |node: NodeId| mesh.name(node).map_or_else(|| format!("{node:016x}"), str::to_owned);
+        let senders = spoilers.iter().map(|(&node, &bad)| (name(node), bad)).collect();
+        let (pieces, of) = (replica.state.borrow().have.count(), replica.geometry.pieces());
+        EngineError::Spoiled { chunk: replica.id, pieces, of, senders }
+    }
+
+    fn lacking(&self, replica: &Replica) -> EngineError {
         let pieces = replica.state.borrow().have.count();
         EngineError::Unavailable { chunk: replica.id, pieces, of: replica.geometry.pieces() }
+    }
+
+    /// Why pieces of a chunk that is not being fetched cannot be had.
+    pub(super) fn fetch_failure(&self, replica: &Replica) -> EngineError {
+        replica.failure.borrow().clone().unwrap_or_else(|| self.lacking(replica))
     }
 }
 
 impl Fetching {
+    /// Whether a piece is on its way or asked for.
+    fn is_busy(&self) -> bool {
+        !self.leases.borrow().is_empty() || self.arriving.get() > 0
+    }
+
     fn note_progress(&self, now: Instant, have: u32) {
         let step = self.replica.geometry.pieces().div_ceil(PROGRESS_POINTS);
         if have.is_multiple_of(step) || have == self.replica.geometry.pieces() {

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use flow::chunk::ChunkId;
 use flow::wire::Message;
 use flow::wire::control::NodeId;
+use futures_lite::future::yield_now;
 
 use super::Shard;
 use super::counters::add;
@@ -38,6 +39,11 @@ impl Mesh {
     pub(super) fn owner(&self, node: NodeId, chunk: &ChunkId) -> Option<PeerShard> {
         let peer = self.peers.get(&node)?;
         Some(PeerShard { node, shard: chunk.shard(peer.shards) })
+    }
+
+    /// What a member is called.
+    pub(super) fn name(&self, node: NodeId) -> Option<&str> {
+        self.peers.get(&node).map(|peer| &*peer.name)
     }
 
     pub(super) fn is_near(&self, node: NodeId) -> bool {

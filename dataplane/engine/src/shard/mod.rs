@@ -117,6 +117,7 @@ impl Shard {
 
             Command::Members { peers } => self.set_members(peers),
             Command::Peers { chunk, peers } => self.on_peers(&chunk, &peers),
+            Command::Holders { chunk, holders, are_all } => self.on_holders(&chunk, &holders, are_all),
             Command::Attach { peer, peer_shard, stream } => self.attach(peer, peer_shard, stream),
             Command::DialFailed { peer, peer_shard } => self.on_dial_failed(peer, peer_shard),
             Command::Stop { .. } => {}

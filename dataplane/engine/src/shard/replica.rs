@@ -29,6 +29,8 @@ pub(super) struct Replica {
     pub(super) last_used: Cell<u64>,
     /// Something about the pieces has changed.
     pub(super) changed: Notify,
+    /// Why the last fetch did not bring what is missing.
+    pub(super) failure: RefCell<Option<crate::EngineError>>,
 }
 
 pub(super) struct State {
@@ -90,6 +92,7 @@ impl Replica {
             readers: Cell::new(0),
             last_used: Cell::new(0),
             changed: Notify::default(),
+            failure: RefCell::default(),
         }
     }
 

@@ -61,8 +61,12 @@ impl Cluster {
         }
         for (node, engine) in (1..).zip(&nodes) {
             let others = (1..).zip(&nodes).filter(|(other, _)| *other != node);
-            let peer =
-                |(node, other): (u64, &Engine)| Peer { node, shards: other.handle().shards(), near: true };
+            let peer = |(node, other): (u64, &Engine)| Peer {
+                node,
+                name: format!("n{node}"),
+                shards: other.handle().shards(),
+                near: true,
+            };
             engine.handle().members(&others.map(peer).collect::<Vec<_>>());
         }
         Self { directory, nodes, shared }
@@ -103,6 +107,13 @@ impl Shared {
                 holders.entry((chunk, node)).or_insert(false);
                 drop(holders);
                 handle(node).peers(chunk, peers);
+            }
+            Event::FindHolders { chunk } => {
+                let others = (1..).zip(&handles).filter(|(other, _)| *other != node);
+                let replicas = others.flat_map(|(_, handle)| block_on(handle.replicas(Some(chunk))).unwrap());
+                let held =
+                    replicas.map(|replica| (replica.node, replica.dram_pieces.max(replica.nvme_pieces)));
+                handle(node).holders(chunk, held.filter(|&(_, held)| held > 0).collect(), true);
             }
             Event::Holding { chunk, holding } => {
                 self.holders.lock().unwrap().insert((chunk, node), holding == Holding::Complete);

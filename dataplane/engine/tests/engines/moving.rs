@@ -1,5 +1,6 @@
 //! Chunks from engine to engine.
 
+use engine::EngineError;
 use flow::wire::session::Device;
 use futures_lite::future::block_on;
 
@@ -79,6 +80,21 @@ fn damage_on_disk_is_mended_from_another_engine() {
     assert_eq!(block_on(cluster.handle(1).drop_replica(chunk.id, Some(Device::Dram), true)), Ok(true));
     assert_eq!(block_on(cluster.handle(1).verify(chunk.id)), Ok(chunk.id), "the file is whole again");
     assert_eq!(cluster.faults().len(), 1);
+    cluster.stop();
+}
+
+#[test]
+fn what_nobody_has_and_what_nobody_sends_rightly_is_told_apart() {
+    let cluster = Cluster::with(&[1, 2], 64 << 20, |config| config.corrupt_one_in = 1);
+    let chunk = put(cluster.handle(1), &bytes(1, 6 << 20), false).unwrap();
+    let senders = vec![("n1".to_owned(), 3)];
+    let spoiled = EngineError::Spoiled { chunk: chunk.id, pieces: 0, of: 6, senders };
+    assert_eq!(block_on(cluster.handle(2).fetch(chunk, Device::Dram)), Err(spoiled.clone()));
+    assert_eq!(get(cluster.handle(2), chunk), Err(spoiled));
+    block_on(cluster.handle(1).drop_replica(chunk.id, None, false)).unwrap();
+    let missing = EngineError::Unavailable { chunk: chunk.id, pieces: 0, of: 6 };
+    assert_eq!(block_on(cluster.handle(2).fetch(chunk, Device::Dram)), Err(missing.clone()));
+    assert_eq!(get(cluster.handle(2), chunk), Err(missing));
     cluster.stop();
 }
 

@@ -30,6 +30,7 @@ mod grants; // the open grants, and which pieces they stand for
 mod peer; // what is known of one source
 mod picker; // one piece of a set
 mod sources; // who is asked at all
+mod stuck; // whether anybody is left who can help
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Who fetches which piece from whom, and what a source sends next.
 
 pub mod fetch; // the receiver of one chunk
+pub mod patience; // how long a fetch goes on while nothing is under way
 pub mod serve; // the source side of one shard
 pub mod tracker; // who takes part in which swarm
 
