@@ -2,6 +2,7 @@
 
 pub(crate) mod handshake; // both sides, over a stream
 mod local; // the local socket and the descriptors that travel over it
+mod refusals; // how often refused connections are told
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use local::bind as bind_local;
+
+use refusals::Refusals;
 
 use crate::node::Node;
 use crate::replies::Replies;
@@ -34,6 +37,7 @@ pub(crate) struct Door {
     local_handshakes: Arc<Semaphore>,
     clients: Arc<Semaphore>,
     controls: Arc<Semaphore>,
+    refusals: Arc<Refusals>,
 }
 
 impl Door {
@@ -44,6 +48,7 @@ impl Door {
             local_handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
             clients: Arc::new(Semaphore::new(CLIENTS_MAX)),
             controls: Arc::new(Semaphore::new(NODES_MAX)),
+            refusals: Arc::default(),
         }
     }
 
@@ -71,7 +76,7 @@ impl Door {
 
     async fn meet_local(self, mut stream: UnixStream, handshaking: OwnedSemaphorePermit) {
         let identity = &self.node.identity;
-        let refused = |reason: String| tracing::warn!(reason, "a connection on the local socket was refused");
+        let refused = |reason: String| self.refusals.tell("the local socket", &reason);
         // Who can open the socket is its owner, whom the file system has made sure of; no token is asked for.
         match handshake::accept(&mut stream, &Token::new(""), identity.node).await {
             Ok(hello) if hello.role != Role::Client => {
@@ -98,7 +103,7 @@ impl Door {
         if dial::prepare(&stream).is_err() {
             return;
         }
-        let identity = &self.node.identity;
+        let (identity, refusals) = (&self.node.identity, self.refusals.clone());
         let taken = match handshake::accept(&mut stream, &identity.token, identity.node).await {
             Ok(hello) => match hello.role {
                 Role::Client => self.take_client(stream, handshaking).await,
@@ -108,7 +113,7 @@ impl Door {
             Err(error) => Err(error.to_string()),
         };
         if let Err(reason) = taken {
-            tracing::warn!(%peer, reason, "a connection was refused");
+            refusals.tell(&peer.to_string(), &reason);
         }
     }
 

@@ -4,6 +4,7 @@
 //! exception: a chunk has no id until it is sealed, so it is written on any shard and then adopted by its owner.
 
 mod counters; // what happened so far
+mod doubting; // fetches that do not go on
 mod fetching; // chunks on their way here
 mod keeping; // devices, pins, eviction
 mod mesh; // connections to other shards
