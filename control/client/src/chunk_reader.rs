@@ -1,6 +1,6 @@
 //! One chunk: pieces viewed, released.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use flow::bitmap::Bitmap;
@@ -148,9 +148,10 @@ impl Deref for Piece<'_> {
     }
 }
 
-/// Reads a chunk's pieces in ascending order, while later ones are on their way.
+/// Reads a chunk's pieces in ascending order, while later ones are on their way. Pieces are asked for and released
+/// many at a time: two messages for each of 1 MiB take 20 ms of processor time per GB.
 pub(crate) struct OrderedReader<'c> {
-    held: HashMap<u32, Piece<'c>>,
+    held: BTreeMap<u32, Piece<'c>>,
     asked: Option<Pending<'c>>,
     chunk: ChunkReader<'c>,
 }
@@ -158,7 +159,7 @@ pub(crate) struct OrderedReader<'c> {
 impl<'c> OrderedReader<'c> {
     /// Opens a chunk.
     pub(crate) fn open(connection: &'c Connection, chunk: ChunkReference) -> Result<Self, ClientError> {
-        Ok(Self { held: HashMap::new(), asked: None, chunk: ChunkReader::open(connection, chunk)? })
+        Ok(Self { held: BTreeMap::new(), asked: None, chunk: ChunkReader::open(connection, chunk)? })
     }
 
     /// How the chunk is cut.
@@ -166,24 +167,22 @@ impl<'c> OrderedReader<'c> {
         self.chunk.geometry()
     }
 
-    /// Whether a piece can still be read: pieces before one that was read are gone.
+    /// Whether a piece can still be read: pieces before one that was read may be gone.
     pub(crate) fn has(&self, index: u32) -> bool {
         self.held.contains_key(&index) || !self.chunk.was_given(index)
     }
 
-    /// Waits for a piece, which must be within the chunk, and lets go of all before it.
+    /// Waits for a piece, which must be within the chunk, and may let go of those before it.
     pub(crate) fn piece(&mut self, index: u32) -> Result<&[u8], ClientError> {
-        let done = self.held.extract_if(|&held, _| held < index).map(|(_, piece)| piece).collect();
-        self.chunk.release(done)?;
+        self.release_before(index, self.chunk.window().div_ceil(4))?;
         loop {
-            let ahead = index..index.saturating_add(self.chunk.window()).min(self.geometry().pieces());
-            if self.asked.is_none() && ahead.clone().any(|piece| !self.chunk.was_given(piece)) {
-                self.asked = Some(self.chunk.ask(ahead.start, ahead.len() as u32)?);
-            }
+            self.ask_from(index)?;
             if self.held.contains_key(&index) {
                 break;
             }
             let Some(asked) = self.asked.take() else { break };
+            // The node may need their memory for what is awaited.
+            self.release_before(index, 1)?;
             let pieces = self.chunk.receive(asked)?;
             if pieces.is_empty() && !self.chunk.was_given(index) {
                 return Err(self.chunk.connection.protocol("it gives no piece where some are missing"));
@@ -194,6 +193,28 @@ impl<'c> OrderedReader<'c> {
         piece
             .map(|piece| &**piece)
             .ok_or_else(|| self.chunk.connection.protocol("a piece was asked for twice"))
+    }
+
+    /// Lets go of the pieces before `index`, once there are so many.
+    fn release_before(&mut self, index: u32, enough: u32) -> Result<(), ClientError> {
+        if self.held.range(..index).count() < enough as usize {
+            return Ok(());
+        }
+        let kept = self.held.split_off(&index);
+        let done = std::mem::replace(&mut self.held, kept);
+        self.chunk.release(done.into_values().collect())
+    }
+
+    /// Asks for pieces of the window that begins at `index`, unless most of them are here.
+    fn ask_from(&mut self, index: u32) -> Result<(), ClientError> {
+        let (window, pieces) = (self.chunk.window(), self.geometry().pieces());
+        let end = index.saturating_add(window).min(pieces);
+        let missing = (index..end).filter(|&piece| !self.chunk.was_given(piece)).count() as u32;
+        let worth_it = missing >= window.div_ceil(2) || end == pieces || !self.chunk.was_given(index);
+        if self.asked.is_none() && missing > 0 && worth_it {
+            self.asked = Some(self.chunk.ask(index, end - index)?);
+        }
+        Ok(())
     }
 }
 

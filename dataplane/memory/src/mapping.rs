@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, ProtFlags};
+
+/// Pages are brought into a mapping in steps of so many bytes.
+const STEP: u64 = 1 << 20;
 
 /// An arena of another process, mapped into this one.
 pub struct Mapping {
@@ -14,6 +18,8 @@ pub struct Mapping {
     size: u64,
     writable: bool,
     writers: Mutex<BTreeMap<u64, u64>>,
+    /// One bit for each [`STEP`] whose pages are there.
+    present: Vec<AtomicU64>,
 }
 
 // SAFETY: the mapping lives as long as the value, and it is reached only by bounds-checked shared views and by
@@ -46,11 +52,10 @@ impl Mapping {
             ));
         }
         let protect = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-        // SAFETY: the kernel chooses an address that nothing else uses; the file has `size` bytes and cannot shrink.
-        let base = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), size as usize, protect, MapFlags::SHARED, fd, 0)?
-        };
-        Ok(Self { base: base.cast(), size, writable, writers: Mutex::default() })
+        // SAFETY: the file has `size` bytes and cannot shrink; the mapping is unmapped when it is dropped.
+        let base = unsafe { crate::pages::map(fd, size, protect)? };
+        let present = (0..size.div_ceil(STEP * 64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self { base, size, writable, writers: Mutex::default(), present })
     }
 
     /// Bytes in all.
@@ -64,6 +69,7 @@ impl Mapping {
     /// its piece was released.
     pub fn read(&self, offset: u64, length: usize) -> Option<&[u8]> {
         self.contains(offset, length).then(|| {
+            self.bring(offset, length);
             // SAFETY: the range is within the mapping; the protocol keeps its bytes unchanged while it is given out.
             unsafe { std::slice::from_raw_parts(self.base.add(offset as usize), length) }
         })
@@ -81,7 +87,25 @@ impl Mapping {
             return None;
         }
         writers.insert(offset, end);
+        drop(writers);
+        self.bring(offset, length);
         Some(SlotWriter { mapping: self, offset, length })
+    }
+
+    /// Brings the pages of a range into the mapping, the first time that it is used: one call costs a third of the
+    /// faults that it saves. What is shorter than a step is left to faults.
+    fn bring(&self, offset: u64, length: usize) {
+        let steps = offset.div_ceil(STEP)..(offset + length as u64) / STEP;
+        let advice = if self.writable { Advice::LinuxPopulateWrite } else { Advice::LinuxPopulateRead };
+        for step in steps {
+            let (word, bit) = (&self.present[(step / 64) as usize], 1 << (step % 64));
+            if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+                let start = (step * STEP) as usize;
+                // SAFETY: the step is within the mapping; populating it changes no byte. Kernels before 5.14 refuse it,
+                // and the pages come when they are touched.
+                let _ = unsafe { rustix::mm::madvise(self.base.add(start).cast(), STEP as usize, advice) };
+            }
+        }
     }
 
     fn contains(&self, offset: u64, length: usize) -> bool {
@@ -144,6 +168,18 @@ mod tests {
     fn the_read_only_descriptor_cannot_be_mapped_for_writing() {
         let arena = Arena::new(16 << 20, 1).unwrap();
         assert!(Mapping::map_shared(arena.read_only_fd(), arena.size(), true).is_err());
+    }
+
+    #[test]
+    fn ranges_of_any_shape_hold_what_was_written() {
+        let arena = Arena::new(16 << 20, 1).unwrap();
+        let mut lease = arena.lease(0, 4 << 20).unwrap();
+        let mapping = Mapping::map_shared(arena.read_only_fd(), arena.size(), false).unwrap();
+        for (byte, (from, length)) in (1..).zip([(5, 3 << 20), (0, 4 << 20), (4095, 2), ((1 << 20) - 1, 2)]) {
+            lease.as_mut_slice().fill(byte);
+            let view = mapping.read(lease.offset() + from, length).unwrap();
+            assert!(view.len() == length && view.iter().all(|&seen| seen == byte));
+        }
     }
 
     #[test]
