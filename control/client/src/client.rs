@@ -131,9 +131,11 @@ impl Client {
         Ok(count)
     }
 
-    /// The replicas of a chunk, or of all, on all nodes.
+    /// The replicas of a chunk, or of all, on all nodes, by chunk and node. Nodes that did not answer once, be it for one
+    /// page of several, are named as silent.
     pub fn replicas(&self, chunk: Option<ChunkId>) -> Result<ChunkListing, ClientError> {
-        self.connection.call(ChunkList { chunk })
+        let wrong = || self.connection.protocol("it lists chunks out of order");
+        all_pages(|after| self.connection.call(ChunkList { chunk, after }), wrong)
     }
 
     /// The chunk whose id begins with `prefix`, up to 64 hexadecimal digits, when there is exactly one.
@@ -194,6 +196,28 @@ impl Client {
     }
 }
 
+/// Reads page after page; each must go on behind the last.
+fn all_pages(
+    read: impl Fn(Option<ChunkId>) -> Result<ChunkListing, ClientError>,
+    wrong: impl Fn() -> ClientError,
+) -> Result<ChunkListing, ClientError> {
+    let mut all = read(None)?;
+    while all.more {
+        let last = all.replicas.last().map(|replica| replica.chunk);
+        let page = read(Some(last.ok_or_else(&wrong)?))?;
+        let goes_on = page.replicas.first().map_or(!page.more, |first| Some(first.chunk) > last);
+        if !goes_on || !page.replicas.is_sorted_by_key(|replica| replica.chunk) {
+            return Err(wrong());
+        }
+        all.replicas.extend(page.replicas);
+        all.silent.extend(page.silent);
+        all.more = page.more;
+    }
+    all.silent.sort();
+    all.silent.dedup();
+    Ok(all)
+}
+
 /// The only one of `ids` that begins with `prefix`.
 fn choose(prefix: &str, mut ids: Vec<ChunkId>) -> Result<ChunkId, ClientError> {
     let digits = prefix.to_ascii_lowercase();
@@ -215,6 +239,42 @@ fn choose(prefix: &str, mut ids: Vec<ChunkId>) -> Result<ChunkId, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_are_read_to_the_end_and_must_go_on() {
+        let page = |chunks: &[u8], silent: &[&str], more| ChunkListing {
+            replicas: chunks.iter().map(|&chunk| record(chunk)).collect(),
+            silent: silent.iter().map(|name| name.to_string()).collect(),
+            more,
+        };
+        let wrong = || ClientError::UnknownChunk("out of order".into());
+        let read = |pages: &[ChunkListing]| {
+            let at = std::cell::Cell::new(0);
+            let listing = all_pages(|_| Ok(pages[at.replace(at.get() + 1)].clone()), wrong)?;
+            Ok::<_, ClientError>((listing, at.get()))
+        };
+        let (all, count) =
+            read(&[page(&[1, 1], &["b"], true), page(&[2, 5], &["a", "b"], true), page(&[], &[], false)])
+                .unwrap();
+        assert_eq!((all, count), (page(&[1, 1, 2, 5], &["a", "b"], false), 3));
+        assert!(read(&[page(&[], &[], true)]).is_err());
+        assert!(read(&[page(&[3], &[], true), page(&[3], &[], false)]).is_err());
+        assert!(read(&[page(&[3], &[], true), page(&[5, 4], &[], false)]).is_err());
+        assert!(read(&[page(&[3], &[], true), page(&[], &[], true)]).is_err());
+    }
+
+    fn record(chunk: u8) -> flow::wire::control::ReplicaRecord {
+        flow::wire::control::ReplicaRecord {
+            chunk: ChunkId([chunk; 32]),
+            geometry: flow::chunk::Geometry::of(1).unwrap(),
+            descriptor_digest: [0; 32],
+            node: 1,
+            dram_pieces: 1,
+            nvme_pieces: 0,
+            pinned: false,
+            fetching: false,
+        }
+    }
 
     #[test]
     fn a_prefix_must_fit_one_chunk() {

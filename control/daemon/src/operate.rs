@@ -3,6 +3,7 @@
 mod drain; // a node gives away what only it has
 pub(crate) mod here; // the part of one node
 mod place; // a chunk is copied or moved
+mod survey; // who has which chunk
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,16 +11,15 @@ use std::time::Duration;
 
 use flow::chunk::{ChunkId, Geometry};
 use flow::wire::Message;
-use flow::wire::control::{NodeId, NodeRecord, NodeState, ReplicaQuery, ReplicaRecord, ReplicaReport};
+use flow::wire::control::{NodeId, NodeRecord, NodeState};
 use flow::wire::session::*;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 pub(crate) use drain::drain;
 pub(crate) use place::place;
+pub(crate) use survey::{report, survey};
 
 use crate::node::{Node, Seat};
-use crate::{failure, keys, peers};
+use crate::{failure, keys};
 
 /// How long a node may take to tell what it has.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,8 +27,6 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 const ACTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long it may take until this node knows the members that the head knows.
 const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Nodes that are asked at once.
-const NODES_AT_ONCE: usize = 128;
 
 /// Refuses a geometry that a peer or client made up.
 pub(crate) fn check_geometry(geometry: Geometry) -> Result<(), Failure> {
@@ -36,9 +34,13 @@ pub(crate) fn check_geometry(geometry: Geometry) -> Result<(), Failure> {
     checked.map(drop).map_err(|error| failure::invalid(error.to_string(), ""))
 }
 
-/// The replicas of the cluster.
+/// A page of the replicas of the cluster.
 pub(crate) async fn chunk_list(node: &Arc<Node>, list: ChunkList) -> Result<Message, Failure> {
-    Ok(survey(node, list.chunk).await.into())
+    let listing = match list.chunk {
+        Some(chunk) => survey(node, chunk).await,
+        None => survey::page(node, list.after).await,
+    };
+    Ok(listing.into())
 }
 
 /// The members.
@@ -91,7 +93,7 @@ async fn check_unused(node: &Arc<Node>, remove: &ChunkRemove, holders: &[NodeRec
         return Err(failure::conflict(format!("a key refers to chunk {id}"), hint));
     }
     let holders: BTreeSet<NodeId> = holders.iter().map(|holder| holder.node).collect();
-    let survey = survey(node, Some(id)).await;
+    let survey = survey(node, id).await;
     let pinned = survey.replicas.iter().find(|replica| replica.pinned && holders.contains(&replica.node));
     match pinned {
         Some(replica) => {
@@ -112,7 +114,7 @@ async fn holders(node: &Arc<Node>, id: ChunkId, name: &str) -> Result<Vec<NodeRe
         return Ok(vec![named(node, name).await?]);
     }
     let view = node.members.view();
-    let survey = survey(node, Some(id)).await;
+    let survey = survey(node, id).await;
     let holders: Vec<NodeRecord> =
         survey.replicas.iter().filter_map(|replica| view.node(replica.node).cloned()).collect();
     if holders.is_empty() { Err(no_replica(id, &survey.silent)) } else { Ok(holders) }
@@ -134,47 +136,6 @@ fn no_replica(id: ChunkId, silent: &[String]) -> Failure {
         let text = format!("no node that answers has chunk {id}; these do not answer: {}", silent.join(", "));
         failure::unavailable(text, "`shoal node ls` shows which nodes are alive")
     }
-}
-
-/// Asks all members what they have. A member that is dead or does not answer in time is named as silent.
-pub(crate) async fn survey(node: &Arc<Node>, chunk: Option<ChunkId>) -> ChunkListing {
-    let view = node.members.view();
-    let mut listing =
-        ChunkListing { replicas: node.replicas(chunk).await.unwrap_or_default(), silent: Vec::new() };
-    let permits = Arc::new(Semaphore::new(NODES_AT_ONCE));
-    let mut reports = JoinSet::new();
-    for record in view.nodes.values().filter(|record| record.node != node.id()) {
-        if record.state == NodeState::Dead {
-            listing.silent.push(record.name.clone());
-            continue;
-        }
-        let (node, record, permits) = (node.clone(), record.clone(), permits.clone());
-        reports.spawn(async move {
-            let _permit = permits.acquire_owned().await;
-            let report = report(&node, &record, chunk).await;
-            (record, report)
-        });
-    }
-    while let Some(Ok((record, report))) = reports.join_next().await {
-        match report {
-            Ok(mut replicas) => listing.replicas.append(&mut replicas),
-            Err(_) => listing.silent.push(record.name),
-        }
-    }
-    listing.replicas.sort_by_key(|replica| (replica.chunk, replica.node));
-    listing.silent.sort();
-    listing
-}
-
-async fn report(
-    node: &Node,
-    peer: &NodeRecord,
-    chunk: Option<ChunkId>,
-) -> Result<Vec<ReplicaRecord>, Failure> {
-    let answer = node.peers.ask(peer, ReplicaQuery { chunk }, Some(REPORT_TIMEOUT)).await?;
-    let ReplicaReport { mut replicas } = peers::expect("ReplicaQuery", answer)?;
-    replicas.retain(|replica| replica.node == peer.node && check_geometry(replica.geometry).is_ok());
-    Ok(replicas)
 }
 
 /// Carries a request out on each node; the first failure is the answer, after all have been asked.

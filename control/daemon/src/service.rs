@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flow::limits::FRAME_BODY_MAX;
 use flow::wire::Message;
-use flow::wire::control::{NodeId, ReplicaReport};
+use flow::wire::control::NodeId;
 use flow::wire::session::Failure;
 use tokio::io::{AsyncRead, BufReader};
 use tokio::sync::Semaphore;
@@ -61,9 +61,7 @@ async fn answer(node: &Arc<Node>, from: NodeId, message: Message) -> Result<Mess
         }
         Message::TrackerAnnounce(announce) => trackers::on_announce(node, from, announce),
         Message::TrackerJoin(join) => trackers::on_join(node, from, join),
-        Message::ReplicaQuery(query) => {
-            Ok(ReplicaReport { replicas: node.replicas(query.chunk).await? }.into())
-        }
+        Message::ReplicaQuery(query) => operate::report(node, query).await.map(Message::from),
         Message::KeyCommit(_)
         | Message::KeyOpen(_)
         | Message::LeaseRelease(_)

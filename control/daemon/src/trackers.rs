@@ -152,7 +152,7 @@ pub(crate) async fn find_holders(node: Arc<Node>, chunk: ChunkId) {
     if node.members.view().live().count() > SURVEYED_MAX {
         return;
     }
-    let found = operate::survey(&node, Some(chunk)).await;
+    let found = operate::survey(&node, chunk).await;
     let view = node.members.view();
     let may_live = |name: &String| !view.named(name).is_ok_and(|record| record.state == NodeState::Dead);
     let knows_members = view.epoch != 0 && node.clock.uptime_ms() >= DEAD_AFTER_MS;

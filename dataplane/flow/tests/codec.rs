@@ -6,14 +6,14 @@ mod samples;
 use flow::bitmap::Bitmap;
 use flow::chunk::{ChunkId, Descriptor, Geometry};
 use flow::limits::{
-    FRAME_BODY_MAX, HANDSHAKE_BODY_MAX, KEY_LENGTH_MAX, MANIFEST_ROOT_MAX, NAME_LENGTH_MAX, NODES_MAX,
-    PIECE_SIZE_MAX, PIECES_MAX,
+    FRAME_BODY_MAX, HANDSHAKE_BODY_MAX, KEY_LENGTH_MAX, LIST_ENTRIES_MAX, MANIFEST_ROOT_MAX, NAME_LENGTH_MAX,
+    NODES_MAX, PIECE_SIZE_MAX, PIECES_MAX,
 };
-use flow::wire::control::{Membership, NodeRecord, NodeState};
+use flow::wire::control::{Membership, NodeRecord, NodeState, ReplicaRecord, ReplicaReport};
 use flow::wire::data::{Description, Grant, Interest, Want};
 use flow::wire::frame::{FLAG_MORE, HEADER_LENGTH, VERSION};
 use flow::wire::handshake::{Challenge, Hello, Role, Token, challenge, check, prove};
-use flow::wire::session::KeyCommit;
+use flow::wire::session::{ChunkListing, KeyCommit};
 use flow::wire::{Header, HeaderError, Message, MessageError};
 use proptest::prelude::*;
 
@@ -196,11 +196,26 @@ fn the_largest_messages_fit_their_frames() {
         nvme_used: 1,
     };
     let key = "k".repeat(KEY_LENGTH_MAX);
-    let largest: [Message; 5] = [
+    let replica = ReplicaRecord {
+        chunk,
+        geometry,
+        descriptor_digest: [1; 32],
+        node: 1,
+        dram_pieces: 1,
+        nvme_pieces: 1,
+        pinned: true,
+        fetching: true,
+    };
+    let page = |entries: usize| vec![replica.clone(); entries];
+    let entries = LIST_ENTRIES_MAX as usize;
+    let silent = vec!["n".repeat(NAME_LENGTH_MAX); NODES_MAX];
+    let largest: [Message; 7] = [
         Interest { chunk, pieces: PIECES_MAX, have: words(), reply: true }.into(),
         Grant { chunk, grant: 1, want: Want::LeastSent(words()) }.into(),
         Description { descriptor: Descriptor { id: chunk, geometry, checksums } }.into(),
         Membership { epoch: 1, cluster: 1, nodes: vec![record; NODES_MAX] }.into(),
+        ReplicaReport { more: true, replicas: page(entries) }.into(),
+        ChunkListing { more: true, replicas: page(entries + NODES_MAX), silent }.into(),
         KeyCommit { key, manifest: vec![0; MANIFEST_ROOT_MAX], expected_version: Some(1) }.into(),
     ];
     for message in largest {

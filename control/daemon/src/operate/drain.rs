@@ -54,7 +54,7 @@ pub(crate) async fn drain(node: &Arc<Node>, drain: NodeDrain) -> Result<Message,
 type Copy = (Move, ReplicaRecord);
 
 async fn plan_moves(node: &Arc<Node>, leaver: NodeId, name: &str) -> Result<Vec<Copy>, Failure> {
-    let found = survey(node, None).await;
+    let found = survey::all(node).await;
     if found.silent.iter().any(|silent| silent == name) {
         return Err(failure::unavailable(
             format!("node '{name}' does not tell what it has"),

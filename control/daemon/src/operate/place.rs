@@ -19,7 +19,7 @@ pub(crate) async fn place(node: &Arc<Node>, place: ChunkPlace) -> Result<Message
     if target.state == NodeState::Draining {
         return Err(failure::draining(&target.name));
     }
-    let found = survey(node, Some(place.id)).await;
+    let found = survey(node, place.id).await;
     let source = found.replicas.iter().filter(|replica| is_whole(replica)).find(|replica| match &from {
         Some(from) => replica.node == from.node,
         None => true,

@@ -211,7 +211,7 @@ fn bad_requests_are_refused_and_the_connection_stays() {
     World::run(async |world| {
         let mut client = world.connect(Bytes::OnTheWire);
         assert_eq!(
-            client.refusal(flow::wire::control::ReplicaQuery { chunk: None }).await,
+            client.refusal(flow::wire::control::ReplicaQuery { chunk: None, after: None, limit: 1 }).await,
             FailureCode::Invalid
         );
         assert_eq!(client.refusal(SlotLease { handle: 1, first: 0, count: 1 }).await, FailureCode::Invalid);

@@ -127,20 +127,26 @@ pub struct TrackerPeer {
     pub near: bool,
 }
 
-/// Asks one node for the replicas it has; answered by [`ReplicaReport`].
+/// Asks one node for the replicas it has, in the order of their chunks; answered by [`ReplicaReport`].
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ReplicaQuery {
     /// Only this chunk, or all.
     pub chunk: Option<ChunkId>,
+    /// Only chunks after this one; `None` for the first page.
+    pub after: Option<ChunkId>,
+    /// The most entries wanted.
+    pub limit: u32,
 }
 
-/// The replicas on one node.
+/// A page of the replicas on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ReplicaReport {
-    /// One entry for each chunk.
+    /// One entry for each chunk, ascending; at most [`crate::limits::LIST_ENTRIES_MAX`].
     // A record can be refused for its geometry, and a plain list that breaks off leaks what it allocated.
     #[rkyv(with = rkyv::with::Map<rkyv::with::Identity>)]
     pub replicas: Vec<ReplicaRecord>,
+    /// Whether there are more after the last.
+    pub more: bool,
 }
 
 /// The copies of one chunk on one node.

@@ -193,8 +193,8 @@ messages! {
     TrackerAnnounce { node holdings }
     TrackerJoin { chunk node limit }
     TrackerPeers { chunk peers }
-    ReplicaQuery { chunk }
-    ReplicaReport { replicas }
+    ReplicaQuery { chunk after limit }
+    ReplicaReport { replicas more }
 
     KeyCommit { key manifest expected_version }
     KeyCommitted { version revision }
@@ -230,8 +230,8 @@ messages! {
     ChunkVerified { digest }
     PieceBytes { handle piece length checksum }
 
-    ChunkList { chunk }
-    ChunkListing { replicas silent }
+    ChunkList { chunk after }
+    ChunkListing { replicas silent more }
     ChunkPin { id pinned node }
     ChunkPlace { id node device remove_source from }
     ChunkRemove { id node device force }

@@ -1,0 +1,125 @@
+//! Keys: commit, open, list, remove. Nodes send these on to the head unchanged.
+
+use rkyv::{Archive, Deserialize, Serialize};
+use serde::Serialize as Json;
+
+use crate::chunk::ChunkId;
+
+/// Makes `manifest` the next version of `key`, durably; answered by [`KeyCommitted`]. Every chunk of it must
+/// be sealed before.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeyCommit {
+    /// The key.
+    pub key: String,
+    /// The manifest root, as `plan` encodes it.
+    pub manifest: Vec<u8>,
+    /// Commit only if this is the current version; 0 means the key must be absent.
+    pub expected_version: Option<u64>,
+}
+
+/// The commit is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeyCommitted {
+    /// The new version of the key, counted from 1.
+    pub version: u64,
+    /// The revision of the whole catalog.
+    pub revision: u64,
+}
+
+/// Reads a key; answered by [`KeyEntry`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeyOpen {
+    /// The key.
+    pub key: String,
+    /// Whether the version's chunks must be kept until [`LeaseRelease`] or the end of the connection.
+    pub lease: bool,
+}
+
+/// One version of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeyEntry {
+    /// The key.
+    pub key: String,
+    /// The version, counted from 1.
+    pub version: u64,
+    /// The revision of the catalog that wrote it.
+    pub revision: u64,
+    /// When it was committed, milliseconds since 1970.
+    pub created_ms: u64,
+    /// The manifest root, as `plan` encodes it.
+    pub manifest: Vec<u8>,
+    /// The lease, or 0 when none was asked for.
+    pub lease: u64,
+}
+
+/// Gives a lease back; answered by [`Done`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct LeaseRelease {
+    /// The lease.
+    pub lease: u64,
+}
+
+/// Lists keys in order; answered by [`KeyListing`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeyList {
+    /// Only keys that begin so.
+    pub prefix: String,
+    /// Only keys after this one; empty for the first page.
+    pub after: String,
+    /// The most entries wanted.
+    pub limit: u32,
+}
+
+/// A page of keys.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeyListing {
+    /// The keys, ascending.
+    pub keys: Vec<KeySummary>,
+    /// Whether there are more after the last.
+    pub more: bool,
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize, Json)]
+pub struct KeySummary {
+    /// The key.
+    pub key: String,
+    /// Its current version.
+    pub version: u64,
+    /// When that was committed, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Bytes of all its files.
+    pub size: u64,
+    /// How many files.
+    pub files: u64,
+}
+
+/// Removes a key, or with `recursive` every key below it too; answered by [`KeyRemoved`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeyRemove {
+    /// The key.
+    pub key: String,
+    /// Whether `key/…` goes too.
+    pub recursive: bool,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeyRemoved {
+    /// How many keys.
+    pub count: u64,
+}
+
+/// Asks the head which chunks are still part of some key's version; answered by [`ChunkReferenced`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkReferences {
+    /// The chunks asked about.
+    pub chunks: Vec<ChunkId>,
+}
+
+/// One answer for each chunk asked about, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkReferenced {
+    /// Whether it is still referenced.
+    pub referenced: Vec<bool>,
+}

@@ -1,0 +1,132 @@
+//! Replicas: where they are, brought, checked, pinned, moved, dropped.
+
+use rkyv::{Archive, Deserialize, Serialize};
+use serde::Serialize as Json;
+
+use super::ChunkReference;
+use crate::chunk::ChunkId;
+use crate::wire::control::ReplicaRecord;
+
+/// Brings a replica of a chunk to this node and keeps it there; answered by [`ChunkFetched`] when it is all
+/// there and verified.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkFetch {
+    /// The chunk.
+    pub chunk: ChunkReference,
+    /// Where to keep it: `dram` or `nvme`.
+    pub device: Device,
+}
+
+/// Where bytes live on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Archive, Serialize, Deserialize, Json)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The arena.
+    Dram,
+    /// Files under the data directory.
+    Nvme,
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Device::Dram => "dram",
+            Device::Nvme => "nvme",
+        })
+    }
+}
+
+/// How a fetch went.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize, Json)]
+pub struct ChunkFetched {
+    /// From the first request to the last piece verified, in microseconds.
+    pub elapsed_us: u64,
+    /// Pieces that were here already.
+    pub pieces_local: u32,
+    /// Pieces from nodes that held the whole chunk when the fetch began.
+    pub pieces_from_origin: u32,
+    /// Pieces from nodes that were receivers themselves.
+    pub pieces_from_peers: u32,
+    /// Pieces that failed their checksum and were fetched again.
+    pub pieces_corrupt: u32,
+    /// Pieces that arrived twice.
+    pub pieces_duplicate: u32,
+    /// Pieces verified at points in time: (microseconds since the first request, pieces), about 64 points.
+    pub progress: Vec<(u64, u32)>,
+}
+
+/// Reads a whole local chunk, checks every piece and the BLAKE3 digest; answered by [`ChunkVerified`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkVerify {
+    /// The chunk.
+    pub id: ChunkId,
+}
+
+/// The digest that the bytes have.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkVerified {
+    /// BLAKE3 of the bytes as they are.
+    pub digest: ChunkId,
+}
+
+/// Asks for the replicas of the whole cluster, in the order of their chunks; answered by [`ChunkListing`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkList {
+    /// Only this chunk, or all.
+    pub chunk: Option<ChunkId>,
+    /// Only chunks after this one; `None` for the first page.
+    pub after: Option<ChunkId>,
+}
+
+/// A page of the replicas of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkListing {
+    /// One entry for each chunk and node, ascending. All of a chunk are on one page, which has at most as many as a
+    /// cluster may have nodes beyond [`crate::limits::LIST_ENTRIES_MAX`].
+    // A record can be refused for its geometry, and a plain list that breaks off leaks what it allocated.
+    #[rkyv(with = rkyv::with::Map<rkyv::with::Identity>)]
+    pub replicas: Vec<ReplicaRecord>,
+    /// Names of nodes that did not answer.
+    pub silent: Vec<String>,
+    /// Whether there are more after the last.
+    pub more: bool,
+}
+
+/// Sets or clears the pin of a chunk wherever it is; answered by [`Done`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkPin {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Whether it must not be evicted.
+    pub pinned: bool,
+    /// Only on this node; everywhere when empty.
+    pub node: String,
+}
+
+/// Copies or moves a chunk to a node and device; answered by [`ChunkFetched`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkPlace {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Name of the node that shall have it.
+    pub node: String,
+    /// The device there.
+    pub device: Device,
+    /// Whether the other replicas are dropped afterwards.
+    pub remove_source: bool,
+    /// Where to move it from; any other replica when empty.
+    pub from: String,
+}
+
+/// Drops replicas of a chunk; answered by [`Done`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkRemove {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Only on this node; everywhere when empty.
+    pub node: String,
+    /// Only from this device; from all when `None`.
+    pub device: Option<Device>,
+    /// Even if a key still refers to it or it is pinned.
+    pub force: bool,
+}
