@@ -17,6 +17,8 @@ use crate::{keys, peers};
 const ROUND: Duration = Duration::from_secs(15);
 /// Time between two rounds when something is.
 const ROUND_SOON: Duration = Duration::from_secs(1);
+/// What the head shall not spend more on than this, whatever the size of the cluster: time for one chunk of one member.
+const QUESTION: Duration = Duration::from_micros(10);
 /// The first round after the start: by then the node has joined.
 const FIRST_ROUND: Duration = Duration::from_secs(3);
 
@@ -105,17 +107,24 @@ impl Collector {
 pub(crate) async fn collect(node: Arc<Node>) {
     tokio::time::sleep(FIRST_ROUND).await;
     loop {
-        round(&node).await;
+        let asked = round(&node).await;
         if !node.collector.lock().ledger.is_about_to_drop() {
             // It returns at once when it was called since the last round began.
             let _ = tokio::time::timeout(ROUND, node.collector.hurry.notified()).await;
         }
-        tokio::time::sleep(ROUND_SOON).await;
+        tokio::time::sleep(rest(asked, node.members.view().live().count())).await;
     }
 }
 
-async fn round(node: &Arc<Node>) {
-    let Ok(replicas) = node.replicas(None).await else { return };
+/// Time between two rounds at least, after one of `chunks` chunks.
+fn rest(chunks: usize, members: usize) -> Duration {
+    let questions = u32::try_from(chunks.saturating_mul(members)).unwrap_or(u32::MAX);
+    QUESTION.saturating_mul(questions).clamp(ROUND_SOON, ROUND)
+}
+
+/// Asks about all chunks that are here; gives how many.
+async fn round(node: &Arc<Node>) -> usize {
+    let Ok(replicas) = node.replicas(None).await else { return 0 };
     let chunks: Vec<ChunkId> =
         replicas.iter().filter(|replica| may_be_dropped(replica)).map(|replica| replica.chunk).collect();
     let referenced = match keys::references(node, &chunks).await {
@@ -125,9 +134,10 @@ async fn round(node: &Arc<Node>) {
             if !peers::is_away(&failure) {
                 tracing::warn!(reason = failure.message, "which chunks are referenced is not known");
             }
-            return;
+            return 0;
         }
     };
+    let asked = chunks.len();
     let now_ms = node.collector.now_ms();
     let answers = chunks.into_iter().zip(referenced);
     let unwanted = node.collector.lock().ledger.on_round(answers, now_ms);
@@ -139,6 +149,7 @@ async fn round(node: &Arc<Node>) {
         }
         node.collector.end_drop();
     }
+    asked
 }
 
 fn may_be_dropped(replica: &ReplicaRecord) -> bool {
@@ -150,6 +161,13 @@ fn may_be_dropped(replica: &ReplicaRecord) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounds_leave_the_head_time_for_all_members() {
+        assert_eq!(rest(0, 1), ROUND_SOON);
+        assert_eq!(rest(1000, 200), 2 * ROUND_SOON);
+        assert_eq!(rest(usize::MAX, 2), ROUND);
+    }
 
     #[test]
     fn a_chunk_is_not_held_while_it_is_dropped_nor_dropped_while_it_is_held() {

@@ -213,7 +213,7 @@ fn the_largest_messages_fit_their_frames() {
         Interest { chunk, pieces: PIECES_MAX, have: words(), reply: true }.into(),
         Grant { chunk, grant: 1, want: Want::LeastSent(words()) }.into(),
         Description { descriptor: Descriptor { id: chunk, geometry, checksums } }.into(),
-        Membership { epoch: 1, cluster: 1, nodes: vec![record; NODES_MAX] }.into(),
+        Membership { epoch: 1, cluster: 1, nodes: vec![record; NODES_MAX], forgotten: 1 }.into(),
         ReplicaReport { more: true, replicas: page(entries) }.into(),
         ChunkListing { more: true, replicas: page(entries + NODES_MAX), silent }.into(),
         KeyCommit { key, manifest: vec![0; MANIFEST_ROOT_MAX], expected_version: Some(1) }.into(),

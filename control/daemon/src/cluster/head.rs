@@ -1,5 +1,6 @@
 //! The head's part: takes nodes in, notices who falls silent.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,12 +24,14 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub(crate) struct Head {
     pub(crate) catalog: Catalog,
     membership: Mutex<Membership>,
+    /// Versions of keys that were forgotten.
+    forgotten: AtomicU64,
 }
 
 impl Head {
     pub(crate) fn new(catalog: Catalog) -> Self {
         let membership = Membership::new(Clock::calendar_ms(), NODES_MAX);
-        Self { catalog, membership: Mutex::new(membership) }
+        Self { catalog, membership: Mutex::new(membership), forgotten: AtomicU64::new(0) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Membership> {
@@ -42,12 +45,12 @@ impl Head {
     }
 
     fn membership_since(&self, known_epoch: Option<u64>) -> control::Membership {
-        let cluster = self.catalog.cluster_id();
-        if known_epoch == Some(self.lock().epoch()) {
-            return control::Membership { epoch: known_epoch.unwrap_or(0), cluster, nodes: Vec::new() };
+        let (cluster, forgotten) = (self.catalog.cluster_id(), self.forgotten.load(Ordering::Relaxed));
+        if let Some(epoch) = known_epoch.filter(|&epoch| epoch == self.lock().epoch()) {
+            return control::Membership { epoch, cluster, nodes: Vec::new(), forgotten };
         }
         let NodeListing { epoch, nodes } = self.listing();
-        control::Membership { epoch, cluster, nodes }
+        control::Membership { epoch, cluster, nodes, forgotten }
     }
 }
 
@@ -135,6 +138,8 @@ async fn sweep(node: Arc<Node>) {
         Ok(0) => {}
         Ok(count) => {
             tracing::debug!(count, "superseded versions were forgotten");
+            // Members hear of it with their next heartbeat.
+            head.forgotten.fetch_add(count, Ordering::Relaxed);
             node.collector.hurry();
         }
         Err(error) => tracing::error!(error = crate::keys::in_full(&error), "sweeping the catalog failed"),

@@ -42,6 +42,8 @@ pub(crate) struct Follower {
     backoff: Duration,
     before: Option<Before>,
     heard: Instant,
+    /// What the head last told of versions that were forgotten.
+    forgotten: u64,
 }
 
 /// Members that were known before the head started anew: until they have had the time to join it too, they count as
@@ -62,6 +64,7 @@ impl Follower {
             backoff: BACKOFF_MIN,
             before: None,
             heard: Instant::now(),
+            forgotten: 0,
         }
     }
 
@@ -130,6 +133,9 @@ impl Follower {
             crate::trackers::announce_anew(&self.node);
         }
         self.heard = Instant::now();
+        if std::mem::replace(&mut self.forgotten, membership.forgotten) != membership.forgotten {
+            self.node.collector.hurry();
+        }
         if membership.nodes.is_empty() {
             return;
         }

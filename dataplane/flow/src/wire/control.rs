@@ -74,6 +74,9 @@ pub struct Membership {
     pub cluster: u64,
     /// The members.
     pub nodes: Vec<NodeRecord>,
+    /// Versions of keys that were forgotten since the head started. When it grows, chunks may have lost their last
+    /// reference.
+    pub forgotten: u64,
 }
 
 /// How much of a chunk a node has.

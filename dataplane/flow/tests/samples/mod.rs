@@ -188,7 +188,7 @@ messages! {
     Description { descriptor }
 
     Join { record }
-    Membership { epoch cluster nodes }
+    Membership { epoch cluster nodes forgotten }
     Heartbeat { record epoch leases }
     TrackerAnnounce { node holdings }
     TrackerJoin { chunk node limit }
