@@ -10,7 +10,7 @@ use crate::conditions::{Conditions, congestion_control};
 use crate::failure::Failure;
 use crate::peers::copies::Receiving;
 use crate::report::Report;
-use crate::{interrupt, runner, scenarios};
+use crate::{interrupt, network, runner, scenarios};
 
 /// Runs Shoal and its peers, one after another in every round
 ///
@@ -89,6 +89,9 @@ impl Call {
             folder: self.folder.unwrap_or_else(std::env::temp_dir),
             shrink: self.shrink,
         };
+        if chosen.iter().any(|scenario| scenario.lays_links()) {
+            network::take_charge()?;
+        }
         // Before anything is measured: a file that cannot be written is best known at once.
         self.json.as_deref().map_or(Ok(()), |path| write(path, ""))?;
         interrupt::watch().map_err(Failure::system("watch for signals"))?;

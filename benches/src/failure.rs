@@ -54,6 +54,17 @@ pub enum Failure {
         /// How to come by it.
         remedy: &'static str,
     },
+    /// The system does not let us have networks of our own.
+    #[error(
+        "cannot {what}: {reason}; it takes root or the right to make user namespaces, iproute2 (`ip`, `tc`) and \
+         util-linux (`unshare`, `nsenter`)"
+    )]
+    Network {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        reason: String,
+    },
     /// A peer failed, or said something else than was expected.
     #[error("{program} {what}{output}")]
     Peer {

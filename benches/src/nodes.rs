@@ -10,6 +10,7 @@ use suites::{Cluster, Node, Setup};
 use crate::conditions::Conditions;
 use crate::failure::Failure;
 use crate::interrupt::Alarm;
+use crate::network::Host;
 
 /// Most shards of a node that has the machine to itself: what it takes unless it is told otherwise.
 const CORES_MAX: usize = 4;
@@ -32,9 +33,18 @@ pub fn memory_bytes(bytes: u64) -> u64 {
 }
 
 impl Nodes {
-    /// Starts so many nodes of one core, each with room for chunks of `bytes`.
-    pub fn start(count: usize, bytes: u64, conditions: &Conditions) -> Result<Self, Failure> {
-        Self::with(|| Cluster::start_with(count, |setup| adjust(setup, bytes, conditions)))
+    /// Starts a node of one core at each host, with room for chunks of `bytes`.
+    pub fn start(hosts: &[Host], bytes: u64, conditions: &Conditions) -> Result<Self, Failure> {
+        Self::with(|| {
+            let mut cluster = Cluster { nodes: Vec::new() };
+            for (host, number) in hosts.iter().zip(1..) {
+                let setup = at(host, adjust(Setup::named(&format!("n{number}")), bytes, conditions));
+                let setup = if cluster.nodes.is_empty() { setup } else { setup.join(cluster.head()) };
+                cluster.nodes.push(setup.start());
+            }
+            cluster.wait_until_all_know(hosts.len());
+            cluster
+        })
     }
 
     /// Starts one node, on all cores that it would take by itself, whose files are in the conditions' folder.
@@ -95,6 +105,16 @@ impl Nodes {
             results.into_iter().collect()
         })
     }
+}
+
+/// A network of ours holds nobody but these nodes.
+fn at(host: &Host, setup: Setup) -> Setup {
+    if !host.is_linked() {
+        return setup;
+    }
+    let entry = host.entry();
+    let entry: Vec<&str> = entry.iter().map(String::as_str).collect();
+    setup.through(&entry).listen(&format!("{}:0", host.address())).switch("--insecure")
 }
 
 fn adjust(setup: Setup, bytes: u64, conditions: &Conditions) -> Setup {

@@ -1,6 +1,7 @@
 //! Medians, ratios, table and JSON.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -36,6 +37,10 @@ pub struct Outcome {
     pub peers: Vec<Track>,
     /// Why Shoal failed, if it did.
     pub failed: Option<String>,
+    /// Why nobody took part, if the system denies what it takes.
+    pub not_run: Option<String>,
+    /// The least time in which links let anybody do it, where there are links.
+    pub ideal: Option<Duration>,
     compares: &'static str,
     goal: &'static str,
     load_at_start: Load,
@@ -59,6 +64,8 @@ struct Summary {
     bytes: u64,
     load_at_start: Load,
     failed: Option<String>,
+    not_run: Option<String>,
+    ideal_s: Option<f64>,
     contenders: Vec<Figures>,
     left_out: Vec<LeftOut>,
 }
@@ -69,6 +76,8 @@ struct Figures {
     name: String,
     gigabytes_per_s: Spread,
     processor_ms_per_gigabyte: Spread,
+    /// The least time that links allow, by the time that it took.
+    efficiency: Option<Spread>,
     /// Shoal against this peer, round by round.
     shoal_to_it: Option<Ratios>,
     rounds: Vec<Run>,
@@ -151,6 +160,8 @@ impl Outcome {
             ours: None,
             peers: Vec::new(),
             failed: None,
+            not_run: None,
+            ideal: None,
             compares: scenario.compares(),
             goal: scenario.goal(),
             load_at_start,
@@ -173,16 +184,18 @@ impl Track {
 
 impl Summary {
     fn of(outcome: Outcome) -> Self {
-        let Outcome { name, bytes, ours, peers, failed, compares, goal, load_at_start, left_out } = outcome;
-        let own = ours.iter().filter_map(|ours| Figures::of(ours, bytes, None));
-        let others = peers.iter().filter_map(|peer| Figures::of(peer, bytes, ours.as_ref()));
+        let Outcome { name, bytes, ours, peers, failed, not_run, ideal, .. } = outcome;
+        let Outcome { compares, goal, load_at_start, left_out, .. } = outcome;
+        let own = ours.iter().filter_map(|ours| Figures::of(ours, bytes, ideal, None));
+        let others = peers.iter().filter_map(|peer| Figures::of(peer, bytes, ideal, ours.as_ref()));
         let contenders = own.chain(others).collect();
-        Self { name, compares, goal, bytes, load_at_start, failed, contenders, left_out }
+        let ideal_s = ideal.map(|ideal| ideal.as_secs_f64());
+        Self { name, compares, goal, bytes, load_at_start, failed, not_run, ideal_s, contenders, left_out }
     }
 }
 
 impl Figures {
-    fn of(track: &Track, bytes: u64, ours: Option<&Track>) -> Option<Self> {
+    fn of(track: &Track, bytes: u64, ideal: Option<Duration>, ours: Option<&Track>) -> Option<Self> {
         let gigabytes = bytes as f64 / 1e9;
         let runs =
             |number: fn(&Run) -> f64| track.costs.iter().copied().map(Run::of).map(move |run| number(&run));
@@ -192,12 +205,15 @@ impl Figures {
         };
         let rate_ratio = ratio(|run| 1.0 / run.wall_s);
         let processor_ratio = ratio(|run| run.processors_s);
+        let efficiency =
+            |ideal: Duration| Spread::of(runs(|run| run.wall_s).map(|wall_s| ideal.as_secs_f64() / wall_s));
         Some(Self {
             name: track.name.clone(),
             gigabytes_per_s: Spread::of(runs(|run| run.wall_s).map(|wall_s| gigabytes / wall_s))?,
             processor_ms_per_gigabyte: Spread::of(
                 runs(|run| run.processors_s).map(|processors_s| processors_s * 1e3 / gigabytes),
             )?,
+            efficiency: ideal.and_then(efficiency),
             shoal_to_it: rate_ratio
                 .zip(processor_ratio)
                 .map(|(rate, processors)| Ratios { rate, processors }),
@@ -244,6 +260,9 @@ impl fmt::Display for Summary {
         if let Some(reason) = &self.failed {
             writeln!(f, "FAILED: {reason}")?;
         }
+        if let Some(reason) = &self.not_run {
+            writeln!(f, "NOT RUN: {reason}")?;
+        }
         if !self.contenders.is_empty() {
             let columns = "    min  median     max";
             writeln!(
@@ -260,6 +279,19 @@ impl fmt::Display for Summary {
                 Some(Ratios { rate, processors }) => writeln!(f, "  {rate:.2}  {processors:.2}")?,
                 None => writeln!(f)?,
             }
+        }
+        if let Some(ideal_s) = self.ideal_s {
+            write!(
+                f,
+                "the links allow {:.2} GB/s in {ideal_s:.3} s; of that, medians:",
+                self.bytes as f64 / 1e9 / ideal_s
+            )?;
+            for Figures { name, efficiency, .. } in &self.contenders {
+                efficiency
+                    .iter()
+                    .try_for_each(|efficiency| write!(f, "  {name} {:.2}", efficiency.median))?;
+            }
+            writeln!(f)?;
         }
         for LeftOut { name, reason } in &self.left_out {
             writeln!(f, "{name} took no part: {reason}")?;
@@ -288,8 +320,6 @@ fn wrapped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -306,20 +336,22 @@ mod tests {
     fn ratios_are_of_the_same_round() {
         let ours = track("shoal", &[(100, 50), (400, 80), (200, 60)]);
         let peer = track("peer", &[(200, 25), (200, 80), (100, 30)]);
-        let figures = Figures::of(&peer, 2_000_000_000, Some(&ours)).unwrap();
+        let figures =
+            Figures::of(&peer, 2_000_000_000, Some(Duration::from_millis(50)), Some(&ours)).unwrap();
+        assert_eq!(figures.efficiency, Some(Spread { min: 0.25, median: 0.25, max: 0.5 }));
         assert_eq!(figures.gigabytes_per_s, Spread { min: 10.0, median: 10.0, max: 20.0 });
         assert_eq!(figures.processor_ms_per_gigabyte, Spread { min: 12.5, median: 15.0, max: 40.0 });
         let ratios = figures.shoal_to_it.unwrap();
         assert_eq!(ratios.rate, Spread { min: 0.5, median: 0.5, max: 2.0 });
         assert_eq!(ratios.processors, Spread { min: 1.0, median: 2.0, max: 2.0 });
-        assert!(Figures::of(&ours, 1, None).unwrap().shoal_to_it.is_none());
-        assert!(Figures::of(&track("none", &[]), 1, Some(&ours)).is_none());
+        assert!(Figures::of(&ours, 1, None, None).unwrap().shoal_to_it.is_none());
+        assert!(Figures::of(&track("none", &[]), 1, None, Some(&ours)).is_none());
     }
 
     #[test]
     fn a_run_that_cost_no_processor_time_has_rates_still() {
         let ours = track("shoal", &[(100, 50)]);
-        let figures = Figures::of(&track("peer", &[(100, 0)]), 1_000_000_000, Some(&ours)).unwrap();
+        let figures = Figures::of(&track("peer", &[(100, 0)]), 1_000_000_000, None, Some(&ours)).unwrap();
         assert_eq!(figures.gigabytes_per_s.median, 10.0);
         assert!(figures.shoal_to_it.is_none());
     }

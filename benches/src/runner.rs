@@ -11,13 +11,14 @@ use crate::report::{Outcome, Track};
 use crate::scenario::{Contender, Contenders, Scenario};
 
 /// Runs one round that does not count and then `rounds` that do. In each, Shoal runs once and then each peer once. A
-/// failure of Shoal ends the scenario and is part of its outcome; a peer that fails is left out of it. Only a signal
-/// is an error.
+/// failure of Shoal ends the scenario and is part of its outcome; a peer that fails is left out of it, and so is a
+/// scenario where the system denies what it takes. Only a signal is an error.
 pub fn run(scenario: &dyn Scenario, conditions: &Conditions, rounds: u32) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::new(scenario, conditions, machine::load());
     match play(scenario, conditions, rounds, &mut outcome) {
         Ok(()) => {}
         Err(_) if interrupt::signal().is_some() => return Err(Failure::Interrupted),
+        Err(failure @ Failure::Network { .. }) => outcome.not_run = Some(failure.to_string()),
         Err(failure) => outcome.failed = Some(failure.to_string()),
     }
     Ok(outcome)
@@ -32,7 +33,8 @@ fn play(
     interrupt::check()?;
     check_memory(scenario.memory_bytes(conditions))?;
     say(format_args!("{}: starting", outcome.name));
-    let Contenders { mut ours, peers, missing } = scenario.prepare(conditions)?;
+    let Contenders { mut ours, peers, missing, ideal } = scenario.prepare(conditions)?;
+    outcome.ideal = ideal;
     for (name, failure) in missing {
         outcome.leave_out(name, &failure);
     }

@@ -1,5 +1,7 @@
 //! What a comparison is.
 
+use std::time::Duration;
+
 use crate::conditions::Conditions;
 use crate::cost::Cost;
 use crate::failure::Failure;
@@ -20,6 +22,11 @@ pub trait Scenario {
 
     /// Bytes of memory that all contenders take together.
     fn memory_bytes(&self, conditions: &Conditions) -> u64;
+
+    /// Whether it lays links of its own, which takes some power over the system.
+    fn lays_links(&self) -> bool {
+        false
+    }
 
     /// Starts all that runs need. What was started ends, and what was written is gone, when the contenders are dropped.
     fn prepare(&self, conditions: &Conditions) -> Result<Contenders, Failure>;
@@ -48,17 +55,25 @@ pub struct Contenders {
     pub peers: Vec<Box<dyn Contender>>,
     /// Names of those that cannot take part, and why.
     pub missing: Vec<(String, Failure)>,
+    /// The least time in which links let anybody do it, where there are links.
+    pub ideal: Option<Duration>,
 }
 
 impl Contenders {
     /// Shoal alone.
     pub fn new(ours: impl Contender + 'static) -> Self {
-        Self { ours: Box::new(ours), peers: Vec::new(), missing: Vec::new() }
+        Self { ours: Box::new(ours), peers: Vec::new(), missing: Vec::new(), ideal: None }
     }
 
     /// Adds a peer.
     pub fn with(mut self, peer: impl Contender + 'static) -> Self {
         self.peers.push(Box::new(peer));
+        self
+    }
+
+    /// Says what the links allow.
+    pub fn with_ideal(mut self, ideal: Option<Duration>) -> Self {
+        self.ideal = ideal;
         self
     }
 

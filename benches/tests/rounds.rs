@@ -61,6 +61,31 @@ fn every_scenario_is_played() {
 }
 
 #[test]
+fn links_limit_everybody() {
+    let (folder, results) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let mut command = scenarios(folder.path());
+    command.args(["broadcast-links-4", "--rounds", "1", "--shrink", "64", "--json"]).arg(results.path());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&fs::read(results.path()).unwrap()).unwrap();
+    let scenario = &report["scenarios"][0];
+    assert_empty(folder.path());
+    if let Some(reason) = scenario["not_run"].as_str() {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    // 4 MiB at 1 Gbit/s, but for what the links may be ahead of their rate.
+    assert!(scenario["ideal_s"].as_f64().unwrap() > 0.03, "{scenario}");
+    let contenders = scenario["contenders"].as_array().unwrap();
+    assert!(contenders.len() >= 2, "{}", said(&output));
+    for contender in contenders {
+        let run = &contender["rounds"][0];
+        assert!(run["wall_s"].as_f64().unwrap() > 0.03, "faster than the links allow: {contender}");
+        assert!(contender["efficiency"]["median"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
 fn a_signal_ends_everything_that_was_started() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = scenarios(folder.path());

@@ -5,17 +5,19 @@
 //! bytes does.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use flow::verify::checksum_of;
 use rustix::net::sockopt::set_tcp_congestion;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::cost::{Cost, Meter};
 use crate::failure::Failure;
 use crate::interrupt::{self, Alarm};
+use crate::network::Host;
 use crate::payload::{Payload, touched};
 use crate::scenario::Contender;
 
@@ -58,18 +60,19 @@ pub struct Receiving {
 }
 
 impl Copies {
-    /// Starts so many receivers.
+    /// Starts a receiver at each host but the first, from where the bytes are sent.
     pub fn start(
         name: &'static str,
-        receivers: usize,
+        hosts: &[Host],
         payload: &Payload,
         keeping: Keeping,
         congestion_control: Option<&str>,
     ) -> Result<Self, Failure> {
-        let listener = listen(congestion_control).map_err(Failure::system("listen for receivers"))?;
-        let start = |_| Receiver::start(&listener, payload.length(), keeping);
-        let receivers = (0..receivers).map(start);
-        let receivers = receivers.collect::<Result<_, _>>()?;
+        let (sender, receivers) = hosts.split_first().expect("a scenario names the host of the sender");
+        let listener = sender.within(|| listen(sender, congestion_control));
+        let listener = listener.map_err(Failure::system("listen for receivers"))?;
+        let start = |host| Receiver::start(host, &listener, payload.length(), keeping);
+        let receivers = receivers.iter().map(start).collect::<Result<_, _>>()?;
         Ok(Self { name, payload: payload.clone(), keeping, receivers })
     }
 
@@ -158,9 +161,9 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn start(listener: &TcpListener, bytes: u64, keeping: Keeping) -> Result<Self, Failure> {
+    fn start(host: &Host, listener: &TcpListener, bytes: u64, keeping: Keeping) -> Result<Self, Failure> {
         let failed = || Failure::system("start a receiver");
-        let mut command = Command::new(std::env::current_exe().map_err(failed())?);
+        let mut command = host.command(std::env::current_exe().map_err(failed())?);
         command.arg("receive").args(["--bytes", &bytes.to_string()]);
         command.arg("--from").arg(listener.local_addr().map_err(failed())?.to_string());
         command.args(["--keeping", if keeping == Keeping::Nothing { "nothing" } else { "everything" }]);
@@ -234,8 +237,8 @@ impl Drop for Process {
 }
 
 /// Accepted connections have the congestion control of the listener.
-fn listen(congestion_control: Option<&str>) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+fn listen(host: &Host, congestion_control: Option<&str>) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind((host.address(), 0))?;
     if let Some(name) = congestion_control {
         set_tcp_congestion(&listener, name)?;
     }
@@ -246,6 +249,9 @@ fn listen(congestion_control: Option<&str>) -> io::Result<TcpListener> {
 impl Receiving {
     /// What a receiving process does until it is told nothing more.
     pub fn run(self) -> Result<(), Failure> {
+        // A sender that is killed takes its network along, and then no end of the stream arrives.
+        set_parent_process_death_signal(Some(Signal::TERM))
+            .map_err(Failure::system("ask to be ended with the sender"))?;
         let mut stream =
             TcpStream::connect(self.from).map_err(Failure::system(format!("connect to {}", self.from)))?;
         let mut memory = match self.keeping {
@@ -291,6 +297,8 @@ fn receive(stream: &mut TcpStream, memory: &mut [u8], bytes: u64) -> io::Result<
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]

@@ -1,8 +1,10 @@
 //! One chunk to many nodes.
 
 use super::fetching::Fetching;
+use super::linked::{Linked, ideal};
 use crate::conditions::Conditions;
 use crate::failure::Failure;
+use crate::network::{self, Host};
 use crate::nodes::memory_bytes;
 use crate::payload::Payload;
 use crate::peers::copies::{Copies, Keeping};
@@ -15,20 +17,46 @@ const SIZE: u64 = 256 << 20;
 pub struct Broadcast {
     /// How many nodes receive it.
     pub receivers: usize,
+    /// What is between the nodes.
+    pub over: Over,
+}
+
+/// What is between nodes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Over {
+    /// Nothing but the processors, which all nodes share.
+    Loopback,
+    /// A link of a fixed rate for each node, and a switch.
+    Links,
 }
 
 impl Scenario for Broadcast {
     fn name(&self) -> String {
-        format!("broadcast-{}", self.receivers)
+        match self.over {
+            Over::Loopback => format!("broadcast-{}", self.receivers),
+            Over::Links => format!("broadcast-links-{}", self.receivers),
+        }
     }
 
     fn compares(&self) -> &'static str {
-        "one chunk from a node to all others at once over loopback TCP; beside one process that sends the same \
-         bytes to as many receivers, which keep them, and beside MPI_Bcast over TCP, as Open MPI chooses and pipelined"
+        match self.over {
+            Over::Loopback => {
+                "one chunk from a node to all others at once over loopback TCP; beside one process that sends the \
+                 same bytes to as many receivers, which keep them, and beside MPI_Bcast over TCP, as Open MPI chooses \
+                 and pipelined"
+            }
+            Over::Links => {
+                "the same broadcast among hosts that have a link of 1 Gbit/s in each direction to one switch, as \
+                 network namespaces; beside the same peers at the same hosts"
+            }
+        }
     }
 
     fn goal(&self) -> &'static str {
-        "faster than each from 8 receivers on"
+        match self.over {
+            Over::Loopback => "faster than each from 8 receivers on",
+            Over::Links => "faster than each from 8 receivers on, at least 0.85 of what the links allow",
+        }
     }
 
     fn bytes(&self, conditions: &Conditions) -> u64 {
@@ -41,14 +69,25 @@ impl Scenario for Broadcast {
         size + (1 + receivers) * memory_bytes(size) + receivers * size + (1 + receivers) * size
     }
 
+    fn lays_links(&self) -> bool {
+        self.over == Over::Links
+    }
+
     fn prepare(&self, conditions: &Conditions) -> Result<Contenders, Failure> {
         let payload = Payload::new(conditions.sized(SIZE))?;
         let control = conditions.congestion_control.as_deref();
-        let ours = Fetching::start(self.receivers, &payload, conditions)?;
-        let star = Copies::start("tcp-star", self.receivers, &payload, Keeping::Everything, control)?;
-        let mut contenders = Contenders::new(ours).with(star);
+        let hosts = match self.over {
+            Over::Loopback => vec![Host::here(); 1 + self.receivers],
+            Over::Links => network::hosts(1 + self.receivers)?,
+        };
+        let allowed = self.lays_links().then(|| ideal(&hosts, &payload, control)).transpose()?;
+        let bytes = payload.length();
+        let ours = Linked::new(Fetching::start(&hosts, &payload, conditions)?, &hosts, bytes);
+        let star = Copies::start("tcp-star", &hosts, &payload, Keeping::Everything, control)?;
+        let mut contenders = Contenders::new(ours).with(Linked::new(star, &hosts, bytes)).with_ideal(allowed);
         for algorithm in [Algorithm::Chosen, Algorithm::Pipeline] {
-            let mpi = Mpi::find(algorithm, self.receivers, payload.length(), control);
+            let mpi = Mpi::find(algorithm, &hosts, bytes, control);
+            let mpi = mpi.map(|mpi| Linked::new(mpi, &hosts, bytes));
             contenders = contenders.with_if_there(algorithm.name(), mpi)?;
         }
         Ok(contenders)

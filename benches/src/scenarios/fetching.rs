@@ -6,6 +6,7 @@ use flow::wire::session::{ChunkReference, ChunkRemove, Device};
 use crate::conditions::Conditions;
 use crate::cost::{Cost, Meter};
 use crate::failure::Failure;
+use crate::network::Host;
 use crate::nodes::Nodes;
 use crate::payload::{Payload, PayloadFile};
 use crate::scenario::Contender;
@@ -20,10 +21,10 @@ pub struct Fetching {
 }
 
 impl Fetching {
-    /// Starts a node that has the bytes and others that receive them.
-    pub fn start(receivers: usize, payload: &Payload, conditions: &Conditions) -> Result<Self, Failure> {
+    /// Starts a node at each host; the first has the bytes, and the others receive them.
+    pub fn start(hosts: &[Host], payload: &Payload, conditions: &Conditions) -> Result<Self, Failure> {
         let source = payload.file(conditions)?;
-        let nodes = Nodes::start(1 + receivers, payload.length(), conditions)?;
+        let nodes = Nodes::start(hosts, payload.length(), conditions)?;
         Ok(Self { nodes, source, chunk: None })
     }
 

@@ -6,6 +6,9 @@ mod put; // a file onto disk
 mod stream; // one chunk to one node
 
 mod fetching; // what Shoal does in `stream` and `broadcast`
+mod linked; // what holds where there are links
+
+use broadcast::{Broadcast, Over};
 
 use crate::failure::Failure;
 use crate::scenario::Scenario;
@@ -16,7 +19,9 @@ const RECEIVERS: [usize; 3] = [4, 8, 16];
 /// All scenarios, in the order in which they run.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     let mut all: Vec<Box<dyn Scenario>> = vec![Box::new(stream::Stream)];
-    all.extend(RECEIVERS.map(|receivers| Box::new(broadcast::Broadcast { receivers }) as Box<dyn Scenario>));
+    for over in [Over::Loopback, Over::Links] {
+        all.extend(RECEIVERS.map(|receivers| Box::new(Broadcast { receivers, over }) as Box<dyn Scenario>));
+    }
     all.push(Box::new(put::Put));
     all.push(Box::new(get::Get));
     all
@@ -48,7 +53,10 @@ mod tests {
 
     #[test]
     fn scenarios_are_found_by_name_and_by_kind() {
-        assert_eq!(names(&["broadcast"]), ["broadcast-4", "broadcast-8", "broadcast-16"]);
+        let links = ["broadcast-links-4", "broadcast-links-8", "broadcast-links-16"];
+        assert_eq!(names(&["broadcast-links"]), links);
+        assert_eq!(names(&["broadcast"])[..3], ["broadcast-4", "broadcast-8", "broadcast-16"]);
+        assert_eq!(names(&["broadcast"])[3..], links);
         assert_eq!(names(&["get", "broadcast-8"]), ["broadcast-8", "get"]);
         assert_eq!(names(&[]).len(), all().len());
         assert!(named(&["broad".into()]).is_err());

@@ -3,6 +3,7 @@
 use super::fetching::Fetching;
 use crate::conditions::Conditions;
 use crate::failure::Failure;
+use crate::network::Host;
 use crate::nodes::memory_bytes;
 use crate::payload::Payload;
 use crate::peers::copies::{Copies, Keeping};
@@ -40,9 +41,10 @@ impl Scenario for Stream {
     fn prepare(&self, conditions: &Conditions) -> Result<Contenders, Failure> {
         let payload = Payload::new(self.bytes(conditions))?;
         let control = conditions.congestion_control.as_deref();
-        let ours = Fetching::start(1, &payload, conditions)?;
-        let discarding = Copies::start("tcp-discard", 1, &payload, Keeping::Nothing, control)?;
-        let keeping = Copies::start("tcp-keep", 1, &payload, Keeping::Everything, control)?;
+        let hosts = vec![Host::here(); 2];
+        let ours = Fetching::start(&hosts, &payload, conditions)?;
+        let discarding = Copies::start("tcp-discard", &hosts, &payload, Keeping::Nothing, control)?;
+        let keeping = Copies::start("tcp-keep", &hosts, &payload, Keeping::Everything, control)?;
         Ok(Contenders::new(ours).with(discarding).with(keeping))
     }
 }
