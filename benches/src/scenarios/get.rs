@@ -83,9 +83,8 @@ impl Contender for Getting {
 
     fn run(&mut self) -> Result<Cost, Failure> {
         let mut memory = self.memory.borrow_mut();
-        let mut output = &mut memory[..];
         let meter = Meter::start(self.nodes.processes())?;
-        let got = self.nodes.first().get_to_writer(KEY, &mut output, &GetOptions::default(), &Silent);
+        let got = self.nodes.first().get_to_memory(KEY, &mut memory, &GetOptions::default(), &Silent);
         got.map_err(Failure::client("getting the chunk"))?;
         meter.stop()
     }

@@ -15,6 +15,7 @@ use plan::manifest::{FileEntry, Manifest};
 use crate::chunk_reader::reference;
 use crate::connection::Connection;
 use crate::key::OpenKey;
+use crate::memory_output::MemoryOutput;
 use crate::{Address, ClientError, GetOptions, GetReport, Progress, PutOptions, PutReport, Source, get, put};
 
 /// Matches of an ambiguous prefix that its error names.
@@ -110,6 +111,18 @@ impl Client {
         progress: &dyn Progress,
     ) -> Result<GetReport, ClientError> {
         get::get_to_writer(&self.connection, key, output, options, progress)
+    }
+
+    /// Copies the bytes of a key that is one file or a stream to the beginning of `memory`, which must have room for
+    /// [`GetReport::size`] bytes. When it fails, `memory` may hold some of them.
+    pub fn get_to_memory(
+        &self,
+        key: &str,
+        memory: &mut [u8],
+        options: &GetOptions,
+        progress: &dyn Progress,
+    ) -> Result<GetReport, ClientError> {
+        self.get_to_writer(key, &mut MemoryOutput::new(memory), options, progress)
     }
 
     /// All there is to know of a key.

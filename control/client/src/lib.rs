@@ -17,28 +17,29 @@
 #![forbid(unsafe_code)]
 
 mod address; // where a node listens
-mod client;
+mod client; // keys, chunks and nodes: one method for each thing a user can ask
 mod error; // what can go wrong, and what to do about it
-mod progress; // how far a put or get has come // keys, chunks and nodes: one method for each thing a user can ask
+mod progress; // how far a put or get has come
 
-mod chunk_writer; // one chunk: slots leased, filled, sealed
-mod digest;
-mod ordered; // bytes in order → chunks
-mod packing; // which bytes of which file go into which chunk
 mod put; // files → chunks → a key
+mod walk; // what is in a source, before anything is read
+mod packing; // which bytes of which file go into which chunk
 mod upload; // the workers that carry a plan out
-mod walk; // what is in a source, before anything is read // BLAKE3 of a chunk whose pieces are hashed in any order
+mod ordered; // bytes in order → chunks
+mod digest; // BLAKE3 of a chunk whose pieces are hashed in any order
+mod chunk_writer; // one chunk: slots leased, filled, sealed
 
-mod chunk_reader;
-mod confined; // directories entered without following a link
-mod destination; // where the files of a key go
 mod get; // a key → files
 mod key; // one version of a key, held open
-mod layout; // which file bytes each piece holds
-mod parallel; // many small things in a few threads
-mod sink; // files that receive their bytes in any order
+mod destination; // where the files of a key go
 mod staging; // a temporary directory whose content appears in place at once
-mod verify; // files read back and compared with their digests // one chunk: pieces viewed, released
+mod layout; // which file bytes each piece holds
+mod sink; // files that receive their bytes in any order
+mod confined; // directories entered without following a link
+mod memory_output; // memory that receives its bytes in order
+mod verify; // files read back and compared with their digests
+mod parallel; // many small things in a few threads
+mod chunk_reader; // one chunk: pieces viewed, released
 
 mod connection; // requests and replies, from several threads
 mod handshake; // from an address to an authenticated socket

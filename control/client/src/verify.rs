@@ -65,8 +65,9 @@ impl Checked {
         let found = if bytes.is_empty() {
             Some(blake3::hash(&bytes).into())
         } else {
+            let piece = HashedPiece::of(&bytes, offset);
             let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
-            hashed.push(HashedPiece::of(&bytes, offset));
+            hashed.push(piece);
             if hashed.len() as u64 != blocks_of(self.size) {
                 return Ok(());
             }

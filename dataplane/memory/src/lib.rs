@@ -12,8 +12,10 @@ mod arena; // the memfd and its backing
 mod buddy; // which ranges are free: pure
 mod lease; // the right to one slot
 mod mapping; // a client's view
+mod copy; // copies that leave the cache alone
 
 pub use arena::{Arena, ArenaError, Backing};
+pub use copy::copy_past_cache;
 pub use lease::{Lease, SharedLease};
 pub use mapping::{Mapping, SlotWriter};
 

@@ -18,6 +18,9 @@ fn round_trip(node: &FakeNode) {
         let mut got = Vec::new();
         client.get_to_writer("stream", &mut got, &GetOptions { verify: true }, &Silent).unwrap();
         assert!(got == bytes, "{length} bytes");
+        let mut memory = vec![7; length + 3];
+        let got = client.get_to_memory("stream", &mut memory, &GetOptions { verify: true }, &Silent).unwrap();
+        assert!(got.size == length as u64 && memory[..length] == bytes && memory[length..] == [7; 3]);
     }
     assert_eq!(node.manifest("stream").shape, Shape::Stream);
     assert_eq!(node.state().aborted, 0);
@@ -31,6 +34,17 @@ fn streams_of_any_length_return_over_shared_memory() {
 #[test]
 fn streams_of_any_length_return_over_tcp() {
     round_trip(&FakeNode::tcp());
+}
+
+#[test]
+fn memory_without_room_is_refused() {
+    let node = FakeNode::local();
+    let client = node.connect();
+    let source = Source::Reader(Box::new(Cursor::new(noise(3 << 20, 4))));
+    client.put("k", source, &PutOptions::default(), &Silent).unwrap();
+    let mut memory = vec![0; 2 << 20];
+    let error = client.get_to_memory("k", &mut memory, &GetOptions::default(), &Silent).unwrap_err();
+    assert!(matches!(&error, ClientError::Output(_)) && error.to_string().contains("2097152"), "{error}");
 }
 
 #[test]
