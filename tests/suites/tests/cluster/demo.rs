@@ -26,6 +26,22 @@ fn a_demonstration_tells_what_it_saw() {
         assert!(pieces("pieces_from_origin") + pieces("pieces_from_peers") >= 64, "{receiver}");
     }
     assert_nothing_left(folder.path());
+    let text = demo(folder.path(), &["--nodes", "3", "--size", "16MiB"]).run().success().text();
+    for part in [
+        "NODE",
+        "TIME",
+        "GB/s",
+        "FROM ORIGIN",
+        "FROM PEERS",
+        "demo-2",
+        "right",
+        "█",
+        "plain TCP",
+        "Shoal took",
+    ] {
+        assert!(text.contains(part), "'{part}' is missing:\n{text}");
+    }
+    assert_nothing_left(folder.path());
 }
 
 #[test]

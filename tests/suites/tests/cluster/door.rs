@@ -11,7 +11,7 @@ use flow::wire::frame::{FLAG_REPLY, HEADER_LENGTH};
 use flow::wire::handshake::{Hello, Role};
 use flow::wire::session::NodeList;
 use flow::wire::{Header, Message};
-use suites::{Cluster, Node, Setup, Shoal, assert_same_tree, shoal, write_noise};
+use suites::{Cluster, Node, Setup, Shoal, assert_same_tree, holds, shoal, write_noise};
 
 use crate::joining::token;
 
@@ -140,6 +140,19 @@ fn idle_strangers_do_not_keep_others_out() {
     outside(&node, None).arg("ls").run().success();
     drop(strangers);
     outside(&node, None).args(["get", "key", "--dest", "-"]).run().success();
+}
+
+#[test]
+fn many_strangers_do_not_fill_the_log() {
+    let node = Setup::named("n1").memory("64MB").start();
+    for _ in 0..300 {
+        let mut stream = connect(&node);
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\nis not what is spoken here");
+        refusal(&mut stream).unwrap();
+    }
+    holds("those that were not told are counted", || node.log().contains("more connections were refused"));
+    let told = node.log().matches("a connection was refused").count();
+    assert!((1..100).contains(&told), "{told} of 300 were told one by one");
 }
 
 fn connect(node: &Node) -> TcpStream {

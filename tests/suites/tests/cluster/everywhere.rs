@@ -14,7 +14,8 @@ fn eight_nodes_share_files_and_trees() {
     let started = Cell::new(0);
     let cluster = Cluster::start_with(8, |setup| {
         started.set(started.get() + 1);
-        setup.memory("160MB").flag("--cores", (started.get() % 3 + 1).to_string())
+        let rack = format!("r{}", started.get() % 2);
+        setup.memory("160MB").flag("--cores", (started.get() % 3 + 1).to_string()).flag("--rack", rack)
     });
     let folder = tempfile::tempdir().unwrap();
     let (file, tree) = (folder.path().join("file"), folder.path().join("tree"));
@@ -68,7 +69,7 @@ fn put(node: &Node, key: &str, source: &Path) {
 /// Whichever node is asked, the answer is the same once the last announcements have gone round.
 fn every_node_tells_the_same(nodes: &[Node]) {
     let questions: [(&[&str], &[&str]); 4] = [
-        (&["node", "ls", "--json"], &["name", "node", "state", "head", "address", "shards"]),
+        (&["node", "ls", "--json"], &["name", "node", "state", "head", "address", "rack", "shards"]),
         (
             &["chunk", "ls", "--json"],
             &["chunk", "size", "node", "pieces", "dram_pieces", "pinned", "fetching"],
@@ -84,7 +85,9 @@ fn every_node_tells_the_same(nodes: &[Node]) {
         });
     }
     let members = shoal(&nodes[5], ["node", "ls", "--json"]).success().json();
-    assert_eq!(members.as_array().unwrap().len(), nodes.len());
+    let members = members.as_array().unwrap();
+    assert_eq!(members.len(), nodes.len());
+    assert_eq!(members.iter().filter(|member| member["rack"] == "r1").count(), nodes.len() / 2);
     let info = shoal(&nodes[2], ["info", "shared/file", "--json"]).success().json();
     assert_eq!(info["chunks"][0]["replicas"].as_array().unwrap().len(), nodes.len(), "{info}");
 }

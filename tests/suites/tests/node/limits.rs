@@ -12,12 +12,16 @@ use crate::corner::{Corner, files_below, get_bytes, keys, put_bytes};
 /// Bytes of the disk that is filled.
 const DISK: u64 = 128 << 20;
 
-/// A node whose data directory is a disk of its own, or `None` where no file system can be mounted.
 fn node_on_a_small_disk() -> Option<Node> {
+    node_on(&format!("tmpfs -o size={DISK}"))
+}
+
+/// A node whose data directory is a file system of its own, or `None` where none can be mounted.
+fn node_on(file_system: &str) -> Option<Node> {
     let folder = tempfile::Builder::new().prefix("shoal-suite-").tempdir().unwrap();
     let data = folder.path().join("data");
     fs::create_dir(&data).unwrap();
-    let mount = format!("mount -t tmpfs -o size={DISK} tmpfs \"$0\" && exec \"$@\"");
+    let mount = format!("mount -t {file_system} none \"$0\" && exec \"$@\"");
     let through = ["unshare", "-rm", "sh", "-c", &mount, data.to_str().unwrap()];
     let mut trial = Command::new(through[0]);
     trial.args(&through[1..]).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
@@ -71,6 +75,16 @@ fn a_full_disk_is_told_and_room_comes_back() {
     put_bytes(&node, "kept", b"little", &[]).success();
     holds("the room of a version that was replaced comes back", || used(&data) < 5 << 20);
     put_bytes(&node, "kept", &noise(5, 60 << 20), &[]).success();
+}
+
+#[test]
+fn a_disk_without_direct_access_is_used_through_the_page_cache() {
+    let Some(node) = node_on("ramfs") else { return };
+    let log = node.log();
+    assert!(log.contains("refuses O_DIRECT") && log.contains("buffered reads and writes"), "{log}");
+    let bytes = noise(1, (90 << 20) + 7);
+    put_bytes(&node, "larger than memory", &bytes, &[]).success();
+    assert!(get_bytes(&node, "larger than memory").success().stdout == bytes);
 }
 
 fn chunk_of(node: &Node, key: &str) -> String {

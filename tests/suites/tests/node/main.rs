@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod corner; // a place to put from and get to
+mod keys; // keys are listed, shown and removed
 mod limits; // full disks, full memory, flipped bits
 mod refusals; // what cannot be put or got, and what must not be
 mod serve; // start, stop, settings

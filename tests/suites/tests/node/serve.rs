@@ -1,6 +1,7 @@
 //! Start, stop, settings.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
 use suites::{Node, Noise, Ordinary, Setup, Shoal, Signal, noise, shoal};
@@ -39,12 +40,58 @@ fn a_node_stops_on_a_signal_and_takes_its_traces_away() {
 fn a_node_says_what_it_found() {
     let node = Node::start();
     let log = node.log();
-    for topic in ["arena: ", "nvme: ", "device dram: 512 MiB", "listening on "] {
+    let topics =
+        ["io_uring: ", "locked memory: ", "arena: ", "nvme: ", "device dram: 512 MiB", "listening on "];
+    for topic in topics {
         assert!(log.contains(topic), "'{topic}' is missing:\n{log}");
     }
     let status = shoal(&node, ["status", "--json"]).success().json();
     assert_eq!(status["node"]["name"], "n1");
     assert!(!status["findings"].as_object().unwrap().is_empty(), "{status}");
+}
+
+#[test]
+fn the_doctor_says_what_is_there_and_what_is_made_of_it() {
+    let folder = folder();
+    let doctor = || Shoal::alone().arg("doctor").arg("--data-dir").arg(folder.path());
+    let findings = doctor().arg("--json").run().success().json();
+    let findings = findings.as_array().unwrap();
+    let topics = ["io_uring", "hugepages", "locked memory", "O_DIRECT", "cores", "RDMA", "GPUs"];
+    for topic in topics {
+        let finding = findings.iter().find(|finding| finding["topic"] == topic);
+        let finding = finding.unwrap_or_else(|| panic!("nothing is said of {topic}"));
+        assert!(
+            ["found", "taken"].iter().all(|field| !finding[field].as_str().unwrap().is_empty()),
+            "{finding}"
+        );
+    }
+    let text = doctor().run().success().text();
+    assert!(topics.iter().all(|topic| text.contains(topic)), "{text}");
+    // Whatever could be better is on the list at the end.
+    let remedies = findings.iter().filter_map(|finding| finding["remedy"].as_str());
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    remedies
+        .for_each(|remedy| assert!(words(&text).contains(&words(remedy)), "'{remedy}' is not in\n{text}"));
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "it leaves files behind");
+}
+
+#[test]
+fn what_is_under_way_may_end_before_a_node_stops() {
+    let mut node = Node::start();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let put = Shoal::at(&node).args(["put", "k", "--src", "-"]).input(reader).start();
+    let bytes = noise(1, 8 << 20);
+    let (before, after) = bytes.split_at(6 << 20);
+    writer.write_all(before).unwrap();
+    suites::holds("the put is under way", || busy(&node));
+    node.signal(Signal::TERM);
+    suites::holds("the node is stopping", || node.log().contains("stopping"));
+    writer.write_all(after).unwrap();
+    drop(writer);
+    put.wait().success();
+    assert!(node.wait().success());
+    node.restart();
+    assert!(get_bytes(&node, "k").success().stdout == bytes);
 }
 
 #[test]

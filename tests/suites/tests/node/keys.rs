@@ -1,0 +1,62 @@
+//! Keys are listed, shown and removed.
+
+use serde_json::Value;
+use suites::{Node, shoal};
+
+use crate::corner::{keys, put_bytes};
+
+const KEYS: [&str; 6] = ["a", "a-b", "a/b", "a/c/d", "a/c/e", "z"];
+
+fn node_with_keys() -> Node {
+    let node = Node::start();
+    KEYS.iter().for_each(|key| drop(put_bytes(&node, key, key.as_bytes(), &["--volatile"]).success()));
+    node
+}
+
+#[test]
+fn keys_are_listed_one_level_at_a_time() {
+    let node = node_with_keys();
+    let names = |words: &[&str]| {
+        let text = shoal(&node, [&["ls"], words].concat()).success().text();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[]), ["a", "a-b", "a/", "z"]);
+    assert_eq!(keys(&node), KEYS);
+    let below = shoal(&node, ["ls", "a", "--json"]).success().json();
+    let below: Vec<_> = below.as_array().unwrap().iter().map(|line| line["key"].as_str().unwrap()).collect();
+    assert_eq!(below, ["a", "a/b", "a/c/"]);
+    let long = shoal(&node, ["ls", "a/c", "-l"]).success().text();
+    assert!(["SIZE", "VERSION", "AGE", "5 B"].iter().all(|word| long.contains(word)), "{long}");
+}
+
+#[test]
+fn keys_are_removed_alone_or_with_all_below_them() {
+    let node = node_with_keys();
+    shoal(&node, ["rm", "a/c"]).exits(3);
+    assert_eq!(keys(&node), KEYS);
+    shoal(&node, ["rm", "a"]).success();
+    assert_eq!(keys(&node), ["a-b", "a/b", "a/c/d", "a/c/e", "z"]);
+    shoal(&node, ["rm", "a/c", "-r"]).success();
+    assert_eq!(keys(&node), ["a-b", "a/b", "z"]);
+    shoal(&node, ["rm", "a", "--recursive"]).success();
+    assert_eq!(keys(&node), ["a-b", "z"]);
+    shoal(&node, ["rm", "a", "-r"]).exits(3).tells("there is no key 'a'");
+}
+
+#[test]
+fn a_key_is_shown_with_its_chunks_and_where_they_are() {
+    let node = Node::start();
+    put_bytes(&node, "k", &[7; 3000], &[]).success();
+    put_bytes(&node, "k", &[8; 2000], &[]).success();
+    let info = shoal(&node, ["info", "k", "--json"]).success().json();
+    assert_eq!((&info["version"], &info["size"]), (&Value::from(2), &Value::from(2000)));
+    let id = info["chunks"][0]["id"].as_str().unwrap();
+    let text = shoal(&node, ["info", "k"]).success().text();
+    for part in [id, "n1:dram, n1:nvme", "2000 bytes"] {
+        assert!(text.contains(part), "'{part}' is missing:\n{text}");
+    }
+    let chunk = shoal(&node, ["chunk", "info", &id[..8], "--json"]).success().json();
+    assert_eq!((&chunk[0]["chunk"], &chunk[0]["node"]), (&id.into(), &"n1".into()), "{chunk}");
+    let text = shoal(&node, ["chunk", "info", &id[..8]]).success().text();
+    assert!(text.contains(id) && text.contains("n1"), "{text}");
+}
