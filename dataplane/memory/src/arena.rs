@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, ProtFlags};
 
 use crate::SLOT_SIZE_MAX;
 use crate::buddy::Buddy;
 use crate::lease::Lease;
+use crate::pages::{self, LargePages};
 
 /// The memory of one node.
 #[derive(Clone)]
@@ -23,6 +24,7 @@ pub(crate) struct Shared {
     memfd: OwnedFd,
     read_only: OwnedFd,
     backing: Backing,
+    large_pages: Option<LargePages>,
     partition_size: u64,
     partitions: Vec<Mutex<Buddy>>,
 }
@@ -38,7 +40,7 @@ unsafe impl Sync for Shared {}
 pub enum Backing {
     /// Reserved hugepages of 2 MiB.
     Huge,
-    /// Ordinary pages that the kernel may merge into transparent hugepages.
+    /// Ordinary pages, of which the kernel makes transparent hugepages as slots are first leased.
     Transparent,
     /// Ordinary 4 KiB pages, and why.
     Small(String),
@@ -65,16 +67,15 @@ impl Arena {
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
         let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let read_only = read_only.map_err(fail("opening the memfd again"))?;
-        let (protect, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-        // SAFETY: the kernel chooses an address that nothing else uses; the mapping is unmapped when `Shared` drops.
-        let base =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), size as usize, protect, flags, &memfd, 0) };
-        let base = base.map_err(fail("mmap"))?;
-        let backing = if huge { Backing::Huge } else { advise_hugepages(base, size) };
+        let protect = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the memfd is sealed against shrinking; the mapping is unmapped when `Shared` drops.
+        let base = unsafe { pages::map(&memfd, size, protect) }.map_err(fail("mmap"))?;
+        let backing = if huge { Backing::Huge } else { ask_for_large_pages(base, size) };
+        let large_pages = (backing == Backing::Transparent).then(|| LargePages::new(size));
         let partition = |at| Mutex::new(Buddy::new(at * partition_size, partition_size));
         let partitions = (0..count).map(partition).collect();
-        let base = base.cast();
-        let shared = Shared { base, size, memfd, read_only, backing, partition_size, partitions };
+        let shared =
+            Shared { base, size, memfd, read_only, backing, large_pages, partition_size, partitions };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -97,8 +98,9 @@ impl Arena {
     /// costs several times the copy into it. Needs Linux 5.14.
     pub fn prefault(&self) -> io::Result<()> {
         let populate = |partition: u64| {
-            let start = self.shared.pointer(partition * self.shared.partition_size);
-            let length = self.shared.partition_size as usize;
+            let (offset, length) = (partition * self.shared.partition_size, self.shared.partition_size);
+            self.shared.bring_large_pages(offset, length);
+            let (start, length) = (self.shared.pointer(offset), length as usize);
             // SAFETY: the range is a partition of the mapping; populating it changes no byte.
             unsafe { rustix::mm::madvise(start.cast(), length, Advice::LinuxPopulateWrite) }
         };
@@ -115,7 +117,7 @@ impl Arena {
 
     /// The descriptor that a client may read through.
     pub fn read_only_fd(&self) -> BorrowedFd<'_> {
-        self.shared.read_only.as_fd()
+        self.shared.read_only_fd()
     }
 
     /// The descriptor that a client may write through.
@@ -130,11 +132,23 @@ impl Arena {
         let first = usize::from(home) % count;
         let mut order = (first..count).chain(0..first);
         let offset = order.find_map(|at| lock(&self.shared.partitions[at]).take(length.into()))?;
+        self.shared.bring_large_pages(offset, length.into());
         Some(Lease::new(self.shared.clone(), offset, length))
     }
 }
 
 impl Shared {
+    pub(crate) fn read_only_fd(&self) -> BorrowedFd<'_> {
+        self.read_only.as_fd()
+    }
+
+    fn bring_large_pages(&self, offset: u64, length: u64) {
+        if let Some(pages) = &self.large_pages {
+            // SAFETY: the range lies in the arena, whose size is a multiple of the largest slot's.
+            unsafe { pages.bring(self.base, offset, length) };
+        }
+    }
+
     pub(crate) fn give_back(&self, offset: u64, length: u32) {
         lock(&self.partitions[(offset / self.partition_size) as usize]).give_back(offset, length.into());
     }
@@ -191,16 +205,20 @@ fn free_hugepages_bytes() -> u64 {
     }
 }
 
-fn advise_hugepages(base: *mut std::ffi::c_void, size: u64) -> Backing {
+/// Tries whether the kernel makes a large page when it is asked for one, or does so by itself.
+fn ask_for_large_pages(base: *mut u8, size: u64) -> Backing {
     let file = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
     let setting = std::fs::read_to_string(file).unwrap_or_default();
     let chosen = setting.split(['[', ']']).nth(1).unwrap_or("absent").to_owned();
     // SAFETY: the range is the mapping just made; the advice changes nothing but the kind of pages behind it.
-    let advised = unsafe { rustix::mm::madvise(base, size as usize, Advice::LinuxHugepage) };
-    match (advised, chosen.as_str()) {
-        (Ok(()), "always" | "within_size" | "advise" | "force") => Backing::Transparent,
-        (Err(error), _) => Backing::Small(format!("madvise refused hugepages: {error}")),
-        (Ok(()), _) => Backing::Small(format!("{file} is '{chosen}'")),
+    let advised = unsafe { rustix::mm::madvise(base.cast(), size as usize, Advice::LinuxHugepage) };
+    // SAFETY: an arena has at least one slot of the largest size, and is mapped for writing.
+    let collapsed = unsafe { pages::collapse(base) };
+    match (collapsed, advised, chosen.as_str()) {
+        (Ok(()), _, _) | (_, Ok(()), "always" | "within_size" | "advise" | "force") => Backing::Transparent,
+        (Err(error), _, _) => Backing::Small(format!(
+            "the kernel makes no large page of shared memory ({error}); {file} is '{chosen}'"
+        )),
     }
 }
 

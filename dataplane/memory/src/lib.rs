@@ -12,6 +12,7 @@ mod arena; // the memfd and its backing
 mod buddy; // which ranges are free: pure
 mod lease; // the right to one slot
 mod mapping; // a client's view
+mod pages; // large pages under a mapping
 mod copy; // copies that leave the cache alone
 
 pub use arena::{Arena, ArenaError, Backing};

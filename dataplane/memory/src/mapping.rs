@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, ProtFlags};
 
 /// Pages are brought into a mapping in steps of so many bytes.
 const STEP: u64 = 1 << 20;
@@ -52,12 +52,10 @@ impl Mapping {
             ));
         }
         let protect = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-        // SAFETY: the kernel chooses an address that nothing else uses; the file has `size` bytes and cannot shrink.
-        let base = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), size as usize, protect, MapFlags::SHARED, fd, 0)?
-        };
+        // SAFETY: the file has `size` bytes and cannot shrink; the mapping is unmapped when it is dropped.
+        let base = unsafe { crate::pages::map(fd, size, protect)? };
         let present = (0..size.div_ceil(STEP * 64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { base: base.cast(), size, writable, writers: Mutex::default(), present })
+        Ok(Self { base, size, writable, writers: Mutex::default(), present })
     }
 
     /// Bytes in all.
