@@ -12,3 +12,4 @@ pub mod chunk; // what a chunk is, how it is cut into pieces, what vouches for i
 pub mod wire; // frames, messages, handshake
 pub mod swarm; // who fetches which piece from whom, and what a source sends next
 pub mod verify; // checksums of pieces, digests of chunks
+pub mod eviction; // what leaves memory when room is wanted

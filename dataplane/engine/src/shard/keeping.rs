@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use flow::chunk::ChunkId;
+use flow::eviction::{self, Standing, Step};
 use flow::verify::Digest;
 use flow::wire::control::Holding;
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
@@ -200,51 +201,62 @@ impl Shard {
     }
 
     /// Frees at least `wanted` bytes if that is possible without losing what is pinned, read or not yet whole; gives
-    /// the bytes freed. Copies of what is on NVMe go first, then volatile chunks, the longest unused first.
+    /// the bytes freed. `flow::eviction` says in which order.
     pub(super) fn evict(self: &Rc<Self>, wanted: u64) -> u64 {
         let wanted = wanted.max(EVICT_BYTES);
         let mut freed = self.evict_from_writings(wanted);
-        let mut replicas: Vec<_> = self.replicas.borrow().values().cloned().collect();
-        replicas.sort_unstable_by_key(|replica| replica.last_used.get());
-        for replica in &replicas {
-            if freed < wanted {
-                freed += evict_copies(replica, wanted - freed);
+        let standings: Vec<_> = self
+            .replicas
+            .borrow()
+            .values()
+            .map(|replica| (replica.clone(), self.standing(replica)))
+            .collect();
+        for step in eviction::steps(standings) {
+            if freed >= wanted {
+                break;
             }
-        }
-        for replica in &replicas {
-            if freed < wanted && self.is_evictable(replica) {
-                let mut state = replica.state.borrow_mut();
-                let pieces = 0..replica.geometry.pieces();
-                let leases = pieces.filter_map(|piece| state.take_dram(piece));
-                freed += leases.map(|lease| u64::from(lease.length())).sum::<u64>();
-                drop(state);
-                self.forget_if_empty(replica);
-            }
+            freed += match step {
+                Step::DropCopies(replica) => drop_copies(&replica, wanted - freed),
+                Step::Drop(replica) if is_idle(&replica) => self.drop_from_memory(&replica),
+                Step::Drop(_) => 0,
+            };
         }
         add(&self.counters.bytes_evicted, freed);
         freed
     }
 
-    /// Whether a replica that is only in memory may go as a whole.
-    fn is_evictable(&self, replica: &Replica) -> bool {
+    fn standing(&self, replica: &Replica) -> Standing {
         let state = replica.state.borrow();
-        let idle = || state.dram.iter().flatten().all(|lease| Arc::strong_count(lease) == 1);
-        state.dram_count > 0
-            && state.file.is_none()
-            && !state.pinned
-            && replica.readers.get() == 0
-            && !self.fetches.borrow().contains_key(&replica.id)
-            && idle()
+        Standing {
+            last_used: replica.last_used.get(),
+            pinned: state.pinned,
+            in_memory: state.dram_count > 0,
+            whole_in_memory: state.dram_count == replica.geometry.pieces(),
+            has_file: state.file.is_some(),
+            in_use: replica.readers.get() > 0 || self.fetches.borrow().contains_key(&replica.id),
+        }
+    }
+
+    /// Drops a replica that is in memory alone; gives the bytes freed.
+    fn drop_from_memory(self: &Rc<Self>, replica: &Rc<Replica>) -> u64 {
+        let freed = {
+            let mut state = replica.state.borrow_mut();
+            let leases = (0..replica.geometry.pieces()).filter_map(|piece| state.take_dram(piece));
+            leases.map(|lease| u64::from(lease.length())).sum()
+        };
+        self.forget_if_empty(replica);
+        freed
     }
 }
 
-/// Drops copies in memory of pieces that are on NVMe too; gives the bytes freed. A pinned replica that is whole in
-/// memory stays so.
-fn evict_copies(replica: &Replica, wanted: u64) -> u64 {
+/// Whether no piece is just read or sent.
+fn is_idle(replica: &Replica) -> bool {
+    replica.state.borrow().dram.iter().flatten().all(|lease| Arc::strong_count(lease) == 1)
+}
+
+/// Drops copies in memory of pieces that are on NVMe too; gives the bytes freed.
+fn drop_copies(replica: &Replica, wanted: u64) -> u64 {
     let mut state = replica.state.borrow_mut();
-    if state.pinned && state.dram_count == replica.geometry.pieces() {
-        return 0;
-    }
     let mut freed = 0;
     for piece in 0..replica.geometry.pieces() {
         if freed >= wanted || state.dram_count == 0 {
