@@ -11,7 +11,6 @@ use std::rc::Rc;
 use flow::chunk::ChunkId;
 use flow::wire::Message;
 use flow::wire::control::NodeId;
-use futures_lite::future::yield_now;
 
 use super::Shard;
 use super::counters::add;
