@@ -1,5 +1,11 @@
 //! Keys are listed, shown and removed.
 
+use std::collections::BTreeSet;
+use std::io::Cursor;
+use std::thread;
+
+use client::{PutOptions, Silent, Source};
+use flow::limits::LIST_ENTRIES_MAX;
 use serde_json::Value;
 use suites::{Node, shoal};
 
@@ -59,4 +65,31 @@ fn a_key_is_shown_with_its_chunks_and_where_they_are() {
     assert_eq!((&chunk[0]["chunk"], &chunk[0]["node"]), (&id.into(), &"n1".into()), "{chunk}");
     let text = shoal(&node, ["chunk", "info", &id[..8]]).success().text();
     assert!(text.contains(id) && text.contains("n1"), "{text}");
+}
+
+/// Puts keys `k/…` of a chunk each, from several threads at once.
+fn put_many(node: &Node, count: u32) {
+    const WRITERS: u32 = 16;
+    let write = |writer: u32| {
+        let client = node.client();
+        for at in (writer..count).step_by(WRITERS as usize) {
+            let source = Source::Reader(Box::new(Cursor::new(at.to_le_bytes())));
+            let options = PutOptions { volatile: true };
+            client.put(&format!("k/{at:05}"), source, &options, &Silent).unwrap();
+        }
+    };
+    thread::scope(|scope| (0..WRITERS).for_each(|writer| drop(scope.spawn(move || write(writer)))));
+}
+
+#[test]
+fn more_than_fits_on_a_page_is_listed_whole() {
+    let node = Node::start();
+    let count = LIST_ENTRIES_MAX + 500;
+    put_many(&node, count);
+    let expected: Vec<String> = (0..count).map(|at| format!("k/{at:05}")).collect();
+    assert!(keys(&node) == expected, "keys are missing or there twice");
+    let chunks = shoal(&node, ["chunk", "ls", "--json"]).success().json();
+    let ids = chunks.as_array().unwrap().iter().map(|replica| replica["chunk"].as_str().unwrap());
+    let ids: BTreeSet<_> = ids.collect();
+    assert_eq!((ids.len(), chunks.as_array().unwrap().len()), (count as usize, count as usize));
 }
