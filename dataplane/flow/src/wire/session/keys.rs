@@ -52,7 +52,7 @@ pub struct KeyEntry {
     pub lease: u64,
 }
 
-/// Gives a lease back; answered by [`Done`].
+/// Gives a lease back; answered by [`Done`](super::Done).
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct LeaseRelease {
     /// The lease.

@@ -18,7 +18,7 @@ pub struct NodeListing {
     pub nodes: Vec<NodeRecord>,
 }
 
-/// Moves every chunk that only this node has to others and takes it out of placement; answered by [`Done`] when
+/// Moves every chunk that only this node has to others and takes it out of placement; answered by [`Done`](super::Done) when
 /// it is done.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct NodeDrain {

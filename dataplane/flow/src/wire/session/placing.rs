@@ -92,7 +92,7 @@ pub struct ChunkListing {
     pub more: bool,
 }
 
-/// Sets or clears the pin of a chunk wherever it is; answered by [`Done`].
+/// Sets or clears the pin of a chunk wherever it is; answered by [`Done`](super::Done).
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ChunkPin {
     /// The chunk.
@@ -118,7 +118,7 @@ pub struct ChunkPlace {
     pub from: String,
 }
 
-/// Drops replicas of a chunk; answered by [`Done`].
+/// Drops replicas of a chunk; answered by [`Done`](super::Done).
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ChunkRemove {
     /// The chunk.

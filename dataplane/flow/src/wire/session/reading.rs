@@ -55,7 +55,7 @@ pub struct PieceViews {
     pub slots: Vec<SlotRef>,
 }
 
-/// The client has read these pieces; answered by [`Done`].
+/// The client has read these pieces; answered by [`Done`](super::Done).
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct PieceRelease {
     /// The open chunk.
@@ -64,7 +64,7 @@ pub struct PieceRelease {
     pub pieces: Vec<u32>,
 }
 
-/// Closes a chunk that was opened; answered by [`Done`].
+/// Closes a chunk that was opened; answered by [`Done`](super::Done).
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ChunkClose {
     /// The open chunk.

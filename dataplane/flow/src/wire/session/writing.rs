@@ -41,7 +41,7 @@ pub struct SlotLeased {
     pub slots: Vec<SlotRef>,
 }
 
-/// Pieces are written and must not be touched by the client any more; answered by [`Done`].
+/// Pieces are written and must not be touched by the client any more; answered by [`Done`](super::Done).
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct PieceFill {
     /// The chunk.
@@ -82,7 +82,7 @@ pub struct ChunkSealed {
     pub descriptor_digest: [u8; 32],
 }
 
-/// Gives a chunk up that is not sealed; answered by [`Done`].
+/// Gives a chunk up that is not sealed; answered by [`Done`](super::Done).
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ChunkAbort {
     /// The chunk.
