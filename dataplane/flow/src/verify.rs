@@ -9,6 +9,29 @@ pub fn checksum_of(bytes: &[u8]) -> u64 {
     checksum(CrcAlgorithm::Crc64Nvme, bytes)
 }
 
+/// Computes the checksum of a piece from its bytes, given in order.
+pub struct Checksum {
+    digest: crc_fast::Digest,
+}
+
+impl Default for Checksum {
+    fn default() -> Self {
+        Self { digest: crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme) }
+    }
+}
+
+impl Checksum {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.digest.update(bytes);
+    }
+
+    /// CRC-64/NVME of the bytes taken so far.
+    pub fn finish(&self) -> u64 {
+        self.digest.finalize()
+    }
+}
+
 /// CRC-32C of the bytes of a frame (RFC 3720, Castagnoli).
 pub fn frame_checksum_of(bytes: &[u8]) -> u32 {
     checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
@@ -41,5 +64,8 @@ mod tests {
     fn checksums_match_their_catalogue_values() {
         assert_eq!(checksum_of(b"123456789"), 0xae8b_1486_0a79_9888);
         assert_eq!(frame_checksum_of(b"123456789"), 0xe306_9283);
+        let mut checksum = Checksum::default();
+        [&b"1234"[..], b"", b"56789"].into_iter().for_each(|part| checksum.update(part));
+        assert_eq!(checksum.finish(), 0xae8b_1486_0a79_9888);
     }
 }

@@ -117,7 +117,7 @@ impl Arena {
 
     /// The descriptor that a client may read through.
     pub fn read_only_fd(&self) -> BorrowedFd<'_> {
-        self.shared.read_only_fd()
+        self.shared.read_only.as_fd()
     }
 
     /// The descriptor that a client may write through.
@@ -138,10 +138,6 @@ impl Arena {
 }
 
 impl Shared {
-    pub(crate) fn read_only_fd(&self) -> BorrowedFd<'_> {
-        self.read_only.as_fd()
-    }
-
     fn bring_large_pages(&self, offset: u64, length: u64) {
         if let Some(pages) = &self.large_pages {
             // SAFETY: the range lies in the arena, whose size is a multiple of the largest slot's.

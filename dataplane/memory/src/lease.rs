@@ -1,7 +1,6 @@
 //! The right to one slot.
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::arena::Shared;
@@ -51,11 +50,6 @@ impl Lease {
         let length = length.min(capacity);
         // SAFETY: the range ends with the slot, which belongs to this lease alone, as `&mut self` shows.
         unsafe { self.as_ptr().add(length as usize).write_bytes(0, (capacity - length) as usize) };
-    }
-
-    /// The file of the arena, in which the slot lies at [`Lease::offset`]: for the kernel to read from without a copy.
-    pub fn file(&self) -> BorrowedFd<'_> {
-        self.arena.read_only_fd()
     }
 
     /// The address of the slot, for an operation that is posted to the kernel. It is aligned to a page.

@@ -12,7 +12,6 @@ use flow::limits::GRANTS_PER_CHUNK;
 use flow::swarm::fetch::{Action, Arrival, Fetch, Settings};
 use flow::swarm::patience::Patience;
 use flow::time::Instant;
-use flow::verify::checksum_of;
 use flow::wire::control::{Holding, NodeId, TrackerPeer};
 use flow::wire::data::{Decline, Describe, Grant, Have, Interest, Leave, PieceData, Revoke, Want};
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
@@ -331,7 +330,8 @@ impl Shard {
         fetching.arriving.set(fetching.arriving.get() + 1);
         let received = reader.payload_into(lease, head.length).await;
         fetching.arriving.set(fetching.arriving.get() - 1);
-        self.on_piece_received(&fetching, peer.node, grant, &head, received?);
+        let (lease, checksum) = received?;
+        self.on_piece_received(&fetching, peer.node, grant, &head, lease, checksum);
         Ok(())
     }
 
@@ -363,11 +363,12 @@ impl Shard {
         grant: u64,
         head: &PieceData,
         mut lease: Lease,
+        checksum: u64,
     ) {
         let (replica, piece) = (&fetching.replica, head.piece);
         lease.truncate(head.length);
         let expected = replica.descriptor.get().map(|descriptor| descriptor.checksums[piece as usize]);
-        if expected != Some(checksum_of(lease.as_slice())) {
+        if expected != Some(checksum) {
             drop(lease);
             add(&self.counters.pieces_corrupt, 1);
             *fetching.spoilers.borrow_mut().entry(node).or_default() += 1;

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use flow::chunk::ChunkId;
 use flow::wire::Message;
 use flow::wire::control::NodeId;
+use futures_lite::future::yield_now;
 
 use super::Shard;
 use super::counters::add;
@@ -159,7 +160,11 @@ impl Shard {
     ) -> Result<(), ConnectionError> {
         let (peer, writer) = (connection.peer, &connection.writer);
         match message {
-            Message::PieceData(head) => return self.receive_piece(peer, reader, head).await,
+            Message::PieceData(head) => {
+                self.receive_piece(peer, reader, head).await?;
+                // Otherwise what is asked for next would leave only when everything that has arrived was read.
+                yield_now().await;
+            }
             Message::Grant(grant) => self.on_grant(peer, writer, grant),
             Message::Have(have) => self.on_have(peer, &have),
             Message::Interest(interest) => self.on_interest(peer, writer, interest),

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use flow::limits::FRAME_BODY_MAX;
+use flow::verify::Checksum;
 use flow::wire::frame::HEADER_LENGTH;
 use flow::wire::{Header, Message};
 use memory::Lease;
@@ -14,6 +15,9 @@ use crate::ring::DataRing;
 /// Bytes received at a time while the next header is looked for. What of it belongs to a payload is copied, so it is
 /// small beside a piece.
 const STAGE_LENGTH: usize = 4096;
+
+/// Bytes of a payload that are received at a time, so that their checksum is computed while they are in the cache.
+const STEP: u32 = 256 << 10;
 
 /// Reads frames, and between them payloads, from one connection.
 pub(crate) struct Reader {
@@ -48,26 +52,30 @@ impl Reader {
         Ok(message)
     }
 
-    /// Receives `length` bytes of payload into the slot, which must have room for them.
+    /// Receives `length` bytes of payload into the slot, which must have room for them; gives their checksum too.
     pub(crate) async fn payload_into(
         &mut self,
         mut lease: Lease,
         length: u32,
-    ) -> Result<Lease, ConnectionError> {
-        let staged = (self.end - self.start).min(length as usize);
-        lease.as_mut_slice()[..staged].copy_from_slice(&self.stage[self.start..self.start + staged]);
-        self.start += staged;
-        let mut received = staged as u32;
+    ) -> Result<(Lease, u64), ConnectionError> {
+        let mut checksum = Checksum::default();
+        let mut received = (self.end - self.start).min(length as usize) as u32;
+        let staged = &self.stage[self.start..self.start + received as usize];
+        lease.as_mut_slice()[..staged.len()].copy_from_slice(staged);
+        checksum.update(staged);
+        self.start += received as usize;
         while received < length {
-            let (result, (_, returned)) =
-                self.ring.receive_piece(&self.socket, lease, received, length).await;
+            let to = length.min(received + STEP);
+            let (result, (_, returned)) = self.ring.receive_piece(&self.socket, lease, received, to).await;
             lease = returned;
-            match result? {
-                0 => return Err(ConnectionError::Closed),
-                count => received += count,
+            let count = result?;
+            if count == 0 {
+                return Err(ConnectionError::Closed);
             }
+            checksum.update(&lease.as_slice()[received as usize..(received + count) as usize]);
+            received += count;
         }
-        Ok(lease)
+        Ok((lease, checksum.finish()))
     }
 
     /// Drops `length` bytes of payload that nobody wants any more.

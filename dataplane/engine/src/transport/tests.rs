@@ -54,7 +54,7 @@ fn frames_and_payloads_are_told_apart_wherever_they_are_cut() {
             let mut reader = reader_of(&ring, bytes.clone(), step);
             assert_eq!(reader.next().await.unwrap(), leave);
             assert_eq!(reader.next().await.unwrap(), head.clone().into());
-            let lease = reader.payload_into(arena.lease(0, 20_000).unwrap(), 20_000).await.unwrap();
+            let (lease, _) = reader.payload_into(arena.lease(0, 20_000).unwrap(), 20_000).await.unwrap();
             assert_eq!(lease.as_slice(), payload);
             assert_eq!(reader.next().await.unwrap(), have);
             assert_eq!(reader.next().await.unwrap(), head.clone().into());
@@ -122,8 +122,8 @@ fn what_is_queued_arrives_and_news_travel_together() {
         let mut reader = Reader::new(ring.clone(), Rc::new(theirs.into()));
         assert_eq!(reader.next().await.unwrap(), Have { chunk: CHUNK, pieces: vec![1, 2] }.into());
         assert_eq!(reader.next().await.unwrap(), head.into());
-        let lease = reader.payload_into(arena.lease(0, 2 << 20).unwrap(), 2 << 20).await.unwrap();
-        assert!(lease.as_slice() == payload);
+        let (lease, checksum) = reader.payload_into(arena.lease(0, 2 << 20).unwrap(), 2 << 20).await.unwrap();
+        assert!(lease.as_slice() == payload && checksum == checksum_of(&payload));
         assert_eq!(reader.next().await.unwrap(), Leave { chunk: CHUNK }.into());
         writer.close();
         writer.message(Leave { chunk: CHUNK });
