@@ -38,6 +38,8 @@ impl Shard {
         if are_all && fetching.fetch.borrow().is_stuck(holders) {
             return self.end_fetch(&fetching, Err(self.why_stuck(&fetching)));
         }
+        let untold = fetching.fetch.borrow().untold(holders);
+        untold.into_iter().for_each(|node| self.connect(node, *chunk));
         let pieces = fetching.replica.geometry.pieces();
         let peer = |&(node, held): &(NodeId, u32)| {
             let near = self.mesh.borrow().is_near(node);

@@ -19,6 +19,15 @@ impl Fetch {
         };
         self.grants.len() == 0 && !self.have.is_full() && !holders.iter().any(of_use)
     }
+
+    /// Those of `holders` that are connected and have more pieces than they told of: news were lost or overtaken, and
+    /// they must be asked again.
+    pub fn untold(&self, holders: &[(NodeId, u32)]) -> Vec<NodeId> {
+        let told = |node| self.peers.iter().find(|peer| peer.node == node && peer.is_connected());
+        let has_more =
+            |&&(node, pieces): &&(NodeId, u32)| told(node).is_some_and(|peer| peer.have.count() < pieces);
+        holders.iter().filter(has_more).map(|&(node, _)| node).collect()
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +70,7 @@ mod tests {
         fetch.on_interest(NOW, 7, true, of(&[0]));
         assert!(fetch.is_stuck(&[(7, 1)]));
         assert!(!fetch.is_stuck(&[(7, 2)]), "it has a piece that it has not told of");
+        assert_eq!((fetch.untold(&[(7, 2), (8, 1)]), fetch.untold(&[(7, 1)])), (vec![7], vec![]));
         fetch.on_have(NOW, 7, &[2]);
         assert!(!fetch.is_stuck(&[(7, 2)]));
     }
