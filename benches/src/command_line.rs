@@ -44,6 +44,9 @@ struct Call {
     /// Move one in so many bytes, to see that everything runs
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     shrink: u64,
+    /// Run Shoal without its peers, to see what a change of Shoal does
+    #[arg(long)]
+    alone: bool,
     /// Print the names of the scenarios and what they compare
     #[arg(long)]
     list: bool,
@@ -88,6 +91,7 @@ impl Call {
             congestion_control: congestion_control(self.congestion_control)?,
             folder: self.folder.unwrap_or_else(std::env::temp_dir),
             shrink: self.shrink,
+            alone: self.alone,
         };
         if chosen.iter().any(|scenario| scenario.lays_links()) {
             network::take_charge()?;

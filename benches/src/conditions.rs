@@ -23,6 +23,8 @@ pub struct Conditions {
     pub folder: PathBuf,
     /// What part of its bytes a run moves: one in so many.
     pub shrink: u64,
+    /// Whether Shoal runs without its peers.
+    pub alone: bool,
 }
 
 impl Conditions {

@@ -107,7 +107,8 @@ mod tests {
     #[test]
     fn rounds_differ_in_the_stamp_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let conditions = Conditions { congestion_control: None, folder: folder.path().into(), shrink: 1 };
+        let conditions =
+            Conditions { congestion_control: None, folder: folder.path().into(), shrink: 1, alone: false };
         let payload = Payload::new(4096).unwrap();
         let file = payload.file(&conditions).unwrap();
         assert_eq!(std::fs::read(file.path()).unwrap(), payload.bytes());

@@ -38,6 +38,7 @@ fn play(
     for (name, failure) in missing {
         outcome.leave_out(name, &failure);
     }
+    let peers = if conditions.alone { Vec::new() } else { peers };
     outcome.ours = Some(Track::new(ours.name()));
     let mut peers: Vec<_> = peers.into_iter().map(|peer| (Track::new(peer.name()), peer)).collect();
     for round in 0..=rounds {

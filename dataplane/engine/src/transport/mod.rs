@@ -16,6 +16,8 @@ use std::rc::Rc;
 use flow::wire::control::NodeId;
 use flow::wire::{HeaderError, MessageError};
 
+use socket2::SockRef;
+
 pub(crate) use reader::Reader;
 pub(crate) use writer::{PieceSent, Writer};
 
@@ -41,11 +43,16 @@ pub(crate) enum ConnectionError {
     Protocol(&'static str),
 }
 
+/// Bytes that wait in a socket for the network, about. With more, pieces would count as sent long before they are on
+/// their way, and peers would queue here for what others could send them sooner.
+const UNSENT_BYTES: u32 = 128 << 10;
+
 /// Takes over a connection whose handshake is done. `congestion_control` is a name that the kernel knows; an unknown
 /// one leaves the system's own.
 pub(crate) fn take_over(stream: TcpStream, congestion_control: Option<&str>) -> io::Result<Rc<OwnedFd>> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
     let socket = OwnedFd::from(stream);
     if let Some(name) = congestion_control
         && let Err(error) = rustix::net::sockopt::set_tcp_congestion(&socket, name)
