@@ -30,15 +30,17 @@ pub(crate) struct Operation<H> {
 pub(crate) enum Part {
     /// Frames.
     Bytes(Vec<u8>),
-    /// The first bytes of a piece.
-    Piece(SharedLease, u32),
+    /// Bytes of a piece: from which on, and how many.
+    Piece(SharedLease, u32, u32),
 }
 
 impl Part {
     fn pointer_and_length(&self) -> (*const u8, usize) {
         match self {
             Part::Bytes(bytes) => (bytes.as_ptr(), bytes.len()),
-            Part::Piece(lease, length) => (lease.as_ptr().cast_const(), *length as usize),
+            Part::Piece(lease, from, length) => {
+                (lease.as_ptr().cast_const().wrapping_add(*from as usize), *length as usize)
+            }
         }
     }
 
@@ -135,6 +137,13 @@ impl DataRing {
     /// Sends the parts in order, from byte `skip` of the first on, all of them unless the connection breaks.
     pub(crate) fn send(&self, socket: &Rc<OwnedFd>, parts: Vec<Part>, skip: usize) -> Operation<Sending> {
         assert!(parts.first().is_some_and(|part| skip < part.len()), "a send has something to send");
+        let within = |part: &Part| match part {
+            Part::Bytes(_) => true,
+            Part::Piece(lease, from, length) => {
+                from.checked_add(*length).is_some_and(|end| end <= lease.capacity())
+            }
+        };
+        assert!(parts.iter().all(within), "a send stays within its slots");
         // SAFETY: an all-zero msghdr is a valid, empty one.
         let header: libc::msghdr = unsafe { std::mem::zeroed() };
         let sending = Sending { _socket: socket.clone(), parts, vectors: Vec::new(), header };

@@ -35,7 +35,7 @@ fn what_is_sent_in_parts_arrives_in_order() {
             received
         });
         let parts =
-            vec![Part::Bytes(vec![1; 10]), Part::Piece(Arc::new(lease), 3 << 20), Part::Bytes(vec![2; 5])];
+            vec![Part::Bytes(vec![1; 10]), Part::Piece(Arc::new(lease), 0, 3 << 20), Part::Bytes(vec![2; 5])];
         let (sent, _) = ring.send(&socket, parts, 4).await;
         assert_eq!(sent.unwrap(), (3 << 20) + 11);
         drop(socket);

@@ -3,26 +3,24 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use flow::bitmap::Bitmap;
 use flow::chunk::{ChunkId, Descriptor};
 use flow::limits::GRANTS_PER_CHUNK;
-use flow::swarm::fetch::{Action, Arrival, Fetch, Settings};
+use flow::swarm::fetch::{Action, Fetch, Settings};
 use flow::swarm::patience::Patience;
 use flow::time::Instant;
 use flow::wire::control::{Holding, NodeId, TrackerPeer};
-use flow::wire::data::{Decline, Describe, Grant, Have, Interest, Leave, PieceData, Revoke, Want};
+use flow::wire::data::{Decline, Describe, Grant, Have, Interest, Leave, Revoke, Want};
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
 use futures_lite::future::yield_now;
 use memory::Lease;
 
 use super::Shard;
-use super::counters::add;
 use super::replica::Replica;
-use crate::transport::{ConnectionError, PeerShard, Reader, Writer};
-use crate::{EngineError, Event, Fault};
+use crate::transport::{PeerShard, Writer};
+use crate::{EngineError, Event};
 
 /// How often fetches are looked at when none has a deadline sooner.
 const TICK: Duration = Duration::from_millis(10);
@@ -35,8 +33,8 @@ const PROGRESS_POINTS: u32 = 64;
 pub(super) struct Fetching {
     pub(super) replica: Rc<Replica>,
     pub(super) fetch: RefCell<Fetch>,
-    leases: RefCell<HashMap<u64, (NodeId, Lease)>>,
-    arriving: Cell<u32>,
+    pub(super) leases: RefCell<HashMap<u64, (NodeId, Lease)>>,
+    pub(super) arriving: Cell<u32>,
     waiters: RefCell<Vec<flume::Sender<Result<ChunkFetched, EngineError>>>>,
     pieces_local: u32,
     started: Instant,
@@ -156,7 +154,7 @@ impl Shard {
     }
 
     /// Carries out what the fetch decides.
-    fn drive(self: &Rc<Self>, fetching: &Rc<Fetching>) {
+    pub(super) fn drive(self: &Rc<Self>, fetching: &Rc<Fetching>) {
         if !fetching.ready.get() || fetching.finishing.get() {
             return;
         }
@@ -310,91 +308,6 @@ impl Shard {
         self.drive(&fetching);
     }
 
-    /// The head of a piece was read; its payload comes next on the connection.
-    pub(super) async fn receive_piece(
-        self: &Rc<Self>,
-        peer: PeerShard,
-        reader: &mut Reader,
-        head: PieceData,
-    ) -> Result<(), ConnectionError> {
-        if head.length > flow::limits::PIECE_SIZE_MAX {
-            return Err(ConnectionError::Protocol("a piece is larger than any may be"));
-        }
-        let fetching = self.fetches.borrow().get(&head.chunk).cloned();
-        let Some((fetching, grant, lease)) =
-            fetching.and_then(|fetching| self.slot_for(fetching, peer, &head))
-        else {
-            add(&self.counters.pieces_unwanted, 1);
-            return reader.skip_payload(head.length).await;
-        };
-        fetching.arriving.set(fetching.arriving.get() + 1);
-        let received = reader.payload_into(lease, head.length).await;
-        fetching.arriving.set(fetching.arriving.get() - 1);
-        let (lease, checksum) = received?;
-        self.on_piece_received(&fetching, peer.node, grant, &head, lease, checksum);
-        Ok(())
-    }
-
-    /// The slot that was granted for a piece that arrives, unless the piece is not wanted.
-    fn slot_for(
-        &self,
-        fetching: Rc<Fetching>,
-        peer: PeerShard,
-        head: &PieceData,
-    ) -> Option<(Rc<Fetching>, u64, Lease)> {
-        let grant = head.grant;
-        if head.length != fetching.replica.geometry.length(head.piece) || head.length == 0 {
-            return None;
-        }
-        let arrival = fetching.fetch.borrow_mut().on_arriving(self.now(), peer.node, grant, head.piece);
-        let lease = fetching.leases.borrow_mut().remove(&grant);
-        match (arrival, lease) {
-            (Arrival::Accept, Some((_, lease))) if lease.length() >= head.length => {
-                Some((fetching, grant, lease))
-            }
-            _ => None,
-        }
-    }
-
-    fn on_piece_received(
-        self: &Rc<Self>,
-        fetching: &Rc<Fetching>,
-        node: NodeId,
-        grant: u64,
-        head: &PieceData,
-        mut lease: Lease,
-        checksum: u64,
-    ) {
-        let (replica, piece) = (&fetching.replica, head.piece);
-        lease.truncate(head.length);
-        let expected = replica.descriptor.get().map(|descriptor| descriptor.checksums[piece as usize]);
-        if expected != Some(checksum) {
-            drop(lease);
-            add(&self.counters.pieces_corrupt, 1);
-            *fetching.spoilers.borrow_mut().entry(node).or_default() += 1;
-            let message = "the bytes that arrived fail their checksum".to_owned();
-            self.tell(Event::Fault(Fault { chunk: replica.id, piece, peer: Some(node), message }));
-            fetching.fetch.borrow_mut().on_corrupt(self.now(), grant);
-            return self.drive(fetching);
-        }
-        add(&self.counters.pieces_received, 1);
-        add(&self.counters.bytes_received, head.length.into());
-        if !replica.state.borrow().have.contains(piece) {
-            lease.zero_after(head.length);
-            self.store_piece(replica, piece, Arc::new(lease));
-        }
-        {
-            let mut fetch = fetching.fetch.borrow_mut();
-            fetch.on_verified(self.now(), grant);
-            // The grant may have ended while its last bytes arrived; the piece is good all the same.
-            if !fetch.have().contains(piece) {
-                fetch.on_local(self.now(), piece);
-            }
-            fetching.note_progress(self.now(), fetch.have().count());
-        }
-        self.drive(fetching);
-    }
-
     /// Every piece is here.
     fn finish(self: &Rc<Self>, fetching: &Rc<Fetching>) {
         fetching.finishing.set(true);
@@ -442,7 +355,7 @@ impl Fetching {
         !self.leases.borrow().is_empty() || self.arriving.get() > 0
     }
 
-    fn note_progress(&self, now: Instant, have: u32) {
+    pub(super) fn note_progress(&self, now: Instant, have: u32) {
         let step = self.replica.geometry.pieces().div_ceil(PROGRESS_POINTS);
         if have.is_multiple_of(step) || have == self.replica.geometry.pieces() {
             self.progress.borrow_mut().push((now.since(self.started).as_micros() as u64, have));

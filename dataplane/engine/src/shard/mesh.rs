@@ -11,9 +11,9 @@ use std::rc::Rc;
 use flow::chunk::ChunkId;
 use flow::wire::Message;
 use flow::wire::control::NodeId;
-use futures_lite::future::yield_now;
 
 use super::Shard;
+use super::arriving::Incoming;
 use super::counters::add;
 use crate::transport::{ConnectionError, PeerShard, Reader, Writer, take_over};
 use crate::{Event, Peer};
@@ -132,15 +132,17 @@ impl Shard {
 
     async fn read(self: Rc<Self>, connection: Rc<Connection>) {
         let mut reader = Reader::new(self.ring.clone(), connection.socket.clone());
+        let mut incoming = None;
         let error = loop {
             let step = match reader.next().await {
-                Ok(message) => self.on_message(&connection, &mut reader, message).await,
+                Ok(message) => self.on_message(&connection, &mut reader, &mut incoming, message).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = step {
                 break error;
             }
         };
+        drop(incoming);
         let node = connection.peer.node;
         match &error {
             ConnectionError::Closed | ConnectionError::Io(_) => {
@@ -156,14 +158,17 @@ impl Shard {
         self: &Rc<Self>,
         connection: &Connection,
         reader: &mut Reader,
+        incoming: &mut Option<Incoming>,
         message: Message,
     ) -> Result<(), ConnectionError> {
         let (peer, writer) = (connection.peer, &connection.writer);
         match message {
-            Message::PieceData(head) => {
-                self.receive_piece(peer, reader, head).await?;
-                // Otherwise what is asked for next would leave only when everything that has arrived was read.
-                yield_now().await;
+            Message::PieceData(_) if incoming.is_some() => {
+                return Err(ConnectionError::Protocol("a piece began before the last one ended"));
+            }
+            Message::PieceData(head) => *incoming = self.begin_piece(peer, reader, head).await?,
+            Message::PiecePart(head) => {
+                *incoming = self.continue_piece(peer, reader, incoming.take(), head).await?;
             }
             Message::Grant(grant) => self.on_grant(peer, writer, grant),
             Message::Have(have) => self.on_have(peer, &have),

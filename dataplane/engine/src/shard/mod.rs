@@ -3,6 +3,7 @@
 //! A chunk belongs to the shard that its id names; everything about it happens there without locks. Writing is the
 //! exception: a chunk has no id until it is sealed, so it is written on any shard and then adopted by its owner.
 
+mod arriving; // pieces on their way in
 mod counters; // what happened so far
 mod doubting; // fetches that do not go on
 mod fetching; // chunks on their way here

@@ -159,7 +159,8 @@ impl Shard {
             return self.give_up(node, chunk, grant);
         };
         let checksum = descriptor.checksums[piece as usize];
-        let head = PieceData { chunk, grant, piece, length: replica.geometry.length(piece), checksum };
+        let length = replica.geometry.length(piece);
+        let head = PieceData { chunk, grant, piece, length, checksum, part: length };
         writer.piece(head, self.perhaps_corrupted(lease));
     }
 

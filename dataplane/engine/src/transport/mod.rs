@@ -18,7 +18,7 @@ use flow::wire::{HeaderError, MessageError};
 
 use socket2::SockRef;
 
-pub(crate) use reader::Reader;
+pub(crate) use reader::{Filling, Reader};
 pub(crate) use writer::{PieceSent, Writer};
 
 /// One end of a connection, the same whoever dialled: a shard of a node.

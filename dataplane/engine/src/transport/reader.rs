@@ -28,12 +28,30 @@ pub(crate) struct Reader {
     end: usize,
 }
 
+/// A slot into which a piece arrives.
+pub(crate) struct Filling {
+    lease: Lease,
+    checksum: Checksum,
+    received: u32,
+}
+
+impl Filling {
+    pub(crate) fn new(lease: Lease) -> Self {
+        Self { lease, checksum: Checksum::default(), received: 0 }
+    }
+
+    /// The slot, and the checksum of what has arrived in it.
+    pub(crate) fn finish(self) -> (Lease, u64) {
+        (self.lease, self.checksum.finish())
+    }
+}
+
 impl Reader {
     pub(crate) fn new(ring: DataRing, socket: Rc<OwnedFd>) -> Self {
         Self { ring, socket, stage: vec![0; STAGE_LENGTH], start: 0, end: 0 }
     }
 
-    /// The next message. After a `PieceData` its payload must be taken before the next call.
+    /// The next message. After a `PieceData` or `PiecePart` its payload must be taken before the next call.
     pub(crate) async fn next(&mut self) -> Result<Message, ConnectionError> {
         self.fill(HEADER_LENGTH).await?;
         let bytes = self.stage[self.start..].first_chunk().ok_or(ConnectionError::Closed)?;
@@ -52,20 +70,22 @@ impl Reader {
         Ok(message)
     }
 
-    /// Receives `length` bytes of payload into the slot, which must have room for them; gives their checksum too.
+    /// Receives the next `length` bytes of a piece, which its slot must have room for.
     pub(crate) async fn payload_into(
         &mut self,
-        mut lease: Lease,
+        filling: Filling,
         length: u32,
-    ) -> Result<(Lease, u64), ConnectionError> {
-        let mut checksum = Checksum::default();
-        let mut received = (self.end - self.start).min(length as usize) as u32;
-        let staged = &self.stage[self.start..self.start + received as usize];
-        lease.as_mut_slice()[..staged.len()].copy_from_slice(staged);
+    ) -> Result<Filling, ConnectionError> {
+        let Filling { mut lease, mut checksum, mut received } = filling;
+        let end = received + length;
+        let staged = (self.end - self.start).min(length as usize);
+        let staged = &self.stage[self.start..self.start + staged];
+        lease.as_mut_slice()[received as usize..][..staged.len()].copy_from_slice(staged);
         checksum.update(staged);
-        self.start += received as usize;
-        while received < length {
-            let to = length.min(received + STEP);
+        self.start += staged.len();
+        received += staged.len() as u32;
+        while received < end {
+            let to = end.min(received + STEP);
             let (result, (_, returned)) = self.ring.receive_piece(&self.socket, lease, received, to).await;
             lease = returned;
             let count = result?;
@@ -75,7 +95,7 @@ impl Reader {
             checksum.update(&lease.as_slice()[received as usize..(received + count) as usize]);
             received += count;
         }
-        Ok((lease, checksum.finish()))
+        Ok(Filling { lease, checksum, received })
     }
 
     /// Drops `length` bytes of payload that nobody wants any more.

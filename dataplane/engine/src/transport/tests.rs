@@ -1,5 +1,6 @@
 //! Reader and writer over real sockets, with frames that are cut anywhere and peers that break the protocol.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -8,12 +9,14 @@ use std::sync::Arc;
 use flow::chunk::ChunkId;
 use flow::limits::FRAME_BODY_MAX;
 use flow::verify::checksum_of;
-use flow::wire::data::{Have, Leave, PieceData};
+use flow::wire::data::{Have, Leave, PieceData, PiecePart};
 use flow::wire::{Header, Message};
+use futures_lite::future::yield_now;
+use glommio::task::JoinHandle;
 use glommio::{LocalExecutorBuilder, Placement};
-use memory::Arena;
+use memory::{Arena, Lease};
 
-use super::{ConnectionError, Reader, Writer};
+use super::{ConnectionError, Filling, Reader, Writer};
 use crate::ring::DataRing;
 
 const CHUNK: ChunkId = ChunkId([5; 32]);
@@ -33,7 +36,7 @@ fn reader_of(ring: &DataRing, bytes: Vec<u8>, step: usize) -> Reader {
 fn piece_of(length: u32) -> (PieceData, Vec<u8>) {
     let payload: Vec<u8> = (0..length).map(|at| ((at * 31) >> 3) as u8).collect();
     let checksum = checksum_of(&payload);
-    (PieceData { chunk: CHUNK, grant: 9, piece: 3, length, checksum }, payload)
+    (PieceData { chunk: CHUNK, grant: 9, piece: 3, length, checksum, part: length }, payload)
 }
 
 #[test]
@@ -54,7 +57,8 @@ fn frames_and_payloads_are_told_apart_wherever_they_are_cut() {
             let mut reader = reader_of(&ring, bytes.clone(), step);
             assert_eq!(reader.next().await.unwrap(), leave);
             assert_eq!(reader.next().await.unwrap(), head.clone().into());
-            let (lease, _) = reader.payload_into(arena.lease(0, 20_000).unwrap(), 20_000).await.unwrap();
+            let filling = Filling::new(arena.lease(0, 20_000).unwrap());
+            let (lease, _) = reader.payload_into(filling, 20_000).await.unwrap().finish();
             assert_eq!(lease.as_slice(), payload);
             assert_eq!(reader.next().await.unwrap(), have);
             assert_eq!(reader.next().await.unwrap(), head.clone().into());
@@ -94,40 +98,87 @@ fn a_payload_that_ends_early_gives_no_piece() {
         let arena = Arena::new(16 << 20, 1).unwrap();
         let mut reader = reader_of(&ring, bytes, 4096);
         reader.next().await.unwrap();
-        let cut = reader.payload_into(arena.lease(0, 50_000).unwrap(), 50_000).await;
+        let cut = reader.payload_into(Filling::new(arena.lease(0, 50_000).unwrap()), 50_000).await;
         assert!(matches!(cut, Err(ConnectionError::Closed)));
         assert_eq!(arena.free_bytes(), arena.size());
     });
 }
 
+type Sent = Rc<RefCell<Vec<(u64, u32)>>>;
+type Ended = Result<(), ConnectionError>;
+
+/// A writer that runs, the grants and lengths of the pieces that it says have left, and the other end.
+fn running(ring: &DataRing) -> (Writer, Sent, Reader, JoinHandle<Ended>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (writer, sent) = (Writer::new(), Rc::new(RefCell::new(Vec::new())));
+    let note = sent.clone();
+    let sending = writer.clone().run(ring.clone(), Rc::new(ours.into()), move |piece| {
+        note.borrow_mut().push((piece.grant, piece.length));
+    });
+    let sending = glommio::spawn_local(sending).detach();
+    (writer, sent, Reader::new(ring.clone(), Rc::new(theirs.into())), sending)
+}
+
+/// Reads a piece in its parts, with what stands between them.
+async fn piece(reader: &mut Reader, lease: Lease, mut head: PieceData) -> (Lease, u64, Vec<Message>) {
+    let (length, mut between) = (head.length, Vec::new());
+    let Message::PieceData(first) = reader.next().await.unwrap() else { panic!("no piece") };
+    head.part = first.part;
+    assert_eq!(first, head);
+    let mut filling = reader.payload_into(Filling::new(lease), first.part).await.unwrap();
+    let mut received = first.part;
+    while received < length {
+        match reader.next().await.unwrap() {
+            Message::PiecePart(PiecePart { grant, part }) => {
+                assert_eq!(grant, head.grant);
+                filling = reader.payload_into(filling, part).await.unwrap();
+                received += part;
+            }
+            other => between.push(other),
+        }
+    }
+    let (lease, checksum) = filling.finish();
+    (lease, checksum, between)
+}
+
 #[test]
 fn what_is_queued_arrives_and_news_travel_together() {
     run(async |ring| {
-        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (writer, sent, mut reader, sending) = running(&ring);
         let arena = Arena::new(16 << 20, 1).unwrap();
         let (head, payload) = piece_of(2 << 20);
         let mut lease = arena.lease(0, 2 << 20).unwrap();
         lease.as_mut_slice().copy_from_slice(&payload);
-        let writer = Writer::new();
         writer.have(CHUNK, 1);
         writer.have(CHUNK, 2);
         writer.piece(head.clone(), Arc::new(lease));
-        writer.message(Leave { chunk: CHUNK });
-        let sent = Rc::new(std::cell::RefCell::new(Vec::new()));
-        let note = sent.clone();
-        let sending = writer.clone().run(ring.clone(), Rc::new(ours.into()), move |piece| {
-            note.borrow_mut().push((piece.grant, piece.length));
-        });
-        let sending = glommio::spawn_local(sending).detach();
-        let mut reader = Reader::new(ring.clone(), Rc::new(theirs.into()));
         assert_eq!(reader.next().await.unwrap(), Have { chunk: CHUNK, pieces: vec![1, 2] }.into());
-        assert_eq!(reader.next().await.unwrap(), head.into());
-        let (lease, checksum) = reader.payload_into(arena.lease(0, 2 << 20).unwrap(), 2 << 20).await.unwrap();
-        assert!(lease.as_slice() == payload && checksum == checksum_of(&payload));
-        assert_eq!(reader.next().await.unwrap(), Leave { chunk: CHUNK }.into());
+        let (lease, checksum, between) = piece(&mut reader, arena.lease(0, 2 << 20).unwrap(), head).await;
+        assert!(lease.as_slice() == payload && checksum == checksum_of(&payload) && between.is_empty());
         writer.close();
         writer.message(Leave { chunk: CHUNK });
         assert!(sending.await.unwrap().is_ok());
         assert_eq!(*sent.borrow(), [(9, 2 << 20)]);
+    });
+}
+
+#[test]
+fn messages_overtake_a_piece_that_takes_long() {
+    run(async |ring| {
+        let (writer, sent, mut reader, sending) = running(&ring);
+        let arena = Arena::new(64 << 20, 1).unwrap();
+        let (head, payload) = piece_of(16 << 20);
+        let mut lease = arena.lease(0, 16 << 20).unwrap();
+        lease.as_mut_slice().copy_from_slice(&payload);
+        writer.piece(head.clone(), Arc::new(lease));
+        // Nobody reads, so the socket is full long before the piece is through.
+        yield_now().await;
+        writer.message(Leave { chunk: CHUNK });
+        let (lease, checksum, between) = piece(&mut reader, arena.lease(0, 16 << 20).unwrap(), head).await;
+        assert!(lease.as_slice() == payload && checksum == checksum_of(&payload));
+        assert_eq!(between, [Leave { chunk: CHUNK }.into()]);
+        writer.close();
+        assert!(sending.await.unwrap().is_ok());
+        assert_eq!(*sent.borrow(), [(9, 16 << 20)]);
     });
 }

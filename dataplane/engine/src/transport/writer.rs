@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use flow::chunk::ChunkId;
+use flow::pace::Pace;
 use flow::wire::Message;
-use flow::wire::data::{Have, PieceData};
+use flow::wire::data::{Have, PieceData, PiecePart};
 use futures_lite::future::or;
 use memory::SharedLease;
 
@@ -16,10 +17,8 @@ use super::ConnectionError;
 use crate::notify::Notify;
 use crate::ring::{DataRing, Part};
 
-/// Bytes gathered into one send.
-const SEND_BYTES: usize = 4 << 20;
-/// Parts gathered into one send.
-const SEND_PARTS: usize = 32;
+/// Bytes of frames gathered into one send.
+const FRAMES_BYTES: usize = 1 << 20;
 /// Shortest time between two frames that only tell of pieces that are here. A frame for each piece and peer would cost
 /// more than a tenth of moving the piece; with anything else that is sent, news travel at once.
 const NEWS_PAUSE: Duration = Duration::from_millis(2);
@@ -32,16 +31,20 @@ pub(crate) struct Writer {
     shared: Rc<Shared>,
 }
 
+#[derive(Default)]
 struct Shared {
-    queue: RefCell<VecDeque<Queued>>,
+    messages: RefCell<VecDeque<Message>>,
+    pieces: RefCell<VecDeque<Outgoing>>,
     haves: RefCell<BTreeMap<ChunkId, Vec<u32>>>,
     closed: Cell<bool>,
     wake: Notify,
 }
 
-enum Queued {
-    Message(Message),
-    Piece { head: PieceData, lease: SharedLease },
+/// A piece, and how much of it has been sent.
+struct Outgoing {
+    head: PieceData,
+    lease: SharedLease,
+    sent: u32,
 }
 
 /// A piece has left, or never will.
@@ -52,18 +55,17 @@ pub(crate) struct PieceSent {
 
 impl Writer {
     pub(crate) fn new() -> Self {
-        let (queue, haves) = (RefCell::default(), RefCell::default());
-        Self { shared: Rc::new(Shared { queue, haves, closed: Cell::new(false), wake: Notify::default() }) }
+        Self { shared: Rc::default() }
     }
 
-    /// Queues a message.
+    /// Queues a message. It overtakes pieces.
     pub(crate) fn message(&self, message: impl Into<Message>) {
-        self.push(Queued::Message(message.into()));
+        self.push(&self.shared.messages, message.into());
     }
 
     /// Queues a piece; `lease` begins with its `head.length` bytes.
     pub(crate) fn piece(&self, head: PieceData, lease: SharedLease) {
-        self.push(Queued::Piece { head, lease });
+        self.push(&self.shared.pieces, Outgoing { head, lease, sent: 0 });
     }
 
     /// Queues the news that a piece is here. News of the same chunk travel together.
@@ -77,22 +79,21 @@ impl Writer {
     /// Ends [`Writer::run`]; what is queued is dropped.
     pub(crate) fn close(&self) {
         self.shared.closed.set(true);
-        self.shared.queue.borrow_mut().clear();
+        self.shared.messages.borrow_mut().clear();
+        self.shared.pieces.borrow_mut().clear();
         self.shared.haves.borrow_mut().clear();
         self.shared.wake.notify();
     }
 
-    fn push(&self, item: Queued) {
-        let mut queue = self.shared.queue.borrow_mut();
+    fn push<T>(&self, queue: &RefCell<VecDeque<T>>, item: T) {
         if self.shared.closed.get() {
             return;
         }
-        if queue.len() >= QUEUE_FRAMES {
-            drop(queue);
+        if queue.borrow().len() >= QUEUE_FRAMES {
             tracing::warn!("a peer does not read what is sent to it; the connection is closed");
             return self.close();
         }
-        queue.push_back(item);
+        queue.borrow_mut().push_back(item);
         self.shared.wake.notify();
     }
 
@@ -103,9 +104,10 @@ impl Writer {
         socket: Rc<OwnedFd>,
         mut sent: impl FnMut(PieceSent),
     ) -> Result<(), ConnectionError> {
+        let mut pace = Pace::default();
         let mut last_news: Option<Instant> = None;
         while !self.shared.closed.get() {
-            if self.shared.queue.borrow().is_empty() {
+            if self.shared.messages.borrow().is_empty() && self.shared.pieces.borrow().is_empty() {
                 let has_news = !self.shared.haves.borrow().is_empty();
                 let rest = last_news.and_then(|last| NEWS_PAUSE.checked_sub(last.elapsed()));
                 match (has_news, rest) {
@@ -120,38 +122,53 @@ impl Writer {
                     (true, None) => last_news = Some(Instant::now()),
                 }
             }
-            let (parts, pieces) = self.gather();
+            let frames = self.gather_frames();
+            let (parts, bytes, left) = self.with_part_of_piece(frames, &pace);
+            let began = Instant::now();
             send_all(&ring, &socket, parts).await?;
-            pieces.into_iter().for_each(&mut sent);
+            if bytes > 0 {
+                pace.sent(bytes, began.elapsed());
+            }
+            left.into_iter().for_each(&mut sent);
         }
         Ok(())
     }
 
-    /// Takes what fits into one send: news first, since they are small and help others.
-    fn gather(&self) -> (Vec<Part>, Vec<PieceSent>) {
-        let (mut parts, mut pieces, mut frames, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    /// Takes the frames that are queued, as far as they fit into one send: news first, since they are small and help
+    /// others.
+    fn gather_frames(&self) -> Vec<u8> {
+        let mut frames = Vec::new();
         for (chunk, pieces) in std::mem::take(&mut *self.shared.haves.borrow_mut()) {
             frames.extend(Message::from(Have { chunk, pieces }).encode(0, 0));
         }
-        let mut queue = self.shared.queue.borrow_mut();
-        while bytes + frames.len() < SEND_BYTES && parts.len() < SEND_PARTS {
-            match queue.pop_front() {
-                Some(Queued::Message(message)) => frames.extend(message.encode(0, 0)),
-                Some(Queued::Piece { head, lease }) => {
-                    let (grant, length) = (head.grant, head.length);
-                    frames.extend(Message::from(head).encode(0, 0));
-                    parts.push(Part::Bytes(std::mem::take(&mut frames)));
-                    parts.push(Part::Piece(lease, length));
-                    bytes += length as usize;
-                    pieces.push(PieceSent { grant, length });
-                }
-                None => break,
-            }
+        let mut messages = self.shared.messages.borrow_mut();
+        while frames.len() < FRAMES_BYTES
+            && let Some(message) = messages.pop_front()
+        {
+            frames.extend(message.encode(0, 0));
         }
-        if !frames.is_empty() {
-            parts.push(Part::Bytes(frames));
+        frames
+    }
+
+    /// Adds the next part of the first piece. Gives how many bytes that is, and the piece if it is its last.
+    fn with_part_of_piece(&self, mut frames: Vec<u8>, pace: &Pace) -> (Vec<Part>, u32, Option<PieceSent>) {
+        let mut pieces = self.shared.pieces.borrow_mut();
+        let Some(Outgoing { head, lease, sent }) = pieces.front_mut() else {
+            return (vec![Part::Bytes(frames)], 0, None);
+        };
+        let (from, part) = (*sent, pace.next(head.length - *sent));
+        let message: Message = match from {
+            0 => PieceData { part, ..head.clone() }.into(),
+            _ => PiecePart { grant: head.grant, part }.into(),
+        };
+        frames.extend(message.encode(0, 0));
+        let parts = vec![Part::Bytes(frames), Part::Piece(lease.clone(), from, part)];
+        *sent += part;
+        let left = (*sent == head.length).then_some(PieceSent { grant: head.grant, length: head.length });
+        if left.is_some() {
+            pieces.pop_front();
         }
-        (parts, pieces)
+        (parts, part, left)
     }
 }
 

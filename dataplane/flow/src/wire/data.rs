@@ -74,7 +74,8 @@ pub struct Decline {
     pub grant: u64,
 }
 
-/// The piece itself; `length` bytes of payload follow the frame.
+/// The piece itself, or its beginning; `part` bytes of payload follow the frame. While less than `length` bytes have
+/// been sent, [`PiecePart`] continues it. Other messages may stand between parts, but no other piece.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct PieceData {
     /// The chunk.
@@ -83,10 +84,22 @@ pub struct PieceData {
     pub grant: u64,
     /// Index of the piece.
     pub piece: u32,
-    /// Bytes of payload that follow.
+    /// Bytes of the whole piece.
     pub length: u32,
-    /// CRC-64/NVME of the payload.
+    /// CRC-64/NVME of the whole piece.
     pub checksum: u64,
+    /// Bytes of payload that follow.
+    pub part: u32,
+}
+
+/// More of the piece that a [`PieceData`] began; `part` bytes of payload follow the frame. On a slow link a piece takes
+/// tens of milliseconds, for which grants and news shall not have to wait.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct PiecePart {
+    /// The grant of the piece.
+    pub grant: u64,
+    /// Bytes of payload that follow.
+    pub part: u32,
 }
 
 /// Asks for a chunk's descriptor; answered by [`Description`] or [`Leave`].

@@ -105,6 +105,7 @@ messages! {
     26 PieceData,
     27 Describe,
     28 Description,
+    29 PiecePart,
 
     40 Join,
     41 Membership,

@@ -1,6 +1,6 @@
 //! Frames, messages and the handshake: everything that crosses a socket.
 //!
-//! A frame is a fixed [`frame::Header`] of 32 bytes, a body, and for [`data::PieceData`] alone a payload. Bodies
+//! A frame is a fixed [`frame::Header`] of 32 bytes, a body, and for [`data::PieceData`] and [`data::PiecePart`] alone a payload. Bodies
 //! are rkyv archives, checked before they are read. A message type never changes; a change is a new type.
 
 pub mod control; // node to node: membership, trackers

@@ -183,9 +183,10 @@ messages! {
     Grant { chunk grant want }
     Revoke { grant }
     Decline { chunk grant }
-    PieceData { chunk grant piece length checksum }
+    PieceData { chunk grant piece length checksum part }
     Describe { chunk }
     Description { descriptor }
+    PiecePart { grant part }
 
     Join { record }
     Membership { epoch cluster nodes forgotten }
