@@ -5,6 +5,7 @@
 
 mod bench; // the benchmarks
 mod cargo; // runs cargo
+mod hw; // tests on hardware, or on what stands in for it
 mod test; // every test, on a machine that has built nothing yet
 mod tidy; // everything that is checked without running the code
 
@@ -30,6 +31,8 @@ enum Command {
     /// Run the benchmarks, in the release profile
     #[command(after_help = bench::HELP)]
     Bench(bench::Arguments),
+    /// Test on hardware, or on what stands in for it
+    Hw(hw::Arguments),
 }
 
 /// Why a command could not do its work, as opposed to having found something.
@@ -45,20 +48,26 @@ enum Error {
     Read { path: String, source: std::io::Error },
     #[error("cannot walk the tree: {0}")]
     Walk(#[from] ignore::Error),
+    #[error(transparent)]
+    SoftRoce(#[from] hw::SoftRoceError),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Tidy(arguments) => tidy::run(&arguments),
-        Command::Test(arguments) => test::run(&arguments),
-        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Tidy(arguments) => tidy::run(&arguments).map(status),
+        Command::Test(arguments) => test::run(&arguments).map(status),
+        Command::Bench(arguments) => bench::run(&arguments).map(status),
+        Command::Hw(arguments) => hw::run(&arguments),
     };
     match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn status(fine: bool) -> ExitCode {
+    if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
