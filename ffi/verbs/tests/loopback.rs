@@ -10,7 +10,7 @@ mod loopback {
 
 use std::sync::Arc;
 
-use loopback::rig::{self, Rig, Side, both};
+use loopback::rig::{self, End, Rig, Side, both};
 use verbs::{
     Access, Error, MemoryRegion, Opcode, Operation, RemoteRange, Segments, SharedReceiveQueue, WorkError,
 };
@@ -227,7 +227,7 @@ fn what_is_posted_to_a_closed_pair_is_given_back() {
         for number in 0..3 {
             b.pair.post_receive(b.segment(0, 64), number).unwrap();
         }
-        let Side { pair, completions, region, .. } = b;
+        let Side { pair, end: End { completions, region, .. } } = b;
         let mut held = pair.close();
         held.sort_unstable();
         assert_eq!(held, [0, 1, 2]);
@@ -262,8 +262,12 @@ fn a_message_that_is_too_long_fails_at_both_ends() {
         let (a, b) = both(&rig);
         b.pair.post_receive(b.segment(0, 16), 1).unwrap();
         a.pair.post(SEND, a.segment(0, 64), 2).unwrap();
-        assert_eq!(b.wait().outcome, Err(WorkError::Length));
-        assert_eq!(a.wait().outcome, Err(WorkError::RemoteInvalid));
+        // Devices differ in what they call it; Soft-RoCE has no name for the length.
+        let received = b.wait().outcome;
+        assert!(matches!(received, Err(WorkError::Length | WorkError::QueuePair)), "{received:?}");
+        let sent = a.wait().outcome;
+        assert!(matches!(sent, Err(WorkError::RemoteInvalid | WorkError::RemoteOperation)), "{sent:?}");
+        assert_eq!(b.memory.read(16, 64), [0; 64]);
     });
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,11 +39,15 @@ pub struct End {
 /// One end of one connection.
 pub struct Side {
     pub pair: QueuePair<u32>,
-    pub domain: Arc<ProtectionDomain>,
-    pub memory: Arc<Mapping>,
-    pub region: Arc<MemoryRegion>,
-    pub completions: Rc<CompletionQueue<u32>>,
-    end: End,
+    pub end: End,
+}
+
+impl Deref for Side {
+    type Target = End;
+
+    fn deref(&self) -> &End {
+        &self.end
+    }
 }
 
 /// Runs a case on every device that can, and says which; without one it says so, or fails when one is required.
@@ -85,7 +90,7 @@ impl Rig {
     pub fn connected(&self, reliability: Reliability) -> (Side, Side) {
         let (a, b) = (self.open(), self.open());
         let (pair_a, pair_b) = self.pairs(&a, &b, None, reliability);
-        (Side::new(pair_a, a), Side::new(pair_b, b))
+        (Side { pair: pair_a, end: a }, Side { pair: pair_b, end: b })
     }
 
     /// Another end, connected to one that there is, and the queue pair at the latter.
@@ -96,7 +101,7 @@ impl Rig {
     ) -> (Side, QueuePair<u32>) {
         let a = self.open();
         let (pair_a, pair_b) = self.pairs(&a, b, shared, Reliability::default());
-        (Side::new(pair_a, a), pair_b)
+        (Side { pair: pair_a, end: a }, pair_b)
     }
 
     /// An end without connections.
@@ -126,29 +131,6 @@ impl Rig {
         let a = a.receive_from(&to_b, reliability).unwrap();
         let b = b.receive_from(&to_a, reliability).unwrap();
         (a.make_ready().unwrap(), b.make_ready().unwrap())
-    }
-}
-
-impl Side {
-    fn new(pair: QueuePair<u32>, end: End) -> Self {
-        let (domain, memory) = (end.domain.clone(), end.memory.clone());
-        let (region, completions) = (end.region.clone(), end.completions.clone());
-        Self { pair, domain, memory, region, completions, end }
-    }
-
-    /// Part of its memory.
-    pub fn segment(&self, offset: usize, length: usize) -> Segment {
-        self.end.segment(offset, length)
-    }
-
-    /// The next completion, which must come.
-    pub fn wait(&self) -> Completion<u32> {
-        self.end.wait()
-    }
-
-    /// A completion, if there is one.
-    pub fn poll(&self) -> Option<Completion<u32>> {
-        self.end.poll()
     }
 }
 
