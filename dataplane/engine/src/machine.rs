@@ -2,6 +2,7 @@
 
 mod devices; // cores, network cards, GPUs
 mod pages; // memory, hugepages, what may be locked
+mod rdma; // the verbs library, its devices and their ports
 mod storage; // the file system of the data directory
 mod uring; // io_uring and its features
 
@@ -47,6 +48,7 @@ pub fn probe(data_dir: &Path) -> Vec<Finding> {
     findings.extend(pages::probe());
     findings.extend(storage::probe(data_dir));
     findings.extend(devices::probe());
+    findings.extend(rdma::probe());
     findings
 }
 
@@ -66,6 +68,17 @@ fn kernel() -> Finding {
 fn read(path: impl AsRef<Path>) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim().to_owned())
+}
+
+/// The entries of a directory, sorted; none when there is no such directory.
+fn names_in(directory: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        Some(entry.ok()?.file_name().to_string_lossy().into_owned())
+    };
+    let mut names: Vec<String> = entries.filter_map(name).collect();
+    names.sort();
+    names
 }
 
 /// The chosen word of a setting that is shown as `always [madvise] never`.

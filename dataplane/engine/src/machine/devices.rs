@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::{Finding, read};
+use super::{Finding, names_in, read};
 
 pub(super) fn probe() -> Vec<Finding> {
-    vec![cores(), congestion_control(), rdma(), gpus()]
+    vec![cores(), congestion_control(), gpus()]
 }
 
 fn cores() -> Finding {
@@ -32,14 +32,6 @@ fn congestion_control() -> Finding {
     )
 }
 
-fn rdma() -> Finding {
-    let devices = names_in("/sys/class/infiniband");
-    if devices.is_empty() {
-        return Finding::new("RDMA", "no device in /sys/class/infiniband", "TCP between nodes");
-    }
-    Finding::new("RDMA", devices.join(", "), "not used yet by this build; TCP between nodes")
-}
-
 fn gpus() -> Finding {
     let devices = names_in("/proc/driver/nvidia/gpus");
     if devices.is_empty() {
@@ -47,15 +39,4 @@ fn gpus() -> Finding {
     }
     let found = format!("{} NVIDIA: {}", devices.len(), devices.join(", "));
     Finding::new("GPUs", found, "not used yet by this build; chunks live in DRAM and on NVMe")
-}
-
-/// The entries of a directory, sorted; none when there is no such directory.
-fn names_in(directory: &str) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let name = |entry: std::io::Result<std::fs::DirEntry>| {
-        Some(entry.ok()?.file_name().to_string_lossy().into_owned())
-    };
-    let mut names: Vec<String> = entries.filter_map(name).collect();
-    names.sort();
-    names
 }

@@ -1,0 +1,143 @@
+//! RDMA: the library, and each device with its ports. None of it is used yet.
+
+use verbs::{Context, Device, Library, Port, PortState};
+
+use super::{Finding, names_in};
+
+/// What the engine does with RDMA.
+const NOT_USED: &str = "not used: this build moves pieces over TCP";
+
+pub(super) fn probe() -> Vec<Finding> {
+    let known_to_kernel = names_in("/sys/class/infiniband");
+    vec![library(!known_to_kernel.is_empty()), devices(&known_to_kernel)]
+}
+
+/// Whether what user space needs is there. To install it makes sense only where the kernel has a device.
+fn library(is_of_use: bool) -> Finding {
+    let topic = "RDMA library";
+    let remedy = |finding: Finding, error: verbs::LoadError| {
+        if is_of_use { finding.remedy(error.to_string()) } else { finding }
+    };
+    let library = match Library::get() {
+        Ok(library) => library,
+        Err(error) => {
+            return remedy(Finding::new(topic, "libibverbs is missing or too old", NOT_USED), error);
+        }
+    };
+    let dmabuf = if library.has_dmabuf() { "libibverbs" } else { "libibverbs without dmabuf" };
+    match verbs::connection_manager() {
+        Ok(()) => Finding::new(topic, format!("{dmabuf}, librdmacm"), NOT_USED),
+        Err(error) => remedy(Finding::new(topic, format!("{dmabuf}; no librdmacm"), NOT_USED), error),
+    }
+}
+
+fn devices(known_to_kernel: &[String]) -> Finding {
+    let topic = "RDMA devices";
+    if known_to_kernel.is_empty() {
+        return Finding::new(topic, "none in /sys/class/infiniband", "TCP between nodes");
+    }
+    let devices = match verbs::devices() {
+        Ok(devices) => devices,
+        // What is missing stands with the library.
+        Err(_) => return Finding::new(topic, known_to_kernel.join(", "), NOT_USED),
+    };
+    let seen: Vec<Seen> = devices.iter().map(Seen::look).collect();
+    let found: Vec<&str> = seen.iter().map(|seen| seen.description.as_str()).collect();
+    let mut remedies: Vec<String> = seen.iter().filter_map(|seen| seen.remedy.clone()).collect();
+    if devices.is_empty() {
+        remedies.push(
+            "the library sees none of them: apt install ibverbs-providers, modprobe ib_uverbs".to_owned(),
+        );
+    }
+    let found = if found.is_empty() { known_to_kernel.join(", ") } else { found.join("; ") };
+    let finding = Finding::new(topic, found, NOT_USED);
+    if remedies.is_empty() { finding } else { finding.remedy(remedies.join("; ")) }
+}
+
+/// What is to be said of one device.
+struct Seen {
+    description: String,
+    remedy: Option<String>,
+}
+
+impl Seen {
+    fn look(device: &Device) -> Self {
+        let mut place = Vec::new();
+        place.extend(device.pci_address());
+        place.extend(device.numa_node().map(|node| format!("NUMA node {node}")));
+        let name = match place.is_empty() {
+            true => device.name().to_owned(),
+            false => format!("{} ({})", device.name(), place.join(", ")),
+        };
+        match ports(device) {
+            Ok(ports) => Self::of_ports(&name, &ports),
+            Err(error) => Self { description: name, remedy: Some(error.to_string()) },
+        }
+    }
+
+    fn of_ports(name: &str, ports: &[(Port, usize)]) -> Self {
+        let described: Vec<String> = ports.iter().map(|(port, gids)| describe(port, *gids)).collect();
+        let inactive = ports.iter().find(|(port, _)| port.state != PortState::Active);
+        let remedy = inactive.map(|(port, _)| {
+            let advice = match port.state {
+                PortState::Initialising | PortState::Armed => "start a subnet manager",
+                _ => "connect its cable, or bring its network interface up",
+            };
+            format!("port {} of {name} is {}: {advice}", port.number, port.state)
+        });
+        Self { description: format!("{name}: {}", described.join("; ")), remedy }
+    }
+}
+
+/// The ports of a device, with the number of addresses of each.
+fn ports(device: &Device) -> Result<Vec<(Port, usize)>, verbs::Error> {
+    let context = Context::open(device)?;
+    let counted = |port: Port| {
+        let gids = context.gids(&port)?.len();
+        Ok((port, gids))
+    };
+    context.ports()?.into_iter().map(counted).collect()
+}
+
+fn describe(port: &Port, gids: usize) -> String {
+    let rate = port.rate_mbps.map_or_else(String::new, |mbps| format!(" {} Gbit/s", f64::from(mbps) / 1e3));
+    let addresses = if gids == 1 { "GID" } else { "GIDs" };
+    format!("port {} {},{rate} {}, {gids} {addresses}", port.number, port.state, port.link_layer)
+}
+
+#[cfg(test)]
+mod tests {
+    use verbs::{LinkLayer, Mtu};
+
+    use super::*;
+
+    fn port(number: u8, state: PortState) -> Port {
+        Port {
+            number,
+            state,
+            mtu: Mtu::Bytes4096,
+            lid: 1,
+            link_layer: LinkLayer::InfiniBand,
+            message_bytes_max: 1 << 30,
+            rate_mbps: Some(400_000),
+            gid_table_length: 16,
+        }
+    }
+
+    #[test]
+    fn ports_are_described_and_those_that_are_down_have_a_remedy() {
+        let ports = [(port(1, PortState::Active), 1), (port(2, PortState::Down), 0)];
+        let seen = Seen::of_ports("mlx5_0", &ports);
+        let expected =
+            "mlx5_0: port 1 active, 400 Gbit/s InfiniBand, 1 GID; port 2 down, 400 Gbit/s InfiniBand, 0 GIDs";
+        assert_eq!(seen.description, expected);
+        assert!(seen.remedy.unwrap().starts_with("port 2 of mlx5_0 is down: connect"));
+        assert_eq!(Seen::of_ports("mlx5_0", &ports[..1]).remedy, None);
+    }
+
+    #[test]
+    fn a_library_that_nobody_needs_has_no_remedy() {
+        assert_eq!(library(false).remedy, None);
+        assert_eq!(library(false).taken, NOT_USED);
+    }
+}
