@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use loopback::rig::{self, End, Rig, Side, both};
 use verbs::{
-    Access, Error, MemoryRegion, Opcode, Operation, RemoteRange, Segments, SharedReceiveQueue, WorkError,
+    Access, Error, Event, MemoryRegion, Opcode, Operation, RemoteRange, Segments, SharedReceiveQueue,
+    WorkError,
 };
 
 const SEND: Operation = Operation::Send { immediate: None };
@@ -233,6 +234,59 @@ fn what_is_posted_to_a_closed_pair_is_given_back() {
         assert_eq!(held, [0, 1, 2]);
         assert_eq!(completions.outstanding(), 0);
         region.revoke().map_err(|(error, _)| error).expect("the pair held the last segments");
+    });
+}
+
+#[test]
+fn what_a_closed_pair_had_done_is_delivered_and_takes_no_room() {
+    rig::on_every_device(|rig| {
+        let b = rig.open();
+        // More completions than the queue has room for, unless each closed pair takes its own with it.
+        for _ in 0..2 * rig::CAPACITY / 8 {
+            let (a, pair) = rig.connect_to(&b, None);
+            for number in 0..8 {
+                pair.post_receive(b.segment(0, 8), number).unwrap();
+            }
+            for number in 0..6 {
+                a.pair.post(SEND, a.segment(0, 8), number).unwrap();
+            }
+            // A send is acknowledged after the other end has its completion.
+            (0..6).for_each(|number| assert_eq!(a.wait().held, number));
+            let mut held = pair.close();
+            held.extend(std::iter::from_fn(|| b.poll()).map(|completion| completion.held));
+            held.sort_unstable();
+            assert_eq!(held, [0, 1, 2, 3, 4, 5, 6, 7]);
+            assert_eq!(b.completions.outstanding(), 0);
+        }
+    });
+}
+
+#[test]
+fn dependants_may_be_dropped_last() {
+    rig::on_every_device(|rig| {
+        let (a, b) = both(&rig);
+        let segment = b.segment(0, 64);
+        b.pair.post_receive(segment.clone(), 1).unwrap();
+        let Side { pair, end: End { domain, memory, region, completions, .. } } = b;
+        drop((rig, domain, memory, region, completions));
+        a.pair.post(SEND, a.segment(0, 64), 2).unwrap();
+        assert_eq!(a.wait().outcome, Ok(Opcode::Send));
+        drop(a);
+        drop(pair);
+        assert_eq!(segment.length(), 64);
+    });
+}
+
+#[test]
+fn devices_report_by_themselves() {
+    rig::on_every_device(|rig| {
+        let b = rig.open();
+        let shared = SharedReceiveQueue::create(&b.domain, &b.completions, 16).unwrap();
+        let (_a, pair) = rig.connect_to(&b, Some(&shared));
+        pair.fail().unwrap();
+        rig::readable(&*rig.context);
+        assert_eq!(rig.context.next_event().unwrap(), Some(Event::LastReceive(pair.number())));
+        assert_eq!(rig.context.next_event().unwrap(), None);
     });
 }
 

@@ -85,6 +85,13 @@ pub fn both(rig: &Rig) -> (Side, Side) {
     rig.connected(Reliability::default())
 }
 
+/// Waits until a descriptor can be read, which must happen.
+pub fn readable(descriptor: impl AsFd) {
+    let mut descriptors = [PollFd::from_borrowed_fd(descriptor.as_fd(), PollFlags::IN)];
+    let limit = Timespec { tv_sec: LOST_S, tv_nsec: 0 };
+    assert!(rustix::event::poll(&mut descriptors, Some(&limit)).unwrap() > 0, "nothing came");
+}
+
 impl Rig {
     /// Two ends, connected.
     pub fn connected(&self, reliability: Reliability) -> (Side, Side) {
@@ -161,10 +168,7 @@ impl End {
             if let Some(completion) = self.poll() {
                 return completion;
             }
-            let mut descriptors = [PollFd::from_borrowed_fd(self.channel.as_fd(), PollFlags::IN)];
-            let limit = Timespec { tv_sec: LOST_S, tv_nsec: 0 };
-            let ready = rustix::event::poll(&mut descriptors, Some(&limit)).unwrap();
-            assert!(ready > 0, "no completion came");
+            readable(&*self.channel);
             while self.channel.take_event().unwrap() {}
         }
     }
