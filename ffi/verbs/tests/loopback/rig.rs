@@ -52,7 +52,19 @@ impl Deref for Side {
 
 /// Runs a case on every device that can, and says which; without one it says so, or fails when one is required.
 pub fn on_every_device(case: impl Fn(Rig)) {
-    let mut count = 0;
+    let rigs = rigs();
+    if rigs.is_empty() {
+        absent::<()>("no RDMA device with an active port");
+    }
+    for rig in rigs {
+        println!("{}: {} ({})", rig.context.device().name(), rig.attachment.gid.gid, rig.attachment.gid.kind);
+        case(rig);
+    }
+}
+
+/// The devices with an active port.
+pub fn rigs() -> Vec<Rig> {
+    let mut rigs = Vec::new();
     for device in verbs::devices().unwrap_or_else(|error| absent(&error.to_string())) {
         if device.transport() != Transport::InfiniBand {
             println!("{}: skipped, it connects only through the connection manager", device.name());
@@ -62,18 +74,14 @@ pub fn on_every_device(case: impl Fn(Rig)) {
         for port in context.ports().unwrap().into_iter().filter(|port| port.state == PortState::Active) {
             let gids = context.gids(&port).unwrap();
             let gid = verbs::choose_gid(&gids).expect("an active port has an address");
-            println!("{} port {}: {} ({})", device.name(), port.number, gid.gid, gid.kind);
-            case(Rig { context: context.clone(), attachment: Attachment::new(&port, gid) });
-            count += 1;
+            rigs.push(Rig { context: context.clone(), attachment: Attachment::new(&port, gid) });
         }
     }
-    if count == 0 {
-        absent::<()>("no RDMA device with an active port");
-    }
+    rigs
 }
 
 /// Says that there is nothing to test on, or fails when there must be.
-fn absent<T: Default>(reason: &str) -> T {
+pub fn absent<T: Default>(reason: &str) -> T {
     let required = std::env::var_os("VERBS_REQUIRE_DEVICE").is_some_and(|value| value == "1");
     assert!(!required, "a device is required: {reason}");
     println!("skipped: {reason}");
@@ -95,8 +103,13 @@ pub fn readable(descriptor: impl AsFd) {
 impl Rig {
     /// Two ends, connected.
     pub fn connected(&self, reliability: Reliability) -> (Side, Side) {
-        let (a, b) = (self.open(), self.open());
-        let (pair_a, pair_b) = self.pairs(&a, &b, None, reliability);
+        self.connected_with(self, reliability)
+    }
+
+    /// An end here, connected with one on another device.
+    pub fn connected_with(&self, other: &Rig, reliability: Reliability) -> (Side, Side) {
+        let (a, b) = (self.open(), other.open());
+        let (pair_a, pair_b) = pairs((self, &a), (other, &b), None, reliability);
         (Side { pair: pair_a, end: a }, Side { pair: pair_b, end: b })
     }
 
@@ -107,7 +120,7 @@ impl Rig {
         shared: Option<&Rc<SharedReceiveQueue<u32>>>,
     ) -> (Side, QueuePair<u32>) {
         let a = self.open();
-        let (pair_a, pair_b) = self.pairs(&a, b, shared, Reliability::default());
+        let (pair_a, pair_b) = pairs((self, &a), (self, b), shared, Reliability::default());
         (Side { pair: pair_a, end: a }, pair_b)
     }
 
@@ -120,25 +133,24 @@ impl Rig {
         let completions = CompletionQueue::create(&self.context, Some(&channel), CAPACITY).unwrap();
         End { domain, memory, region, completions, channel, taken: RefCell::default() }
     }
+}
 
-    fn pairs(
-        &self,
-        a: &End,
-        b: &End,
-        shared_by_b: Option<&Rc<SharedReceiveQueue<u32>>>,
-        reliability: Reliability,
-    ) -> (QueuePair<u32>, QueuePair<u32>) {
-        let sizes = Sizes { sends_max: 64, receives_max: 64 };
-        let create = |end: &End, shared, number| {
-            let pair = QueuePair::create(&end.domain, &end.completions, shared, sizes).unwrap();
-            pair.initialise(self.attachment, number).unwrap()
-        };
-        let (a, b) = (create(a, None, 0xfff_ffa0), create(b, shared_by_b, 4711));
-        let (to_a, to_b) = (a.endpoint(), b.endpoint());
-        let a = a.receive_from(&to_b, reliability).unwrap();
-        let b = b.receive_from(&to_a, reliability).unwrap();
-        (a.make_ready().unwrap(), b.make_ready().unwrap())
-    }
+fn pairs(
+    (rig_a, a): (&Rig, &End),
+    (rig_b, b): (&Rig, &End),
+    shared_by_b: Option<&Rc<SharedReceiveQueue<u32>>>,
+    reliability: Reliability,
+) -> (QueuePair<u32>, QueuePair<u32>) {
+    let sizes = Sizes { sends_max: 64, receives_max: 64 };
+    let create = |rig: &Rig, end: &End, shared, number| {
+        let pair = QueuePair::create(&end.domain, &end.completions, shared, sizes).unwrap();
+        pair.initialise(rig.attachment, number).unwrap()
+    };
+    let (a, b) = (create(rig_a, a, None, 0xfff_ffa0), create(rig_b, b, shared_by_b, 4711));
+    let (to_a, to_b) = (a.endpoint(), b.endpoint());
+    let a = a.receive_from(&to_b, reliability).unwrap();
+    let b = b.receive_from(&to_a, reliability).unwrap();
+    (a.make_ready().unwrap(), b.make_ready().unwrap())
 }
 
 impl End {

@@ -11,7 +11,7 @@ use super::machine::Machine;
 use crate::cargo::{cargo, spelled};
 
 /// Crate and test target.
-const SUITES: &[(&str, &str)] = &[("verbs", "loopback")];
+const SUITES: &[(&str, &str)] = &[("verbs", "loopback"), ("verbs", "link")];
 
 /// Runs every suite, each in a kernel of its own; the first status that is not zero.
 pub(super) fn run(machine: &Machine) -> Result<u8, Error> {
