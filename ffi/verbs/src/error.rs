@@ -117,10 +117,10 @@ fn advice(call: &str, source: &io::Error) -> &'static str {
         ("ibv_reg_mr", Some(libc::EFAULT)) => {
             "; some kernels refuse mappings of files: use anonymous memory or a memfd"
         }
-        ("ibv_open_device", Some(libc::EACCES | libc::EPERM)) => {
-            "; the user must be allowed to open /dev/infiniband/uverbs*"
+        // The library says of a device that it may not open that there is none.
+        ("ibv_open_device", Some(libc::EACCES | libc::EPERM | libc::ENOENT | libc::ENODEV)) => {
+            "; the module ib_uverbs must be loaded, and the user allowed to open /dev/infiniband/uverbs*"
         }
-        ("ibv_open_device", Some(libc::ENOENT | libc::ENODEV)) => "; is the module ib_uverbs loaded?",
         (_, Some(libc::ENOMEM)) => {
             "; the device or the queue is full, or too little memory may be locked (ulimit -l)"
         }
