@@ -3,6 +3,7 @@
 //! This program runs itself inside the kernel, where its checks are.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -35,11 +36,14 @@ const CHECKS: &[Check] = &[
 
 /// Runs the checks in the kernel.
 pub(super) fn outside(machine: &Machine) -> Result<u8, Error> {
-    let failed = |source| Error::Spawn { program: "the checks".into(), source };
-    let program = std::env::current_exe().map_err(failed)?;
     let words = ["hw", "soft-roce", "--check-inside"].map(OsString::from);
-    let command: Vec<OsString> = std::iter::once(program.into_os_string()).chain(words).collect();
+    let command: Vec<OsString> = std::iter::once(program()?.into_os_string()).chain(words).collect();
     machine.run(&command, &[])
+}
+
+/// Where this program is.
+pub(super) fn program() -> Result<PathBuf, Error> {
+    std::env::current_exe().map_err(|source| Error::Spawn { program: "the checks".into(), source })
 }
 
 /// Runs every check and prints what it found; 1 if any failed.

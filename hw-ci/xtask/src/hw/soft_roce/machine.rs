@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -89,7 +89,11 @@ impl Machine {
         }
         let shares: Vec<&[u8]> = self.shares.iter().map(|share| share.as_os_str().as_bytes()).collect();
         let shares = [shares.join(&b'\n'), b"\n".to_vec()].concat();
-        let own = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        // Inside, output goes to a terminal whoever reads it here.
+        let plain = [("TERM", "dumb"), ("NO_COLOR", "1")];
+        let plain = plain.into_iter().filter(|_| !io::stdout().is_terminal());
+        let own = variables.iter().copied().chain(plain);
+        let own = own.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let script = script(command, &self.directory(), std::env::vars_os().chain(own));
         let processors = fs::read("/proc/cpuinfo").unwrap_or_default();
         let files: [(&str, &[u8]); 4] =

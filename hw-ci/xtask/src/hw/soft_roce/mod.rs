@@ -130,7 +130,7 @@ fn attempt(arguments: &Arguments) -> Result<u8, Error> {
         cpus: arguments.cpus,
         device: arguments.device,
         time_limit: Duration::from_secs(arguments.time_limit),
-        shares: shares(&arguments.share)?,
+        shares: shares(arguments)?,
         scratch: cache.folder().to_owned(),
     };
     drop(cache);
@@ -148,7 +148,7 @@ fn attempt(arguments: &Arguments) -> Result<u8, Error> {
 }
 
 /// The folders that the command may write to, without those that lie in another.
-fn shares(asked: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+fn shares(arguments: &Arguments) -> Result<Vec<PathBuf>, Error> {
     let root = crate::cargo::root();
     let metadata = cargo_metadata::MetadataCommand::new().current_dir(root).no_deps().exec()?;
     let mut folders = vec![root.to_owned()];
@@ -156,7 +156,10 @@ fn shares(asked: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     if target.exists() {
         folders.push(target);
     }
-    folders.extend_from_slice(asked);
+    folders.extend_from_slice(&arguments.share);
+    if arguments.self_check {
+        folders.push(check::program()?.with_file_name(""));
+    }
     for folder in &mut folders {
         *folder = std::fs::canonicalize(&*folder).map_err(|source| Error::File {
             action: "share",

@@ -53,7 +53,7 @@ impl Apt {
             let path = apt.folder.join(name);
             fs::write(&path, text).map_err(|source| Error::File { action: "write", path, source })?;
         }
-        run(apt.get(&["update"])).map_err(|error| missing("the lists of packages", &error))?;
+        run(apt.get(&["update"])).map_err(|error| missing("the lists of packages", error))?;
         Ok(apt)
     }
 
@@ -63,7 +63,7 @@ impl Apt {
         empty(&archives.join("partial"))?;
         let mut fetch = self.get(&["--yes", "--download-only", "--reinstall", "install"]);
         fetch.args(packages);
-        run(fetch).map_err(|error| missing(&packages.join(" "), &error))?;
+        run(fetch).map_err(|error| missing(&packages.join(" "), error))?;
         merge_directories(folder)?;
         for package in listed(&archives)? {
             let mut unpack = program("tar", ["-x", "--keep-directory-symlink", "--no-same-owner", "-C"]);
@@ -79,7 +79,7 @@ impl Apt {
     pub(super) fn download(&self, package: &str, folder: &Path) -> Result<PathBuf, Error> {
         let mut fetch = self.get(&["download", package]);
         fetch.current_dir(folder);
-        run(fetch).map_err(|error| missing(package, &error))?;
+        run(fetch).map_err(|error| missing(package, error))?;
         let begins = format!("{package}_");
         let names =
             |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&begins));
@@ -95,6 +95,13 @@ impl Apt {
     }
 }
 
+impl Drop for Apt {
+    /// The lists are most of what it keeps, and stale by the time that they would be of use again.
+    fn drop(&mut self) {
+        let _ = remove(&self.folder);
+    }
+}
+
 /// Refuses to go on without a program.
 pub(super) fn require(tool: &str, remedy: &'static str) -> Result<(), Error> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
@@ -104,8 +111,12 @@ pub(super) fn require(tool: &str, remedy: &'static str) -> Result<(), Error> {
     Err(Error::Missing { what: format!("there is no {tool} here"), remedy })
 }
 
-fn missing(what: &str, error: &Error) -> Error {
-    Error::Missing { what: format!("cannot fetch {what}: {error}"), remedy: NETWORK }
+fn missing(what: &str, error: Error) -> Error {
+    let reason = match error {
+        Error::Program { output, .. } => output,
+        error => error.to_string(),
+    };
+    Error::Missing { what: format!("cannot fetch {what}: {reason}"), remedy: NETWORK }
 }
 
 /// The machine's own release of Debian: its programs run on the machine's own libc.
@@ -156,6 +167,7 @@ Dir::Cache "{folder}";
 Dir::Cache::Archives "{folder}/archives/";
 Acquire::Languages "none";
 Acquire::Retries "3";
+APT::Update::Error-Mode "any";
 APT::Install-Recommends "0";
 APT::Sandbox::User "root";
 Debug::NoLocking "1";
