@@ -28,8 +28,14 @@ criterion_main!(micro);
 
 /// The frame in front of every piece.
 fn wire(criterion: &mut Criterion) {
-    let data =
-        PieceData { chunk: ChunkId([7; 32]), grant: 1 << 40, piece: 513, length: PIECE as u32, checksum: 3, part: PIECE as u32 };
+    let data = PieceData {
+        chunk: ChunkId([7; 32]),
+        grant: 1 << 40,
+        piece: 513,
+        length: PIECE as u32,
+        checksum: 3,
+        part: PIECE as u32,
+    };
     let message = Message::from(data);
     let frame = message.encode(0, 9);
     let mut group = criterion.benchmark_group("frame of a piece");

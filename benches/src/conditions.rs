@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn a_run_is_never_shrunk_to_nothing() {
-        let conditions = |shrink| Conditions { congestion_control: None, folder: PathBuf::new(), shrink, alone: false };
+        let conditions =
+            |shrink| Conditions { congestion_control: None, folder: PathBuf::new(), shrink, alone: false };
         assert_eq!(conditions(1).sized(1 << 30), 1 << 30);
         assert_eq!(conditions(64).sized(1 << 30), 16 << 20);
         assert_eq!(conditions(1 << 20).sized(1 << 30), BYTES_MIN);
