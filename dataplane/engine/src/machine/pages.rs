@@ -82,7 +82,13 @@ fn transparent() -> Finding {
         "always" | "within_size" | "advise" | "force" => {
             Finding::new(topic, found, "pages of 2 MiB where the kernel finds them")
         }
-        _ => Finding::new(topic, found, "pages of 4 KiB").remedy(format!("`echo advise > {SHMEM_ENABLED}`")),
+        "deny" => {
+            Finding::new(topic, found, "pages of 4 KiB").remedy(format!("`echo advise > {SHMEM_ENABLED}`"))
+        }
+        _ => {
+            let taken = "pages of 2 MiB where the kernel makes them when asked (Linux 6.1), else of 4 KiB";
+            Finding::new(topic, found, taken)
+        }
     }
 }
 
