@@ -56,7 +56,7 @@ fn the_doctor_says_what_is_there_and_what_is_made_of_it() {
     let doctor = || Shoal::alone().arg("doctor").arg("--data-dir").arg(folder.path());
     let findings = doctor().arg("--json").run().success().json();
     let findings = findings.as_array().unwrap();
-    let topics = ["io_uring", "hugepages", "locked memory", "O_DIRECT", "cores", "RDMA", "GPUs"];
+    let topics = ["io_uring", "hugepages", "locked memory", "O_DIRECT", "cores", "RDMA library", "GPUs"];
     for topic in topics {
         let finding = findings.iter().find(|finding| finding["topic"] == topic);
         let finding = finding.unwrap_or_else(|| panic!("nothing is said of {topic}"));
