@@ -92,20 +92,15 @@ impl Shard {
             }
             Some((underway, filling)) => Some((underway, reader.payload_into(filling, part).await?)),
         };
-        let incoming = Incoming { head, left, place };
-        let rest = if left > 0 { Some(incoming) } else { self.end_piece(peer, incoming) };
+        if left > 0 {
+            return Ok(Some(Incoming { head, left, place }));
+        }
+        if let Some((underway, filling)) = place {
+            self.on_piece_received(underway, peer.node, &head, filling);
+        }
         // Otherwise what is asked for next would leave only when everything that has arrived was read.
         yield_now().await;
-        Ok(rest)
-    }
-
-    fn end_piece(self: &Rc<Self>, peer: PeerShard, incoming: Incoming) -> Option<Incoming> {
-        if let Some((underway, filling)) = incoming.place {
-            let fetching = underway.0.clone();
-            drop(underway);
-            self.on_piece_received(&fetching, peer.node, &incoming.head, filling);
-        }
-        None
+        Ok(None)
     }
 
     /// The slot that was granted for a piece that arrives, unless the piece is not wanted.
@@ -126,11 +121,13 @@ impl Shard {
 
     fn on_piece_received(
         self: &Rc<Self>,
-        fetching: &Rc<Fetching>,
+        underway: Underway,
         node: NodeId,
         head: &PieceData,
         filled: Filling,
     ) {
+        let fetching = &underway.0.clone();
+        drop(underway);
         let (mut lease, checksum) = filled.finish();
         let (replica, piece, grant) = (&fetching.replica, head.piece, head.grant);
         lease.truncate(head.length);

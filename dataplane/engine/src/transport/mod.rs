@@ -15,7 +15,6 @@ use std::rc::Rc;
 
 use flow::wire::control::NodeId;
 use flow::wire::{HeaderError, MessageError};
-
 use socket2::SockRef;
 
 pub(crate) use reader::{Filling, Reader};

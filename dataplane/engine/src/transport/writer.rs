@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use flow::chunk::ChunkId;
-use flow::pace::Pace;
+use flow::part_length::PartLength;
 use flow::wire::Message;
 use flow::wire::data::{Have, PieceData, PiecePart};
 use futures_lite::future::or;
@@ -104,7 +104,7 @@ impl Writer {
         socket: Rc<OwnedFd>,
         mut sent: impl FnMut(PieceSent),
     ) -> Result<(), ConnectionError> {
-        let mut pace = Pace::default();
+        let mut part_length = PartLength::default();
         let mut last_news: Option<Instant> = None;
         while !self.shared.closed.get() {
             if self.shared.messages.borrow().is_empty() && self.shared.pieces.borrow().is_empty() {
@@ -123,11 +123,11 @@ impl Writer {
                 }
             }
             let frames = self.gather_frames();
-            let (parts, bytes, left) = self.with_part_of_piece(frames, &pace);
+            let (parts, bytes, left) = self.with_part_of_piece(frames, &part_length);
             let began = Instant::now();
             send_all(&ring, &socket, parts).await?;
             if bytes > 0 {
-                pace.sent(bytes, began.elapsed());
+                part_length.sent(bytes, began.elapsed());
             }
             left.into_iter().for_each(&mut sent);
         }
@@ -151,12 +151,16 @@ impl Writer {
     }
 
     /// Adds the next part of the first piece. Gives how many bytes that is, and the piece if it is its last.
-    fn with_part_of_piece(&self, mut frames: Vec<u8>, pace: &Pace) -> (Vec<Part>, u32, Option<PieceSent>) {
+    fn with_part_of_piece(
+        &self,
+        mut frames: Vec<u8>,
+        part_length: &PartLength,
+    ) -> (Vec<Part>, u32, Option<PieceSent>) {
         let mut pieces = self.shared.pieces.borrow_mut();
         let Some(Outgoing { head, lease, sent }) = pieces.front_mut() else {
             return (vec![Part::Bytes(frames)], 0, None);
         };
-        let (from, part) = (*sent, pace.next(head.length - *sent));
+        let (from, part) = (*sent, part_length.next(head.length - *sent));
         let message: Message = match from {
             0 => PieceData { part, ..head.clone() }.into(),
             _ => PiecePart { grant: head.grant, part }.into(),

@@ -15,17 +15,17 @@ const PART_MAX: u32 = crate::limits::PIECE_SIZE_MAX;
 
 /// The length of parts on one connection.
 #[derive(Debug)]
-pub struct Pace {
+pub struct PartLength {
     part: u32,
 }
 
-impl Default for Pace {
+impl Default for PartLength {
     fn default() -> Self {
         Self { part: PART_MIN }
     }
 }
 
-impl Pace {
+impl PartLength {
     /// How many bytes to hand over when `rest` bytes of a piece are left. What would be left over and not be worth a part
     /// of its own goes along.
     pub fn next(&self, rest: u32) -> u32 {
@@ -47,14 +47,14 @@ mod tests {
 
     /// The longest time that a part takes, and how many a piece of `length` bytes is sent in, once settled.
     fn settle(bytes_per_ms: u32, length: u32) -> (Duration, u32) {
-        let (mut pace, mut longest, mut parts) = (Pace::default(), Duration::ZERO, 0);
+        let (mut length_of_parts, mut longest, mut parts) = (PartLength::default(), Duration::ZERO, 0);
         for _ in 0..8 {
             let mut rest = length;
             (longest, parts) = (Duration::ZERO, 0);
             while rest > 0 {
-                let part = pace.next(rest);
+                let part = length_of_parts.next(rest);
                 let took = Duration::from_micros(u64::from(part) * 1000 / u64::from(bytes_per_ms));
-                pace.sent(part, took);
+                length_of_parts.sent(part, took);
                 (rest, parts, longest) = (rest - part, parts + 1, longest.max(took));
             }
         }
@@ -82,9 +82,9 @@ mod tests {
 
     #[test]
     fn a_time_of_zero_is_survived() {
-        let mut pace = Pace::default();
-        (0..40).for_each(|_| pace.sent(u32::MAX, Duration::ZERO));
-        assert_eq!(pace.next(PART_MAX), PART_MAX);
-        assert_eq!(pace.next(0), 0);
+        let mut length = PartLength::default();
+        (0..40).for_each(|_| length.sent(u32::MAX, Duration::ZERO));
+        assert_eq!(length.next(PART_MAX), PART_MAX);
+        assert_eq!(length.next(0), 0);
     }
 }
