@@ -13,13 +13,11 @@ use std::sync::Arc;
 
 use super::SharedReceiveQueue;
 use super::endpoint::{Attachment, Endpoint, Reliability};
-use super::work::{Operation, Refused, Segments};
+use super::work::{self, Operation, Refused, Segments};
 use crate::Error;
 use crate::completion::{CompletionQueue, NO_OPERATION, Owner, WorkRequestId};
 use crate::memory::ProtectionDomain;
-use crate::sys::{
-    self, ibv_qp, ibv_qp_attr, ibv_qp_cap, ibv_qp_init_attr, ibv_recv_wr, ibv_send_wr, ibv_sge,
-};
+use crate::sys::{self, ibv_qp, ibv_qp_attr, ibv_qp_cap, ibv_qp_init_attr, ibv_send_wr, ibv_sge};
 
 /// Bits of packet sequence numbers and of numbers of queue pairs.
 const NUMBER_MASK: u32 = 0xff_ffff;
@@ -311,12 +309,7 @@ impl<H> Raw<H> {
     }
 
     fn post_receive(&self, id: WorkRequestId, list: &mut [ibv_sge]) -> Result<(), Error> {
-        let mut request = ibv_recv_wr {
-            wr_id: id.0,
-            next: std::ptr::null_mut(),
-            sg_list: list.as_mut_ptr(),
-            num_sge: list.len() as i32,
-        };
+        let mut request = work::raw_receive(id, list);
         let mut refused = std::ptr::null_mut();
         // SAFETY: the queue pair and its context are there.
         let post = unsafe { (*(*self.pointer).context).ops.post_recv }.ok_or(NO_OPERATION)?;

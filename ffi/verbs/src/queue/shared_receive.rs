@@ -7,7 +7,7 @@ use super::{Refused, Segments};
 use crate::Error;
 use crate::completion::{CompletionQueue, Owner, WorkRequestId};
 use crate::memory::ProtectionDomain;
-use crate::sys::{ibv_recv_wr, ibv_srq, ibv_srq_attr, ibv_srq_init_attr};
+use crate::sys::{ibv_srq, ibv_srq_attr, ibv_srq_init_attr};
 
 /// Receives for all queue pairs that were made with it. They complete in one completion queue, that of the pairs.
 ///
@@ -43,12 +43,7 @@ impl<H> SharedReceiveQueue<H> {
     pub fn post_receive(&self, segments: impl Into<Segments>, held: H) -> Result<WorkRequestId, Refused<H>> {
         let context = self.domain.context();
         let post = |id: WorkRequestId, list: &mut [crate::sys::ibv_sge]| {
-            let mut request = ibv_recv_wr {
-                wr_id: id.0,
-                next: std::ptr::null_mut(),
-                sg_list: list.as_mut_ptr(),
-                num_sge: list.len() as i32,
-            };
+            let mut request = super::work::raw_receive(id, list);
             let mut refused = std::ptr::null_mut();
             // SAFETY: the queue and its context are there.
             let post = unsafe { (*(*self.pointer).context).ops.post_srq_recv };

@@ -1,8 +1,9 @@
 //! Work requests, as data (`ibv_post_send(3)`).
 
 use crate::Error;
+use crate::completion::WorkRequestId;
 use crate::memory::{RemoteRange, Segment};
-use crate::sys::{self, ibv_send_wr_atomic, ibv_send_wr_kind, ibv_send_wr_rdma, ibv_sge};
+use crate::sys::{self, ibv_recv_wr, ibv_send_wr_atomic, ibv_send_wr_kind, ibv_send_wr_rdma, ibv_sge};
 
 /// What a queue pair is to do with local segments. Completions come in the order of the requests of one queue pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +107,16 @@ impl Segments {
             length += 1;
         }
         (list, length)
+    }
+}
+
+/// A receive into the memory of the list. It points to the list, which has to live until it is posted.
+pub(super) fn raw_receive(id: WorkRequestId, list: &mut [ibv_sge]) -> ibv_recv_wr {
+    ibv_recv_wr {
+        wr_id: id.0,
+        next: std::ptr::null_mut(),
+        sg_list: list.as_mut_ptr(),
+        num_sge: list.len() as i32,
     }
 }
 
