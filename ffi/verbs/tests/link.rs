@@ -14,18 +14,6 @@ use verbs::{Event, Opcode, Operation, Reliability, Segments, WorkError};
 
 const LINK: &str = "shoal0";
 
-/// Fails soon when nobody answers.
-const IMPATIENT: Reliability = Reliability {
-    acknowledgement_timeout_exponent: 12,
-    retries_max: 2,
-    receiver_not_ready_retries_max: 7,
-    receiver_not_ready_timer: 12,
-    reads_max: 16,
-    service_level: 0,
-    traffic_class: 0,
-    hop_limit: 64,
-};
-
 #[test]
 fn a_link_that_is_lossy_or_cut_damages_nothing() {
     let Some((near, far)) = both_ends() else {
@@ -39,12 +27,12 @@ fn a_link_that_is_lossy_or_cut_damages_nothing() {
     move_pieces(&a, &b);
     host("tc", &["qdisc", "del", "dev", LINK, "root"]);
 
-    let (c, _d) = near.connected_with(&far, IMPATIENT);
+    let (c, _d) = near.connected_with(&far, impatient());
     host("tc", &["qdisc", "add", "dev", LINK, "root", "netem", "loss", "100%"]);
     assert_eq!(failure_of_a_send(&c), WorkError::RetriesExceeded);
     host("tc", &["qdisc", "del", "dev", LINK, "root"]);
 
-    let (c, _d) = near.connected_with(&far, IMPATIENT);
+    let (c, _d) = near.connected_with(&far, impatient());
     host("ip", &["link", "set", LINK, "down"]);
     until(&near, Event::PortDown(1));
     // Soft-RoCE fails the queue pair by itself when the packet has no way.
@@ -56,6 +44,11 @@ fn a_link_that_is_lossy_or_cut_damages_nothing() {
     let (near, far) = both_ends().expect("the link is up again");
     let (a, b) = near.connected_with(&far, Reliability::default());
     move_pieces(&a, &b);
+}
+
+/// Fails soon when nobody answers.
+fn impatient() -> Reliability {
+    Reliability { acknowledgement_timeout_exponent: 12, retries_max: 2, ..Reliability::default() }
 }
 
 /// Sends what cannot arrive, and says how that failed.
