@@ -1,9 +1,9 @@
 //! Large pages under a mapping.
 //!
 //! A page of 4 KiB is a poor unit for pieces of megabytes: on virtual machines, where a missed translation walks two
-//! page tables, copies run at half their speed. Few machines reserve hugepages, and shared memory gets transparent
-//! ones only where an administrator said so; but since Linux 6.1 any process may ask for a range to be made of one
-//! (`MADV_COLLAPSE`, madvise(2)).
+//! page tables, copies ran at half their speed where it was measured. Few machines reserve hugepages, and shared memory
+//! gets transparent ones only where an administrator said so; but since Linux 6.1 any process may ask for a range to be
+//! made of one (`MADV_COLLAPSE`, madvise(2)).
 
 use std::io;
 use std::os::fd::AsFd;
