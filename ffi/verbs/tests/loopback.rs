@@ -229,7 +229,7 @@ fn what_is_posted_to_a_closed_pair_is_given_back() {
             b.pair.post_receive(b.segment(0, 64), number).unwrap();
         }
         let Side { pair, end: End { completions, region, .. } } = b;
-        let mut held = pair.close();
+        let mut held = pair.close().unwrap();
         held.sort_unstable();
         assert_eq!(held, [0, 1, 2]);
         assert_eq!(completions.outstanding(), 0);
@@ -252,7 +252,7 @@ fn what_a_closed_pair_had_done_is_delivered_and_takes_no_room() {
             }
             // A send is acknowledged after the other end has its completion.
             (0..6).for_each(|number| assert_eq!(a.wait().held, number));
-            let mut held = pair.close();
+            let mut held = pair.close().unwrap();
             held.extend(std::iter::from_fn(|| b.poll()).map(|completion| completion.held));
             held.sort_unstable();
             assert_eq!(held, [0, 1, 2, 3, 4, 5, 6, 7]);
@@ -304,7 +304,7 @@ fn a_peer_without_receives_is_told_from_a_dead_one() {
         assert_eq!(a.wait().outcome, Err(WorkError::ReceiverNotReady));
         drop((a, b));
         let (a, b) = rig.connected(impatient);
-        drop(b.pair.close());
+        drop(b.pair.close().unwrap());
         a.pair.post(SEND, a.segment(0, 64), 1).unwrap();
         assert_eq!(a.wait().outcome, Err(WorkError::RetriesExceeded));
     });

@@ -251,8 +251,10 @@ impl<H, S> QueuePair<H, S> {
         self.raw.number()
     }
 
-    /// Closes it and returns what was posted and not done. What was done comes from the completion queue.
-    pub fn close(self) -> Vec<H> {
+    /// Closes it and returns what was posted and not done. What was done comes from the completion queue. When it succeeds,
+    /// the other end can write no more through it. When it fails, the device may still use the queue pair: what it works
+    /// on is leaked, and memory that was granted to the other end must not be used again.
+    pub fn close(self) -> Result<Vec<H>, Error> {
         let mut raw = self.raw;
         raw.destroy()
     }
@@ -319,26 +321,27 @@ impl<H> Raw<H> {
     }
 
     /// Ends the queue pair, once. When that fails, what it works on is leaked, because the device may still touch it.
-    fn destroy(&mut self) -> Vec<H> {
+    fn destroy(&mut self) -> Result<Vec<H>, Error> {
         if self.pointer.is_null() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let owner = self.owner();
         // SAFETY: the queue pair is there, and it is used no more after this.
         let code = unsafe { (self.domain.context().functions().ibv_destroy_qp)(self.pointer) };
         self.pointer = std::ptr::null_mut();
         if code == 0 {
-            return self.completions.give_up(owner);
+            return Ok(self.completions.give_up(owner));
         }
         self.completions.leak(owner);
         // It still uses the queues, so they stay as well.
         std::mem::forget((self.completions.clone(), self.shared.clone()));
-        Vec::new()
+        Err(Error::returned("ibv_destroy_qp", self.domain.context().device().name(), code))
     }
 }
 
 impl<H> Drop for Raw<H> {
     fn drop(&mut self) {
-        self.destroy();
+        // A failure leaks what the device may still use, and nobody is here to be told.
+        let _ = self.destroy();
     }
 }
