@@ -1,7 +1,7 @@
 //! Sockets, handshakes, and where a connection goes.
 
 pub(crate) mod handshake; // both sides, over a stream
-mod local; // the local socket and the descriptors that travel over it
+pub(crate) mod local; // the local socket and the descriptors that travel over it
 mod refusals; // how often refused connections are told
 
 use std::net::SocketAddr;

@@ -5,29 +5,30 @@
 //! listed from the outside in.
 
 mod data_dir; // the directory that a node owns
-pub mod doctor;
+pub mod doctor; // what the machine offers
 mod serve; // from settings to a running node, and down again
 mod settings; // flags, environment and configuration file
-mod size; // sizes in bytes, as people write them // what the machine offers
+mod size; // sizes in bytes, as people write them
 
 mod door; // sockets, handshakes, and where a connection goes
 mod frames; // frames over a stream
 mod link; // one control connection to another node
-mod peers;
+mod neighbours; // the memory of other nodes on this host
+mod peers; // the control connections that are open
 mod replies; // answers on one connection
 mod service; // one node that asks another
-mod session; // one client // the control connections that are open
+mod session; // one client
 
 mod cluster; // the head's and the members' part in membership
 mod collect; // chunks that nobody refers to
 mod dial; // data connections that the engine asks for
-mod failure;
+mod failure; // refusals in words
 mod keys; // the catalog, here or at the head
 mod leases; // version leases that clients of this node hold
 mod members; // who is in the cluster, as this node knows it
 mod node; // what all parts of the daemon share
 mod operate; // what operators ask for
-mod trackers; // who has which chunk, and who wants it // refusals in words
+mod trackers; // who has which chunk, and who wants it
 
 pub use serve::serve;
-pub use settings::{Flags, Settings, SettingsError, default_data_dir};
+pub use settings::{Flags, Settings, SettingsError, Transports, default_data_dir};

@@ -15,6 +15,7 @@ use crate::collect::Collector;
 use crate::failure;
 use crate::leases::Leases;
 use crate::members::Members;
+use crate::neighbours::Neighbours;
 use crate::peers::Peers;
 use crate::trackers::Trackers;
 
@@ -28,6 +29,7 @@ pub(crate) struct Node {
     pub(crate) seat: Seat,
     pub(crate) members: Members,
     pub(crate) peers: Peers,
+    pub(crate) neighbours: Neighbours,
     pub(crate) trackers: Trackers,
     pub(crate) leases: Leases,
     pub(crate) collector: Collector,

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use engine::{Engine, Event, StartError};
+use engine::{Engine, Event, Sharing, StartError};
+use flow::wire::control::NodeId;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -114,7 +116,8 @@ async fn live(settings: Settings, data_dir: &DataDir) -> Result<(), ServeError> 
         Some(head) => Seat::Member { head: head.clone() },
         None => Seat::Head(open_catalog(data_dir).await?),
     };
-    let (engine, events) = Engine::start(engine_config(&settings, &identity))?;
+    let sharing = settings.transports.shm.then(|| sharing(&sockets.local_path)).flatten();
+    let (engine, events) = Engine::start(engine_config(&settings, &identity, sharing))?;
     let node = Arc::new(assemble(identity, seat, &engine)?);
     report_findings(&settings, &node);
     let mut stop = std::pin::pin!(start(&node, events, settings.exit_with_parent).await?);
@@ -187,7 +190,15 @@ async fn open_catalog(data_dir: &DataDir) -> Result<Head, ServeError> {
     }
 }
 
-fn engine_config(settings: &Settings, identity: &Identity) -> engine::Config {
+/// How nodes on this host reach this node's memory; `None` where the kernel does not tell hosts apart, or the path of
+/// the local socket is not text.
+fn sharing(local_socket: &Path) -> Option<Sharing> {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+    let socket = std::path::absolute(local_socket).ok()?.to_str()?.to_owned();
+    Some(Sharing { boot_id, socket })
+}
+
+fn engine_config(settings: &Settings, identity: &Identity, sharing: Option<Sharing>) -> engine::Config {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     engine::Config {
         node: identity.node,
@@ -198,6 +209,7 @@ fn engine_config(settings: &Settings, identity: &Identity) -> engine::Config {
         memory_bytes: settings.max_memory,
         prefault: settings.prefault,
         congestion_control: settings.congestion_control.clone(),
+        sharing,
         corrupt_one_in: settings.corrupt_one_in,
     }
 }
@@ -210,6 +222,7 @@ pub(crate) fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> io::R
         members: Members::new(),
         peers: Peers::new(identity.node, identity.token.clone()),
         trackers: Trackers::new(),
+        neighbours: Default::default(),
         leases: Default::default(),
         collector: Collector::new(),
         clock: Clock::start(),
@@ -290,6 +303,9 @@ async fn handle_events(node: Arc<Node>, events: flume::Receiver<Event>) {
             Event::Dial { from_shard, peer, to_shard } => {
                 tokio::spawn(dial::dial(node.clone(), from_shard, peer, to_shard));
             }
+            Event::Map { shard, connection, peer, socket } => {
+                tokio::spawn(map(node.clone(), shard, connection, peer, socket));
+            }
             Event::FindPeers { chunk } => {
                 tokio::spawn(trackers::find_peers(node.clone(), chunk));
             }
@@ -303,6 +319,19 @@ async fn handle_events(node: Arc<Node>, events: flume::Receiver<Event>) {
             }
         }
     }
+}
+
+/// Answers `Map`.
+async fn map(node: Arc<Node>, shard: u16, connection: u64, peer: NodeId, socket: PathBuf) {
+    let mapped = node.neighbours.map(node.id(), peer, &socket).await;
+    if let Err(error) = &mapped {
+        let socket = socket.display();
+        tracing::info!(
+            peer = format_args!("{peer:016x}"),
+            "a node on this host is reached over TCP: {socket}: {error}"
+        );
+    }
+    node.engine.mapped(shard, connection, mapped.ok());
 }
 
 async fn count_nvme(node: Arc<Node>) {

@@ -9,6 +9,10 @@ use serde::Deserialize;
 
 use crate::size::{self, SizeError};
 
+mod transports; // how pieces may come and go
+
+pub use transports::Transports;
+
 /// Shortest token, in characters. A shorter one could be guessed.
 const TOKEN_LENGTH_MIN: usize = 16;
 /// Least memory that a node can work with, in bytes: a few of the largest pieces.
@@ -45,6 +49,8 @@ pub struct Settings {
     pub prefault: bool,
     /// TCP congestion control of data connections, or the system's own.
     pub congestion_control: Option<String>,
+    /// How pieces come and go.
+    pub transports: Transports,
     /// The process that started the node, if the node stops when that is gone. Zero is whichever it is at the start.
     pub exit_with_parent: Option<u32>,
     /// For tests of others' checks: one in so many pieces leaves this node with a flipped bit. Zero is never.
@@ -93,6 +99,10 @@ pub struct Flags {
     /// TCP congestion control of data connections, such as cubic or bbr [env: SHOAL_CONGESTION_CONTROL]
     #[arg(long, value_name = "NAME")]
     pub congestion_control: Option<String>,
+    /// How chunks may come and go: tcp, and shm between nodes of one user on one host
+    /// [env: SHOAL_TRANSPORTS] [default: shm,tcp]
+    #[arg(long, value_name = "LIST")]
+    pub transports: Option<String>,
     /// TOML file with settings, named like the flags [env: SHOAL_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -192,7 +202,7 @@ impl Settings {
 }
 
 /// The variables that mean something to some command of Shoal.
-const VARIABLES: [&str; 15] = [
+const VARIABLES: [&str; 16] = [
     "SHOAL_ADVERTISE",
     "SHOAL_BINARY",
     "SHOAL_CONFIG",
@@ -208,6 +218,7 @@ const VARIABLES: [&str; 15] = [
     "SHOAL_NODE",
     "SHOAL_RACK",
     "SHOAL_TOKEN_FILE",
+    "SHOAL_TRANSPORTS",
 ];
 
 /// Those of `names` that look like settings and are none, most likely misspelt. They are no error: Kubernetes gives
@@ -236,6 +247,7 @@ struct Given {
     insecure: Option<bool>,
     prefault: Option<bool>,
     congestion_control: Option<String>,
+    transports: Option<String>,
     #[serde(skip)]
     config: Option<PathBuf>,
 }
@@ -255,6 +267,7 @@ impl Given {
             insecure: flags.insecure.then_some(true),
             prefault: flags.prefault.then_some(true),
             congestion_control: flags.congestion_control,
+            transports: flags.transports,
             config: flags.config,
         }
     }
@@ -275,6 +288,7 @@ impl Given {
             insecure: switch("SHOAL_INSECURE")?,
             prefault: switch("SHOAL_PREFAULT")?,
             congestion_control: environment("SHOAL_CONGESTION_CONTROL"),
+            transports: environment("SHOAL_TRANSPORTS"),
             config: environment("SHOAL_CONFIG").map(PathBuf::from),
         })
     }
@@ -301,6 +315,7 @@ impl Given {
             insecure: self.insecure.or(next.insecure),
             prefault: self.prefault.or(next.prefault),
             congestion_control: self.congestion_control.or(next.congestion_control),
+            transports: self.transports.or(next.transports),
             config: self.config.or(next.config),
         }
     }
@@ -328,6 +343,7 @@ impl Given {
             token: token.unwrap_or_else(|| Token::new("")),
             prefault: self.prefault.unwrap_or(false),
             congestion_control: self.congestion_control.map(check_congestion_control).transpose()?,
+            transports: Transports::parse(self.transports.as_deref().unwrap_or("shm,tcp"))?,
             exit_with_parent: None,
             corrupt_one_in: 0,
         })

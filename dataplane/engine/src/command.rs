@@ -1,10 +1,12 @@
 //! What the control plane asks of a shard.
 
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use flow::chunk::ChunkId;
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
 use flow::wire::session::{ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, SlotRef};
+use memory::Mapping;
 
 use crate::{EngineError, Peer};
 
@@ -129,6 +131,11 @@ pub(crate) enum Command {
     DialFailed {
         peer: NodeId,
         peer_shard: u16,
+    },
+    /// The memory of a peer on this host, or `None` where it could not be had.
+    Mapped {
+        connection: u64,
+        memory: Option<Arc<Mapping>>,
     },
     Stop {
         reply: Reply<()>,

@@ -1,5 +1,7 @@
 //! What a shard asks of the control plane.
 
+use std::path::PathBuf;
+
 use flow::chunk::ChunkId;
 use flow::wire::control::{Holding, NodeId};
 
@@ -15,6 +17,17 @@ pub enum Event {
         peer: NodeId,
         /// The shard to reach there.
         to_shard: u16,
+    },
+    /// A peer on this host offers its memory; answered by `Handle::mapped`.
+    Map {
+        /// The shard that wants it.
+        shard: u16,
+        /// Its number of the connection that the offer came on.
+        connection: u64,
+        /// The node whose memory it is.
+        peer: NodeId,
+        /// The peer's local socket.
+        socket: PathBuf,
     },
     /// Peers for a chunk are wanted; answered by `Handle::peers`, perhaps with none.
     FindPeers {

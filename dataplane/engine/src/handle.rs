@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use flow::chunk::ChunkId;
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
 use flow::wire::session::{ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, SlotRef};
-use memory::Arena;
+use memory::{Arena, Mapping};
 
 use crate::command::{Command, Reply, Sealed};
 use crate::{EngineError, Event, Finding, Peer};
@@ -31,8 +31,19 @@ pub struct Config {
     pub prefault: bool,
     /// TCP congestion control of data connections, or the system's own when `None`.
     pub congestion_control: Option<String>,
+    /// How nodes on this host reach this node's memory; `None` lets them receive everything over TCP.
+    pub sharing: Option<Sharing>,
     /// For tests: one in so many pieces leaves this node with a flipped bit. Zero is never.
     pub corrupt_one_in: u32,
+}
+
+/// How nodes on the same host reach this node's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharing {
+    /// What tells this host from others.
+    pub boot_id: String,
+    /// The node's local socket, which gives its owner's processes the descriptor of the arena.
+    pub socket: String,
 }
 
 /// Why an engine does not start.
@@ -263,6 +274,14 @@ impl Handle {
     pub fn dial_failed(&self, shard: u16, peer: NodeId, peer_shard: u16) {
         if let Some(sender) = self.shards.get(usize::from(shard)) {
             let _ = sender.send(Command::DialFailed { peer, peer_shard });
+        }
+    }
+
+    /// Answers [`Event::Map`]: with a mapping for reading of the peer's arena, or with `None` where there is none to be
+    /// had.
+    pub fn mapped(&self, shard: u16, connection: u64, memory: Option<Arc<Mapping>>) {
+        if let Some(sender) = self.shards.get(usize::from(shard)) {
+            let _ = sender.send(Command::Mapped { connection, memory });
         }
     }
 

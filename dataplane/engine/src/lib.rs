@@ -17,7 +17,7 @@ mod transport; // frames and pieces over a connection
 pub use command::Sealed;
 pub use error::EngineError;
 pub use event::{Event, Fault};
-pub use handle::{Config, Engine, Handle, StartError};
+pub use handle::{Config, Engine, Handle, Sharing, StartError};
 pub use machine::{Finding, machine_memory_bytes, probe};
 pub use store::{Footer, FooterError};
 

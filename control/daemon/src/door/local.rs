@@ -22,7 +22,7 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Welcomes a local client with the arena's descriptors: the one to read through, then the one to write through.
-pub(super) async fn welcome(stream: &mut UnixStream, welcome: Welcome, arena: &Arena) -> io::Result<()> {
+pub(crate) async fn welcome(stream: &mut UnixStream, welcome: Welcome, arena: &Arena) -> io::Result<()> {
     let frame = Message::from(welcome).encode(0, 0);
     let sent = stream.async_io(Interest::WRITABLE, || {
         let descriptors = [arena.read_only_fd(), arena.read_write_fd()];

@@ -36,6 +36,7 @@ impl World {
             pin_to_cores: false,
             memory_bytes: 64 << 20,
             congestion_control: None,
+            sharing: None,
             corrupt_one_in: 0,
             prefault: false,
         };

@@ -24,7 +24,7 @@ pub(super) struct Incoming {
 }
 
 /// A fetch that waits for the rest of a piece.
-struct Underway(Rc<Fetching>);
+pub(super) struct Underway(Rc<Fetching>);
 
 impl Underway {
     fn new(fetching: Rc<Fetching>) -> Self {
@@ -104,7 +104,7 @@ impl Shard {
     }
 
     /// The slot that was granted for a piece that arrives, unless the piece is not wanted.
-    fn place_for(&self, peer: PeerShard, head: &PieceData) -> Option<(Underway, Filling)> {
+    pub(super) fn place_for(&self, peer: PeerShard, head: &PieceData) -> Option<(Underway, Filling)> {
         let fetching = self.fetches.borrow().get(&head.chunk).cloned()?;
         if head.length != fetching.replica.geometry.length(head.piece) || head.length == 0 {
             return None;
@@ -119,7 +119,7 @@ impl Shard {
         }
     }
 
-    fn on_piece_received(
+    pub(super) fn on_piece_received(
         self: &Rc<Self>,
         underway: Underway,
         node: NodeId,

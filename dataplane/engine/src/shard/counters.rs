@@ -9,6 +9,10 @@ pub(super) struct Counters {
     pub(super) bytes_sent: Cell<u64>,
     pub(super) pieces_received: Cell<u64>,
     pub(super) bytes_received: Cell<u64>,
+    /// Of [`Counters::bytes_sent`], those that a peer on this host copied out of this node's memory.
+    pub(super) bytes_sent_shm: Cell<u64>,
+    /// Of [`Counters::bytes_received`], those that were copied out of the memory of a peer on this host.
+    pub(super) bytes_received_shm: Cell<u64>,
     pub(super) pieces_corrupt: Cell<u64>,
     pub(super) pieces_unwanted: Cell<u64>,
     pub(super) nvme_bytes_read: Cell<u64>,
@@ -30,6 +34,8 @@ impl Counters {
             ("bytes_sent", &self.bytes_sent),
             ("pieces_received", &self.pieces_received),
             ("bytes_received", &self.bytes_received),
+            ("bytes_sent_shm", &self.bytes_sent_shm),
+            ("bytes_received_shm", &self.bytes_received_shm),
             ("pieces_corrupt", &self.pieces_corrupt),
             ("pieces_unwanted", &self.pieces_unwanted),
             ("nvme_bytes_read", &self.nvme_bytes_read),

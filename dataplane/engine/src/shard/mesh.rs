@@ -3,14 +3,17 @@
 //! One connection serves both directions between a pair of shards, whoever dialled. When both dial at once there are two
 //! for a while; what arrives on either is good, and what is sent goes to the one that came last.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use flow::chunk::ChunkId;
 use flow::wire::Message;
 use flow::wire::control::NodeId;
+use memory::Mapping;
 
 use super::Shard;
 use super::arriving::Incoming;
@@ -25,12 +28,16 @@ pub(super) struct Mesh {
     connections: HashMap<PeerShard, Rc<Connection>>,
     /// Chunks that wait for a connection that is being dialled.
     dialling: HashMap<PeerShard, Vec<ChunkId>>,
+    /// Connections whose peer's memory is being mapped, by number.
+    pub(super) mapping: HashMap<u64, Rc<Connection>>,
 }
 
 /// One connection.
 pub(super) struct Connection {
-    peer: PeerShard,
-    writer: Writer,
+    pub(super) peer: PeerShard,
+    pub(super) writer: Writer,
+    /// The peer's memory, where it is on this host.
+    pub(super) memory: RefCell<Option<Arc<Mapping>>>,
     socket: Rc<OwnedFd>,
 }
 
@@ -101,13 +108,15 @@ impl Shard {
                 return self.on_dial_failed(node, shard);
             }
         };
-        let connection = Rc::new(Connection { peer, writer: Writer::new(), socket: socket.clone() });
+        let (writer, memory) = (Writer::new(), RefCell::default());
+        let connection = Rc::new(Connection { peer, writer, memory, socket });
         add(&self.counters.connections_opened, 1);
         let waiting = {
             let mut mesh = self.mesh.borrow_mut();
             mesh.connections.insert(peer, connection.clone());
             mesh.dialling.remove(&peer)
         };
+        self.offer_memory(&connection.writer);
         glommio::spawn_local(self.clone().write(connection.clone())).detach();
         glommio::spawn_local(self.clone().read(connection.clone())).detach();
         for chunk in waiting.unwrap_or_default() {
@@ -156,7 +165,7 @@ impl Shard {
 
     async fn on_message(
         self: &Rc<Self>,
-        connection: &Connection,
+        connection: &Rc<Connection>,
         reader: &mut Reader,
         incoming: &mut Option<Incoming>,
         message: Message,
@@ -170,6 +179,14 @@ impl Shard {
             Message::PiecePart(head) => {
                 *incoming = self.continue_piece(peer, reader, incoming.take(), head).await?;
             }
+            Message::PieceAt(place) => self.copy_piece(connection, place).await?,
+            Message::PieceTaken(taken) => {
+                let sent = writer.take_back(taken.grant)?;
+                add(&self.counters.bytes_sent_shm, sent.length.into());
+                self.on_piece_sent(peer.node, &sent);
+            }
+            Message::MemoryOffer(offer) => self.on_memory_offer(connection, offer),
+            Message::MemoryMapped(_) => writer.lend(),
             Message::Grant(grant) => self.on_grant(peer, writer, grant),
             Message::Have(have) => self.on_have(peer, &have),
             Message::Interest(interest) => self.on_interest(peer, writer, interest),

@@ -13,6 +13,7 @@ mod pieces; // one piece: from memory, from NVMe, into both
 mod reading; // chunks that clients read
 mod replica; // what is here of one chunk
 mod serving; // pieces on their way out
+mod sharing; // pieces between nodes of one host
 mod start; // arena, store, executors
 mod writing; // chunks that clients write
 
@@ -122,6 +123,7 @@ impl Shard {
             Command::Holders { chunk, holders, are_all } => self.on_holders(&chunk, &holders, are_all),
             Command::Attach { peer, peer_shard, stream } => self.attach(peer, peer_shard, stream),
             Command::DialFailed { peer, peer_shard } => self.on_dial_failed(peer, peer_shard),
+            Command::Mapped { connection, memory } => self.on_mapped(connection, memory),
             Command::Stop { .. } => {}
         }
     }

@@ -40,6 +40,17 @@ impl Filling {
         Self { lease, checksum: Checksum::default(), received: 0 }
     }
 
+    /// Takes the next bytes of the piece from memory, which its slot must have room for.
+    pub(crate) fn copy_from(&mut self, bytes: &[u8]) {
+        for step in bytes.chunks(STEP as usize) {
+            let slot = &mut self.lease.as_mut_slice()[self.received as usize..][..step.len()];
+            slot.copy_from_slice(step);
+            // What was checked is what lies here, whatever becomes of where it came from.
+            self.checksum.update(slot);
+            self.received += step.len() as u32;
+        }
+    }
+
     /// The slot, and the checksum of what has arrived in it.
     pub(crate) fn finish(self) -> (Lease, u64) {
         (self.lease, self.checksum.finish())

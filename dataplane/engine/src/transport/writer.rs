@@ -1,7 +1,7 @@
 //! Frames out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use flow::chunk::ChunkId;
 use flow::part_length::PartLength;
 use flow::wire::Message;
-use flow::wire::data::{Have, PieceData, PiecePart};
+use flow::wire::data::{Have, PieceAt, PieceData, PiecePart};
 use futures_lite::future::or;
 use memory::SharedLease;
 
@@ -36,6 +36,10 @@ struct Shared {
     messages: RefCell<VecDeque<Message>>,
     pieces: RefCell<VecDeque<Outgoing>>,
     haves: RefCell<BTreeMap<ChunkId, Vec<u32>>>,
+    /// Whether the peer reads this node's memory.
+    is_mapped: Cell<bool>,
+    /// Pieces that the peer was told the place of, by grant.
+    lent: RefCell<HashMap<u64, SharedLease>>,
     closed: Cell<bool>,
     wake: Notify,
 }
@@ -63,9 +67,29 @@ impl Writer {
         self.push(&self.shared.messages, message.into());
     }
 
-    /// Queues a piece; `lease` begins with its `head.length` bytes.
+    /// Queues a piece, or tells a peer that reads this node's memory where it lies; `lease` begins with its
+    /// `head.length` bytes.
     pub(crate) fn piece(&self, head: PieceData, lease: SharedLease) {
-        self.push(&self.shared.pieces, Outgoing { head, lease, sent: 0 });
+        if !self.shared.is_mapped.get() {
+            return self.push(&self.shared.pieces, Outgoing { head, lease, sent: 0 });
+        }
+        if !self.shared.closed.get() {
+            let PieceData { chunk, grant, piece, length, checksum, .. } = head;
+            self.message(PieceAt { chunk, grant, piece, length, checksum, offset: lease.offset() });
+            self.shared.lent.borrow_mut().insert(grant, lease);
+        }
+    }
+
+    /// The peer reads this node's memory from here on.
+    pub(crate) fn lend(&self) {
+        self.shared.is_mapped.set(true);
+    }
+
+    /// The peer does not look at a piece any more that it was told the place of.
+    pub(crate) fn take_back(&self, grant: u64) -> Result<PieceSent, ConnectionError> {
+        let lease = self.shared.lent.borrow_mut().remove(&grant);
+        let lease = lease.ok_or(ConnectionError::Protocol("a piece was taken that was not offered"))?;
+        Ok(PieceSent { grant, length: lease.length() })
     }
 
     /// Queues the news that a piece is here. News of the same chunk travel together.
@@ -82,6 +106,7 @@ impl Writer {
         self.shared.messages.borrow_mut().clear();
         self.shared.pieces.borrow_mut().clear();
         self.shared.haves.borrow_mut().clear();
+        self.shared.lent.borrow_mut().clear();
         self.shared.wake.notify();
     }
 

@@ -35,6 +35,7 @@ pub fn config(directory: &Path, node: u64, shards: u16, memory_bytes: u64) -> Co
         memory_bytes,
         prefault: false,
         congestion_control: None,
+        sharing: None,
         corrupt_one_in: 0,
     }
 }
@@ -98,6 +99,11 @@ impl Shared {
                 let (theirs, _) = listener.accept().unwrap();
                 handle(peer).attach(to_shard, node, from_shard, theirs);
                 handle(node).attach(from_shard, peer, to_shard, ours);
+            }
+            Event::Map { shard, connection, peer, .. } => {
+                let arena = handle(peer).arena();
+                let mapping = memory::Mapping::map_shared(arena.read_only_fd(), arena.size(), false);
+                handle(node).mapped(shard, connection, mapping.ok().map(Arc::new));
             }
             Event::FindPeers { chunk } => {
                 let mut holders = self.holders.lock().unwrap();

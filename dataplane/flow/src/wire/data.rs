@@ -1,7 +1,7 @@
 //! Shard to shard: who has what, grants, pieces.
 //!
 //! A receiver grants a source a slot for one piece; the source answers every grant with exactly one
-//! [`PieceData`] or [`Decline`], unless it was revoked before it was sent. Request ids are not used here: the
+//! [`PieceData`], [`PieceAt`] or [`Decline`], unless it was revoked before it was sent. Request ids are not used here: the
 //! grant's number serves.
 
 use rkyv::{Archive, Deserialize, Serialize};
@@ -114,4 +114,43 @@ pub struct Describe {
 pub struct Description {
     /// The descriptor.
     pub descriptor: Descriptor,
+}
+
+/// "Processes of this host can map my memory: if you are one, ask for it at my local socket." Whoever cannot says
+/// nothing, and is sent pieces as before.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct MemoryOffer {
+    /// What tells this host from others and this boot of it from earlier ones; see `random(4)`, `boot_id`.
+    pub boot_id: String,
+    /// Path of the local socket.
+    pub socket: String,
+}
+
+/// "I have mapped the memory that you offered: tell me where pieces lie, and send no bytes."
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct MemoryMapped {}
+
+/// In place of a [`PieceData`], to a peer that has said [`MemoryMapped`]: where the piece lies. It stays as it is until
+/// [`PieceTaken`] or the end of the connection.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct PieceAt {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The receiver's number of the grant that this fills.
+    pub grant: u64,
+    /// Index of the piece.
+    pub piece: u32,
+    /// Bytes of the piece.
+    pub length: u32,
+    /// CRC-64/NVME of the piece.
+    pub checksum: u64,
+    /// Where it begins in the sender's arena, in bytes.
+    pub offset: u64,
+}
+
+/// The receiver does not look at the piece of a [`PieceAt`] any more, whether it took it or not.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct PieceTaken {
+    /// The grant of the piece.
+    pub grant: u64,
 }

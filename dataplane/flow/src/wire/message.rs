@@ -106,6 +106,10 @@ messages! {
     27 Describe,
     28 Description,
     29 PiecePart,
+    30 MemoryOffer,
+    31 MemoryMapped,
+    32 PieceAt,
+    33 PieceTaken,
 
     40 Join,
     41 Membership,

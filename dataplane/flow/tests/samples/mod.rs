@@ -187,6 +187,10 @@ messages! {
     Describe { chunk }
     Description { descriptor }
     PiecePart { grant part }
+    MemoryOffer { boot_id socket }
+    MemoryMapped {}
+    PieceAt { chunk grant piece length checksum offset }
+    PieceTaken { grant }
 
     Join { record }
     Membership { epoch cluster nodes forgotten }
