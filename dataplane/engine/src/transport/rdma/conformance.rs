@@ -1,0 +1,302 @@
+//! What every fabric must do, the model as well as libibverbs.
+
+use std::os::fd::BorrowedFd;
+
+use ::verbs::WorkError;
+use flow::time::Instant;
+use memory::{Arena, Lease, SharedLease};
+
+use super::endpoint::{self, Endpoint, LaneEvent};
+use super::error::RdmaError;
+use super::fabric::{Completion, Fabric, LaneId, RemoteSlot, Room, Write};
+use super::model::{pattern, patterned};
+
+/// Where fabrics come from.
+pub(super) trait Rig {
+    type Fabric: Fabric;
+
+    /// The device of one of two ends, 0 or 1, with an arena.
+    fn open(&self, end: usize, arena: &Arena, room: Room) -> Self::Fabric;
+
+    /// Waits until the descriptor is readable, which must happen.
+    fn await_readable(&self, descriptor: BorrowedFd<'_>);
+}
+
+const ROOM: Room = Room { lanes: 8, writes_per_lane: 24, receives_per_lane: 24 };
+const ARENA_BYTES: u64 = 16 << 20;
+
+/// Runs every case, each with devices of its own.
+pub(super) fn check<R: Rig>(rig: impl Fn() -> R) {
+    pieces_of_all_sizes_arrive(&rig());
+    many_writes_are_all_told(&rig());
+    a_wrong_key_opens_nothing(&rig());
+    nothing_beyond_the_arena_is_written(&rig());
+    a_closed_lane_takes_no_write(&rig());
+    a_closed_lane_gives_back_what_was_posted(&rig());
+    lanes_do_not_disturb_each_other(&rig());
+    endpoints_move_pieces_both_ways(&rig());
+}
+
+fn pieces_of_all_sizes_arrive<R: Rig>(rig: &R) {
+    let (mut a, mut b) = connected(rig);
+    for (tag, length) in (0..).zip([0, 1, 4096, 4097, 1 << 20, 16 << 20]) {
+        let slot = b.arena.lease(0, length.max(1)).unwrap();
+        a.write(length, &slot, tag).unwrap();
+        assert_eq!(b.arrival(rig), (tag, length));
+        assert_eq!(slot.as_slice()[..length as usize], pattern(length, tag), "{length} bytes");
+        let (sent, lease) = a.written(rig);
+        assert_eq!((sent, lease.length()), (tag, length.max(1)));
+    }
+    assert_eq!((a.polled(), b.polled()), (0, 0), "something comes that was not asked for");
+}
+
+fn many_writes_are_all_told<R: Rig>(rig: &R) {
+    let (mut a, mut b) = connected(rig);
+    for round in 0..4 {
+        let tags = || (round * 1000..).take(ROOM.writes_per_lane);
+        let slots: Vec<(u32, Lease)> = tags().map(|tag| (tag, b.arena.lease(0, 4096).unwrap())).collect();
+        slots.iter().for_each(|(tag, slot)| a.write(4096, slot, *tag).unwrap());
+        let mut told: Vec<u32> = slots.iter().map(|_| b.arrival(rig).0).collect();
+        told.sort_unstable();
+        assert_eq!(told, tags().collect::<Vec<_>>());
+        let mut sent: Vec<u32> = slots.iter().map(|_| a.written(rig).0).collect();
+        sent.sort_unstable();
+        assert_eq!(sent, told);
+        slots.iter().for_each(|(tag, slot)| assert_eq!(slot.as_slice(), pattern(4096, *tag)));
+    }
+    assert_eq!(a.arena.free_bytes(), ARENA_BYTES, "a lease has not come back");
+}
+
+fn a_wrong_key_opens_nothing<R: Rig>(rig: &R) {
+    let (mut a, mut b) = ends(rig);
+    connect(&mut a, &mut b, |key, length| (key ^ 0x5500, length));
+    let slot = cleared(&b.arena);
+    a.write(4096, &slot, 1).unwrap();
+    assert!(matches!(a.failure(rig), RdmaError::RemoteAccess));
+    assert_eq!(slot.as_slice(), [0; 4096]);
+}
+
+fn nothing_beyond_the_arena_is_written<R: Rig>(rig: &R) {
+    let (mut a, _b) = connected(rig);
+    let beyond = RemoteSlot { offset: ARENA_BYTES - 2048, length: 4096 };
+    let refused = a.write_to(4096, beyond, 1).unwrap_err();
+    assert!(matches!(refused, RdmaError::OutOfRange { .. }), "{refused}");
+    let refused = a.write_to(4096, RemoteSlot { offset: 0, length: 4095 }, 1).unwrap_err();
+    assert!(matches!(refused, RdmaError::OutOfRange { .. }), "{refused}");
+    let refused = a.write_to(4096, RemoteSlot { offset: u64::MAX, length: 4096 }, 1).unwrap_err();
+    assert!(matches!(refused, RdmaError::OutOfRange { .. }), "{refused}");
+    let (mut a, mut b) = ends(rig);
+    connect(&mut a, &mut b, |key, length| (key, length + 4096));
+    a.write_to(4096, beyond, 1).unwrap();
+    assert!(matches!(a.failure(rig), RdmaError::RemoteAccess));
+    let last: Vec<Lease> = std::iter::from_fn(|| b.arena.lease(0, 4096)).collect();
+    assert!(last.iter().all(|lease| lease.as_slice() == [0; 4096]));
+}
+
+fn a_closed_lane_takes_no_write<R: Rig>(rig: &R) {
+    let (mut a, mut b) = connected(rig);
+    let slot = cleared(&b.arena);
+    assert!(b.fabric.close_lane(b.lane).unwrap().is_empty());
+    a.write(4096, &slot, 1).unwrap();
+    let failure = a.failure(rig);
+    assert!(matches!(failure, RdmaError::RetriesExceeded), "{failure}");
+    assert_eq!(slot.as_slice(), [0; 4096]);
+    let refused = b.write_to(1, RemoteSlot { offset: 0, length: 1 }, 2).unwrap_err();
+    assert!(matches!(refused, RdmaError::NoLane), "{refused}");
+    assert_eq!(b.polled(), 0, "something comes of a closed lane");
+}
+
+fn a_closed_lane_gives_back_what_was_posted<R: Rig>(rig: &R) {
+    let (mut a, mut b) = connected(rig);
+    let slot = b.arena.lease(0, 1 << 20).unwrap();
+    b.fabric.close_lane(b.lane).unwrap();
+    (0..10).for_each(|tag| a.write(1 << 20, &slot, tag).unwrap());
+    let mut back: Vec<u32> =
+        a.fabric.close_lane(a.lane).unwrap().into_iter().map(|unsent| unsent.tag).collect();
+    let mut completions = Vec::new();
+    while a.fabric.poll(&mut completions).unwrap() > 0 {}
+    back.extend(completions.into_iter().filter_map(|completion| match completion {
+        Completion::Failed { write, .. } => write.map(|write| write.tag),
+        other => panic!("{other:?}"),
+    }));
+    back.sort_unstable();
+    assert_eq!(back, (0..10).collect::<Vec<_>>());
+    assert_eq!(a.arena.free_bytes(), ARENA_BYTES);
+}
+
+fn lanes_do_not_disturb_each_other<R: Rig>(rig: &R) {
+    let (mut a, mut b) = connected(rig);
+    let (first_a, first_b) = (a.lane, b.lane);
+    connect(&mut a, &mut b, |key, length| (key, length));
+    assert!(a.lane != first_a && b.lane != first_b);
+    b.fabric.close_lane(first_b).unwrap();
+    let slot = b.arena.lease(0, 8192).unwrap();
+    a.write(8192, &slot, 5).unwrap();
+    assert_eq!(b.arrival(rig), (5, 8192));
+    assert_eq!(slot.as_slice(), pattern(8192, 5));
+    assert_eq!(a.written(rig).0, 5);
+}
+
+fn endpoints_move_pieces_both_ways<R: Rig>(rig: &R) {
+    const PIECES: u32 = 30;
+    let now = Instant::from_micros(1);
+    let arenas = [(); 2].map(|()| Arena::new(ARENA_BYTES, 1).unwrap());
+    let mut ends = [0, 1].map(|end| Endpoint::new(rig.open(end, &arenas[end], endpoint::ROOM)));
+    let [(a, from_a), (b, from_b)] = [0, 1].map(|end: usize| ends[end].offer(now).unwrap());
+    ends[0].accept(a, &from_b, now).unwrap();
+    ends[1].accept(b, &from_a, now).unwrap();
+    let lanes = [a, b];
+    for tag in 0..PIECES {
+        for (receiver, sender) in [(0, 1), (1, 0)] {
+            let slot = arenas[receiver].lease(0, 65_536).unwrap();
+            let to = ends[receiver].grant(lanes[receiver], tag, slot, now).unwrap();
+            let write = Write { lease: patterned(&arenas[sender], 65_536, tag), length: 65_536, to, tag };
+            ends[sender].write(lanes[sender], write, now).unwrap();
+        }
+    }
+    let mut seen = [(0, 0); 2];
+    while seen != [(PIECES, PIECES); 2] {
+        for end in [0, 1] {
+            for event in poll_or_wait(rig, &mut ends[end], now, seen[end] == (PIECES, PIECES)) {
+                match event {
+                    LaneEvent::Sent { .. } => seen[end].0 += 1,
+                    LaneEvent::Arrived { tag, bytes, lease, was_revoked, .. } => {
+                        assert_eq!((bytes, was_revoked), (65_536, false));
+                        assert_eq!(lease.as_slice(), pattern(65_536, tag));
+                        seen[end].1 += 1;
+                    }
+                    LaneEvent::Broken { error, .. } => panic!("{error}"),
+                }
+            }
+        }
+    }
+    assert_eq!(arenas.each_ref().map(Arena::free_bytes), [ARENA_BYTES; 2]);
+    ends[0].close(a);
+    let broken = ends[0].poll(now).0;
+    assert!(matches!(&broken[..], [LaneEvent::Broken { error: RdmaError::Closed, .. }]), "{broken:?}");
+}
+
+/// What has happened at an endpoint; waits for something unless it is `done`.
+fn poll_or_wait<R: Rig>(
+    rig: &R,
+    endpoint: &mut Endpoint<R::Fabric>,
+    now: Instant,
+    done: bool,
+) -> Vec<LaneEvent> {
+    let mut events = endpoint.poll(now).0;
+    if events.is_empty() && !done {
+        endpoint.arm().unwrap();
+        events = endpoint.poll(now).0;
+        if events.is_empty() {
+            rig.await_readable(endpoint.descriptors()[0]);
+            events = endpoint.poll(now).0;
+        }
+    }
+    events
+}
+
+/// One end of a lane.
+struct End<F> {
+    arena: Arena,
+    fabric: F,
+    lane: LaneId,
+    taken: Vec<Completion>,
+}
+
+fn ends<R: Rig>(rig: &R) -> (End<R::Fabric>, End<R::Fabric>) {
+    let open = |end| {
+        let arena = Arena::new(ARENA_BYTES, 1).unwrap();
+        let fabric = rig.open(end, &arena, ROOM);
+        assert_eq!(fabric.room(), ROOM);
+        End { arena, fabric, lane: LaneId(u64::MAX), taken: Vec::new() }
+    };
+    (open(0), open(1))
+}
+
+fn connected<R: Rig>(rig: &R) -> (End<R::Fabric>, End<R::Fabric>) {
+    let (mut a, mut b) = ends(rig);
+    connect(&mut a, &mut b, |key, length| (key, length));
+    (a, b)
+}
+
+/// Makes a lane between two ends. The second's key and length are told to the first as `lie` has them.
+fn connect<F: Fabric>(a: &mut End<F>, b: &mut End<F>, lie: impl Fn(u32, u64) -> (u32, u64)) {
+    let ((lane_a, offer_a), (lane_b, mut offer_b)) =
+        (a.fabric.open_lane().unwrap(), b.fabric.open_lane().unwrap());
+    (offer_b.key, offer_b.length) = lie(offer_b.key, offer_b.length);
+    a.fabric.connect(lane_a, &offer_b).unwrap();
+    b.fabric.connect(lane_b, &offer_a).unwrap();
+    (a.lane, b.lane) = (lane_a, lane_b);
+}
+
+fn cleared(arena: &Arena) -> Lease {
+    let mut slot = arena.lease(0, 4096).unwrap();
+    slot.as_mut_slice().fill(0);
+    slot
+}
+
+impl<F: Fabric> End<F> {
+    fn write(&mut self, length: u32, slot: &Lease, tag: u32) -> Result<(), RdmaError> {
+        self.write_to(length, RemoteSlot { offset: slot.offset(), length: slot.length() }, tag)
+    }
+
+    fn write_to(&mut self, length: u32, to: RemoteSlot, tag: u32) -> Result<(), RdmaError> {
+        let lease = match length {
+            0 => SharedLease::new(self.arena.lease(0, 1).unwrap()),
+            length => patterned(&self.arena, length, tag),
+        };
+        self.fabric.write(self.lane, Write { lease, length, to, tag }).map_err(|refused| refused.error)
+    }
+
+    /// How many completions are there.
+    fn polled(&mut self) -> usize {
+        while self.fabric.poll(&mut self.taken).unwrap() > 0 {}
+        self.taken.len()
+    }
+
+    /// The next completion, which must come.
+    fn completion(&mut self, rig: &impl Rig) -> Completion {
+        loop {
+            if self.polled() > 0 {
+                return self.taken.remove(0);
+            }
+            self.fabric.arm().unwrap();
+            if self.polled() == 0 {
+                rig.await_readable(self.fabric.descriptors()[0]);
+            }
+        }
+    }
+
+    fn arrival(&mut self, rig: &impl Rig) -> (u32, u32) {
+        match self.completion(rig) {
+            Completion::Arrived { lane, tag, bytes } if lane == self.lane => (tag, bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn written(&mut self, rig: &impl Rig) -> (u32, SharedLease) {
+        match self.completion(rig) {
+            Completion::Written { lane, tag, lease } if lane == self.lane => (tag, lease),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Why the write that is next has failed. Flushed receives may come before it.
+    fn failure(&mut self, rig: &impl Rig) -> RdmaError {
+        loop {
+            match self.completion(rig) {
+                Completion::Failed { lane, error, write: Some(_) } if lane == self.lane => return error,
+                Completion::Failed { write: None, .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn outcomes_of_requests_become_errors_of_lanes() {
+    assert!(matches!(RdmaError::from(WorkError::ReceiverNotReady), RdmaError::ReceiverNotReady));
+    assert!(matches!(RdmaError::from(WorkError::RemoteAccess), RdmaError::RemoteAccess));
+    assert!(RdmaError::from(WorkError::Flushed).is_consequence());
+    assert!(matches!(RdmaError::from(WorkError::Fatal), RdmaError::Work(WorkError::Fatal)));
+}

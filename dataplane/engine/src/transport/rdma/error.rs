@@ -1,0 +1,134 @@
+//! What fails of RDMA, and what to do about it.
+
+use std::sync::Arc;
+
+use ::verbs::{Error as VerbsError, WorkError};
+
+/// Why a device, a lane or a write failed. Pieces can go over TCP after any of them.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum RdmaError {
+    /// Nothing to use, and why not, device by device.
+    #[error("no RDMA device can be used: {0}")]
+    NoDevice(String),
+    /// The kernel does not let this process lock as much memory.
+    #[error(
+        "the {bytes} bytes of the arena cannot be registered with {device}, because this process may not lock as much \
+         memory: raise the limit (`ulimit -l unlimited`, LimitMEMLOCK=infinity in the unit), or use a smaller \
+         --max-memory"
+    )]
+    MemoryLock {
+        /// The device.
+        device: String,
+        /// Bytes of the arena.
+        bytes: u64,
+    },
+    /// The library, the kernel or the device refused something else.
+    #[error(transparent)]
+    Verbs(Arc<VerbsError>),
+    /// The peer had no receive posted.
+    #[error("the peer took no more writes (receiver not ready), also after all retries")]
+    ReceiverNotReady,
+    /// The peer did not acknowledge.
+    #[error("the peer did not answer, also after all retries: it is gone, or the network between is")]
+    RetriesExceeded,
+    /// The peer's device refused the address or the key.
+    #[error("the peer's device does not grant access to the memory that was to be written")]
+    RemoteAccess,
+    /// The queue pair failed before, or its peer's did.
+    #[error("the queue pair failed, and what was posted to it was flushed")]
+    Flushed,
+    /// Another outcome of a request.
+    #[error("an RDMA request failed: {0}")]
+    Work(WorkError),
+    /// What came is not what lanes carry.
+    #[error("the peer sent something that is no write of a piece")]
+    Protocol,
+    /// The port has no link.
+    #[error("the port of {device} is down: look at its cable, its switch and its subnet manager")]
+    PortDown {
+        /// The device.
+        device: String,
+    },
+    /// The device failed or was removed.
+    #[error("the device {device} failed or was removed: the node must be restarted to use it again")]
+    DeviceGone {
+        /// The device.
+        device: String,
+    },
+    /// A write was neither done nor failed for too long.
+    #[error("the device said nothing of a write for {seconds} s")]
+    NoCompletion {
+        /// Seconds since it was posted.
+        seconds: u64,
+    },
+    /// A slot that was taken back stayed with the peer for too long.
+    #[error("the peer did not give up a slot that was revoked {seconds} s ago")]
+    SlotKept {
+        /// Seconds since it was revoked.
+        seconds: u64,
+    },
+    /// A range that is not within the memory of whoever has it.
+    #[error("{length} bytes from offset {offset} are not all within the {of} bytes that may be written")]
+    OutOfRange {
+        /// Offset, in bytes.
+        offset: u64,
+        /// Length, in bytes.
+        length: u64,
+        /// Bytes that there are.
+        of: u64,
+    },
+    /// As many lanes as there may be, all of them in use.
+    #[error("{lanes} lanes are in use, as many as there may be")]
+    TooManyLanes {
+        /// The most.
+        lanes: usize,
+    },
+    /// As many writes or grants as a lane may have.
+    #[error("a lane has {count} {what}, as many as it may have")]
+    LaneFull {
+        /// How many.
+        count: usize,
+        /// What of.
+        what: &'static str,
+    },
+    /// A tag that is in use.
+    #[error("the tag {tag} is in use on its lane")]
+    TagInUse {
+        /// The tag.
+        tag: u32,
+    },
+    /// A lane that is closed, not connected, or was never there.
+    #[error("the lane is not connected")]
+    NoLane,
+    /// The lane was idle, and another one needed its place.
+    #[error("the lane was idle, and was closed for another one")]
+    Reclaimed,
+    /// This side closed the lane.
+    #[error("the lane was closed")]
+    Closed,
+}
+
+impl From<VerbsError> for RdmaError {
+    fn from(error: VerbsError) -> Self {
+        RdmaError::Verbs(Arc::new(error))
+    }
+}
+
+impl From<WorkError> for RdmaError {
+    fn from(error: WorkError) -> Self {
+        match error {
+            WorkError::ReceiverNotReady => RdmaError::ReceiverNotReady,
+            WorkError::RetriesExceeded => RdmaError::RetriesExceeded,
+            WorkError::RemoteAccess => RdmaError::RemoteAccess,
+            WorkError::Flushed => RdmaError::Flushed,
+            other => RdmaError::Work(other),
+        }
+    }
+}
+
+impl RdmaError {
+    /// Whether it says less than another error of the same lane would: what else was posted fails like this.
+    pub(super) fn is_consequence(&self) -> bool {
+        matches!(self, RdmaError::Flushed)
+    }
+}

@@ -1,0 +1,159 @@
+//! What is needed of verbs: operations as data, completions as one enum. libibverbs does it, and a model in memory.
+
+use std::os::fd::BorrowedFd;
+
+use memory::SharedLease;
+
+use super::error::RdmaError;
+
+/// One queue pair of this side. No two of a fabric have the same number, also not one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LaneId(pub(crate) u64);
+
+/// What the other end must know to connect to a lane and to write into the arena behind it. Plain data, carried by the
+/// caller; a peer can put anything there, and none of it can do harm on this side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LaneOffer {
+    /// Global address of the port.
+    pub(crate) gid: [u8; 16],
+    /// Address within an InfiniBand subnet; 0 on Ethernet.
+    pub(crate) lid: u16,
+    /// Number of the queue pair: 24 bits.
+    pub(crate) queue_pair: u32,
+    /// Number of the first packet: 24 bits.
+    pub(crate) packet_sequence_number: u32,
+    /// Largest packet that the port takes, in bytes. Both ends use the smaller one.
+    pub(crate) mtu_bytes: u32,
+    /// Remote key of the arena.
+    pub(crate) key: u32,
+    /// What requests call the first byte of the arena.
+    pub(crate) base: u64,
+    /// Bytes of the arena.
+    pub(crate) length: u64,
+}
+
+/// A range of the peer's arena that was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RemoteSlot {
+    /// Where it begins in the arena, in bytes.
+    pub(crate) offset: u64,
+    /// Bytes that may be written.
+    pub(crate) length: u32,
+}
+
+/// A piece to be written, with the memory that it lies in.
+#[derive(Debug)]
+pub(crate) struct Write {
+    /// Its first bytes are written.
+    pub(crate) lease: SharedLease,
+    /// How many, up to the lease's capacity.
+    pub(crate) length: u32,
+    /// Where to.
+    pub(crate) to: RemoteSlot,
+    /// What the peer is told when the bytes are there, and what the write is called here.
+    pub(crate) tag: u32,
+}
+
+impl Write {
+    /// Where it goes in a remote arena of `arena_length` bytes, if all of it is within slot, arena and lease.
+    pub(super) fn range_in(&self, arena_length: u64) -> Result<u64, RdmaError> {
+        let (offset, length) = (self.to.offset, u64::from(self.length));
+        let outside = |of: u64| RdmaError::OutOfRange { offset, length, of };
+        if self.length > self.to.length || self.length > self.lease.capacity() {
+            return Err(outside(self.to.length.min(self.lease.capacity()).into()));
+        }
+        match offset.checked_add(self.to.length.into()) {
+            Some(end) if end <= arena_length => Ok(offset),
+            _ => Err(outside(arena_length)),
+        }
+    }
+}
+
+/// A write that was not posted.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// Why.
+    pub(crate) error: RdmaError,
+    /// What was to be written.
+    pub(crate) write: Write,
+}
+
+/// A write of which it is not known whether the peer has its bytes.
+#[derive(Debug)]
+pub(crate) struct Unsent {
+    /// Its tag.
+    pub(crate) tag: u32,
+    /// The memory that it was made from.
+    pub(crate) lease: SharedLease,
+}
+
+/// Something is done.
+#[derive(Debug)]
+pub(crate) enum Completion {
+    /// The peer has the bytes of a write.
+    Written { lane: LaneId, tag: u32, lease: SharedLease },
+    /// The peer has written, and said what.
+    Arrived { lane: LaneId, tag: u32, bytes: u32 },
+    /// The lane has failed. What it was to write comes back with it, one by one.
+    Failed { lane: LaneId, error: RdmaError, write: Option<Unsent> },
+}
+
+/// How a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It works.
+    Up,
+    /// Its port has no link, which may come back.
+    PortDown,
+    /// It failed, for good.
+    Gone,
+}
+
+/// How much a fabric has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Lanes.
+    pub(crate) lanes: usize,
+    /// Writes under way on a lane.
+    pub(crate) writes_per_lane: usize,
+    /// Receives posted on a lane, which is how many writes of the peer may be under way.
+    pub(crate) receives_per_lane: usize,
+}
+
+/// A device with the arena registered, as one shard uses it. Nothing of it waits.
+pub(crate) trait Fabric {
+    /// Name of the device, for people.
+    fn name(&self) -> &str;
+
+    /// How much it has room for: what was asked for, or less.
+    fn room(&self) -> Room;
+
+    /// Makes a queue pair, with all its receives posted.
+    fn open_lane(&mut self) -> Result<(LaneId, LaneOffer), RdmaError>;
+
+    /// Connects a lane. The peer can write from here on. When it fails, the lane is closed.
+    fn connect(&mut self, lane: LaneId, remote: &LaneOffer) -> Result<(), RdmaError>;
+
+    /// Posts a write on a connected lane. Its lease comes back by a completion, or from [`Fabric::close_lane`].
+    fn write(&mut self, lane: LaneId, write: Write) -> Result<(), Refused>;
+
+    /// Appends completions, and says how many; 0 means that there are none for the time being. A receive that was used up
+    /// is posted again before its completion is appended. Completions of one lane come in any order.
+    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError>;
+
+    /// Destroys the queue pair of a lane. What was not done comes back at once; what was done is there for the next polls,
+    /// and nothing of the lane comes after these. When this returns without error, the peer can write no more through
+    /// it; after an error it can, for ever.
+    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, RdmaError>;
+
+    /// Asks for the first descriptor to become readable with the next completion, and takes back what made it readable
+    /// before. What came before it was armed does not count, so that a poll must follow.
+    fn arm(&mut self) -> Result<(), RdmaError>;
+
+    /// How the device is, by all that it has reported so far.
+    fn health(&mut self) -> Health;
+
+    /// What to wait for: the first becomes readable with a completion after [`Fabric::arm`], the second when
+    /// [`Fabric::health`] may have changed.
+    fn descriptors(&self) -> [BorrowedFd<'_>; 2];
+}

@@ -1,0 +1,36 @@
+//! Pieces over RDMA: the receiver grants a slot of its arena, the sender writes into it, and a number that comes with the
+//! write tells the receiver that its bytes are there. Both are of the caller's choice, and pass over the connection
+//! that the two shards have anyway; no byte of a piece does.
+//!
+//! One [`Adapter`] for each device of the node has the arena registered. Each shard has one [`Endpoint`] for each
+//! adapter, and in it a lane, one queue pair, for each shard of a peer:
+//!
+//! ```text
+//! receiver                                    sender
+//! offer() ────────── LaneOffer ─────────────► offer(), accept(LaneOffer)
+//! accept(LaneOffer) ◄─────── LaneOffer ──────
+//! grant(tag, lease) ─ RemoteSlot, tag ──────► write(lease, RemoteSlot, tag)
+//! Arrived { tag, lease } ◄════ the bytes ════ Sent { tag, lease }
+//! ```
+//!
+//! *Memory that a device may touch belongs to the endpoint.* A lease that is written from comes back when the device has
+//! said that it is done, and a slot that was granted when its tag has arrived, when the sender has said that it will not
+//! write, or when the lane is closed; see [`slots`].
+//!
+//! The key of a lane opens the whole arena to its peer, as the key of the memory does: who is let into the cluster is
+//! trusted with its memory. A slot is safe from writes that are late, not from a peer that wants to do harm.
+
+mod error; // what fails, and what to do
+mod fabric; // what is needed of verbs
+mod verbs; // on libibverbs
+mod devices; // which devices to use
+mod slots; // memory that peers may write to: pure
+mod polling; // whether to poll again or to wait: pure
+mod endpoint; // lanes of one shard
+
+#[cfg(test)]
+mod conformance; // what every fabric must do
+#[cfg(test)]
+mod model; // a fabric in memory, with faults
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! The model and libibverbs by one measure, and lanes whose peers die at every step.
+
+mod device; // libibverbs, where there is a device
+mod faults; // lanes in a world where everything goes wrong
+mod model; // the model, and what only it can show

@@ -1,0 +1,348 @@
+//! The fabric on libibverbs.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::verbs::{
+    Access, Attachment, CompletionChannel, CompletionQueue, Context, Endpoint, Error, Event, Gid,
+    Initialised, Mapping, MemoryRegion, Mtu, Opcode, Operation, ProtectionDomain, QueuePair, Ready,
+    Reliability, RemoteRange, Segments, Sizes,
+};
+use memory::{Arena, SharedLease};
+
+use super::devices::{Settings, arena_numa_node, candidates};
+use super::error::RdmaError;
+use super::fabric::{Completion, Fabric, Health, LaneId, LaneOffer, Refused, Room, Unsent, Write};
+
+/// How hard queue pairs try. A peer that is gone is noticed after about a second, a port without a link by its event.
+const RELIABILITY: Reliability = Reliability {
+    // 67 ms, of which devices wait up to four times as long.
+    acknowledgement_timeout_exponent: 14,
+    retries_max: 7,
+    // A receive is posted for every slot that is granted, so that none is missing for longer than it takes to repost one.
+    receiver_not_ready_retries_max: 6,
+    // 10 ms
+    receiver_not_ready_timer: 20,
+    reads_max: 1,
+    service_level: 0,
+    traffic_class: 0,
+    hop_limit: 64,
+};
+
+/// A device of the node with the arena registered, shared by all shards.
+pub(crate) struct Adapter {
+    context: Arc<Context>,
+    domain: Arc<ProtectionDomain>,
+    region: Arc<MemoryRegion>,
+    port: u8,
+    settings: Settings,
+    health: Mutex<Health>,
+}
+
+impl Adapter {
+    /// The devices that can be used, the nearest to the memory first. At least one, or why there is none.
+    ///
+    /// Takes all memory of the arena from the machine, since a device reaches only what is there and cannot be moved.
+    pub(crate) fn open_all(settings: &Settings, arena: &Arena) -> Result<Vec<Arc<Self>>, RdmaError> {
+        if !::verbs::devices()?.is_empty() {
+            // Before it is registered, because the kernel makes no large pages of memory that a device holds. Without
+            // large pages, or where the kernel is too old for this, registering takes the memory.
+            let _ = arena.prefault();
+        }
+        let mut adapters = Vec::new();
+        let mut refused = None;
+        for candidate in candidates(settings, arena_numa_node())? {
+            match Self::open(candidate.context, candidate.port, settings, arena) {
+                Ok(adapter) => adapters.push(Arc::new(adapter)),
+                Err(error) => refused = Some(error),
+            }
+        }
+        match refused {
+            Some(error) if adapters.is_empty() => Err(error),
+            Some(error) => {
+                tracing::warn!(%error, "an RDMA device is not used");
+                Ok(adapters)
+            }
+            None => Ok(adapters),
+        }
+    }
+
+    fn open(context: Arc<Context>, port: u8, settings: &Settings, arena: &Arena) -> Result<Self, RdmaError> {
+        let domain = ProtectionDomain::allocate(&context)?;
+        let length = usize::try_from(arena.size()).unwrap_or(usize::MAX);
+        let mapping = Mapping::of_file(arena.read_write_fd(), 0, length)?;
+        let access = Access { remote_write: true, ..Access::default() };
+        let region = MemoryRegion::register(&domain, Arc::new(mapping), access)
+            .map_err(|error| registration_error(error, context.device().name(), arena.size()))?;
+        let health = Mutex::new(Health::Up);
+        Ok(Self { context, domain, region, port, settings: settings.clone(), health })
+    }
+
+    /// Name of the device.
+    pub(crate) fn name(&self) -> &str {
+        self.context.device().name()
+    }
+
+    /// The port and the address of it, as they are at this time: a link that comes up again may have others.
+    fn attachment(&self) -> Result<Attachment, RdmaError> {
+        let port = self.context.port(self.port)?;
+        let gids = self.context.gids(&port)?;
+        let unaddressed =
+            || RdmaError::NoDevice(format!("{}: port {} has no address", self.name(), self.port));
+        let gid = self.settings.choose_gid(&gids).ok_or_else(unaddressed)?;
+        let partition_key_index = self.settings.partition_key_index;
+        Ok(Attachment { partition_key_index, ..Attachment::new(&port, gid) })
+    }
+
+    /// How the device is after all events so far. Whichever shard sees an event first notes it for all.
+    fn health(&self) -> Health {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        while *health != Health::Gone {
+            match self.context.next_event() {
+                Ok(None) => break,
+                Ok(Some(Event::DeviceFatal | Event::CompletionQueueFailed)) | Err(_) => {
+                    *health = Health::Gone
+                }
+                Ok(Some(Event::PortDown(port))) if port == self.port => *health = Health::PortDown,
+                Ok(Some(Event::PortActive(port))) if port == self.port => *health = Health::Up,
+                Ok(Some(_)) => {}
+            }
+        }
+        *health
+    }
+}
+
+/// What a failure to register the arena means.
+fn registration_error(error: Error, device: &str, bytes: u64) -> RdmaError {
+    match error.os_error() {
+        Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM) => {
+            RdmaError::MemoryLock { device: device.to_owned(), bytes }
+        }
+        _ => error.into(),
+    }
+}
+
+/// A device as one shard uses it.
+pub(crate) struct VerbsFabric {
+    // Dropped in this order: queue pairs, what they complete in, the device.
+    lanes: HashMap<LaneId, Lane>,
+    completions: Rc<CompletionQueue<Held>>,
+    channel: Rc<CompletionChannel>,
+    adapter: Arc<Adapter>,
+    room: Room,
+    next_lane: u64,
+    batch: Vec<::verbs::Completion<Held>>,
+}
+
+enum Lane {
+    Offered(QueuePair<Held, Initialised>),
+    Connected { pair: QueuePair<Held, Ready>, remote: RemoteRange },
+}
+
+/// What a work request is, and the memory that it reads.
+struct Held {
+    lane: LaneId,
+    write: Option<(u32, SharedLease)>,
+}
+
+impl VerbsFabric {
+    /// A completion queue and its channel on an adapter, with as much room as was asked for or the device has.
+    pub(crate) fn open(adapter: &Arc<Adapter>, wanted: Room) -> Result<Self, RdmaError> {
+        let device = adapter.context.attributes()?;
+        let queue_max = device.work_requests_max as usize;
+        let writes_per_lane = wanted.writes_per_lane.clamp(1, queue_max.max(1));
+        let receives_per_lane = wanted.receives_per_lane.clamp(1, queue_max.max(1));
+        let per_lane = writes_per_lane + receives_per_lane;
+        let lanes_max = (device.completions_max as usize / per_lane).min(device.queue_pairs_max as usize);
+        let room =
+            Room { lanes: wanted.lanes.clamp(1, lanes_max.max(1)), writes_per_lane, receives_per_lane };
+        let capacity = u32::try_from(room.lanes * per_lane).unwrap_or(u32::MAX);
+        let channel = CompletionChannel::create(&adapter.context)?;
+        let completions = CompletionQueue::create(&adapter.context, Some(&channel), capacity)?;
+        let adapter = adapter.clone();
+        Ok(Self {
+            lanes: HashMap::new(),
+            completions,
+            channel,
+            adapter,
+            room,
+            next_lane: 0,
+            batch: Vec::new(),
+        })
+    }
+
+    fn reliability(&self) -> Reliability {
+        let Settings { service_level, traffic_class, .. } = self.adapter.settings;
+        Reliability { service_level, traffic_class, ..RELIABILITY }
+    }
+
+    /// What a completion means here. A receive that was used is posted again.
+    fn completed(&self, completion: ::verbs::Completion<Held>) -> Completion {
+        let ::verbs::Completion { held: Held { lane, write }, outcome, bytes, immediate, .. } = completion;
+        let failed = |error, write: Option<(u32, SharedLease)>| {
+            let write = write.map(|(tag, lease)| Unsent { tag, lease });
+            Completion::Failed { lane, error, write }
+        };
+        match (outcome, write, immediate) {
+            (Err(error), write, _) => failed(error.into(), write),
+            (Ok(Opcode::Write), Some((tag, lease)), _) => Completion::Written { lane, tag, lease },
+            (Ok(Opcode::ReceiveWrite), None, Some(tag)) => match self.repost(lane) {
+                Ok(()) => Completion::Arrived { lane, tag, bytes },
+                // Of the bytes the peer is told that they arrived, and here they are asked for again.
+                Err(error) => failed(error, None),
+            },
+            (Ok(_), write, _) => failed(RdmaError::Protocol, write),
+        }
+    }
+
+    fn repost(&self, lane: LaneId) -> Result<(), RdmaError> {
+        let held = Held { lane, write: None };
+        let posted = match self.lanes.get(&lane) {
+            Some(Lane::Connected { pair, .. }) => pair.post_receive(Segments::none(), held),
+            Some(Lane::Offered(pair)) => pair.post_receive(Segments::none(), held),
+            // It was closed after it had received this.
+            None => return Ok(()),
+        };
+        posted.map(drop).map_err(|refused| refused.error.into())
+    }
+}
+
+impl Fabric for VerbsFabric {
+    fn name(&self) -> &str {
+        self.adapter.name()
+    }
+
+    fn room(&self) -> Room {
+        self.room
+    }
+
+    fn open_lane(&mut self) -> Result<(LaneId, LaneOffer), RdmaError> {
+        let attachment = self.adapter.attachment()?;
+        let arena = self.adapter.region.remote(0, self.adapter.region.length())?;
+        let Room { writes_per_lane, receives_per_lane, .. } = self.room;
+        let sizes = Sizes { sends_max: writes_per_lane as u32, receives_max: receives_per_lane as u32 };
+        let pair = QueuePair::create(&self.adapter.domain, &self.completions, None, sizes)?;
+        // Any number does that differs from those of earlier connections.
+        let packet_sequence_number = RandomState::new().build_hasher().finish() as u32;
+        let pair = pair.initialise(attachment, packet_sequence_number)?;
+        let lane = LaneId(self.next_lane);
+        self.next_lane += 1;
+        for _ in 0..receives_per_lane {
+            let held = Held { lane, write: None };
+            pair.post_receive(Segments::none(), held).map_err(|refused| refused.error)?;
+        }
+        let Endpoint { lid, gid, queue_pair_number, packet_sequence_number, mtu } = pair.endpoint();
+        self.lanes.insert(lane, Lane::Offered(pair));
+        let offer = LaneOffer {
+            gid: gid.0,
+            lid,
+            queue_pair: queue_pair_number,
+            packet_sequence_number,
+            mtu_bytes: mtu.bytes(),
+            key: arena.key,
+            base: arena.address,
+            length: arena.length,
+        };
+        Ok((lane, offer))
+    }
+
+    fn connect(&mut self, lane: LaneId, remote: &LaneOffer) -> Result<(), RdmaError> {
+        let pair = match self.lanes.remove(&lane) {
+            Some(Lane::Offered(pair)) => pair,
+            Some(connected) => {
+                self.lanes.insert(lane, connected);
+                return Err(RdmaError::NoLane);
+            }
+            None => return Err(RdmaError::NoLane),
+        };
+        let endpoint = Endpoint {
+            lid: remote.lid,
+            gid: Gid(remote.gid),
+            queue_pair_number: remote.queue_pair,
+            packet_sequence_number: remote.packet_sequence_number,
+            // An unknown size is that of a peer with another idea of packets; the smallest passes everywhere.
+            mtu: Mtu::from_bytes(remote.mtu_bytes).unwrap_or(Mtu::Bytes256),
+        };
+        let pair = pair.receive_from(&endpoint, self.reliability())?.make_ready()?;
+        let remote = RemoteRange { address: remote.base, length: remote.length, key: remote.key };
+        self.lanes.insert(lane, Lane::Connected { pair, remote });
+        Ok(())
+    }
+
+    fn write(&mut self, lane: LaneId, write: Write) -> Result<(), Refused> {
+        let Some(Lane::Connected { pair, remote }) = self.lanes.get(&lane) else {
+            return Err(Refused { error: RdmaError::NoLane, write });
+        };
+        let prepared = write.range_in(remote.length).and_then(|offset| {
+            let outside = || RdmaError::OutOfRange { offset, length: write.length.into(), of: remote.length };
+            let address = remote.address.checked_add(offset).ok_or_else(outside)?;
+            let segment = self.adapter.region.segment(write.lease.offset(), write.length)?;
+            Ok((RemoteRange { address, length: write.to.length.into(), key: remote.key }, segment))
+        });
+        let (remote, segment) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return Err(Refused { error, write }),
+        };
+        let Write { lease, length, to, tag } = write;
+        let operation = Operation::Write { remote, immediate: Some(tag) };
+        let posted = pair.post(operation, segment, Held { lane, write: Some((tag, lease)) });
+        posted.map(drop).map_err(|refused| {
+            let (tag, lease) = refused.held.write.expect("a refused request gives back what was posted");
+            Refused { error: refused.error.into(), write: Write { lease, length, to, tag } }
+        })
+    }
+
+    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError> {
+        let before = into.len();
+        let mut batch = std::mem::take(&mut self.batch);
+        let polled = self.completions.poll(&mut batch);
+        into.extend(batch.drain(..).map(|completion| self.completed(completion)));
+        self.batch = batch;
+        polled?;
+        Ok(into.len() - before)
+    }
+
+    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, RdmaError> {
+        let given_up = match self.lanes.remove(&lane) {
+            Some(Lane::Offered(pair)) => pair.close()?,
+            Some(Lane::Connected { pair, .. }) => pair.close()?,
+            None => return Ok(Vec::new()),
+        };
+        let writes = given_up.into_iter().filter_map(|held| held.write);
+        Ok(writes.map(|(tag, lease)| Unsent { tag, lease }).collect())
+    }
+
+    fn arm(&mut self) -> Result<(), RdmaError> {
+        while self.channel.take_event()? {}
+        Ok(self.completions.arm()?)
+    }
+
+    fn health(&mut self) -> Health {
+        self.adapter.health()
+    }
+
+    fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.channel.as_fd(), self.adapter.context.as_fd()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_locked_memory_is_told_with_its_remedy() {
+        let refused = |code| Error::Call {
+            call: "ibv_reg_mr",
+            device: "mlx5_0".to_owned(),
+            source: std::io::Error::from_raw_os_error(code),
+        };
+        let error = registration_error(refused(libc::ENOMEM), "mlx5_0", 1 << 30);
+        let text = error.to_string();
+        assert!(text.contains("LimitMEMLOCK=infinity") && text.contains("mlx5_0"), "{text}");
+        assert!(matches!(registration_error(refused(libc::EFAULT), "mlx5_0", 1), RdmaError::Verbs(_)));
+    }
+}
