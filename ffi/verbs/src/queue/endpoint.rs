@@ -73,7 +73,7 @@ impl Attachment {
 pub struct Reliability {
     /// How long an acknowledgement is waited for: 4.096 µs × 2ⁿ, n up to 31. 0 waits for ever.
     pub acknowledgement_timeout_exponent: u8,
-    /// How often a packet is sent again, up to 7.
+    /// How often a packet is sent again, up to 7, which Soft-RoCE takes for without end.
     pub retries_max: u8,
     /// How often is tried again when the other end has no receive posted, up to 6; 7 is without end.
     pub receiver_not_ready_retries_max: u8,

@@ -21,7 +21,8 @@ use super::fabric::{Completion, Fabric, Health, LaneId, LaneOffer, Refused, Room
 const RELIABILITY: Reliability = Reliability {
     // 67 ms, of which devices wait up to four times as long.
     acknowledgement_timeout_exponent: 14,
-    retries_max: 7,
+    // Soft-RoCE takes 7 for retries without end.
+    retries_max: 6,
     // A receive is posted for every slot that is granted, so that none is missing for longer than it takes to repost one.
     receiver_not_ready_retries_max: 6,
     // 10 ms

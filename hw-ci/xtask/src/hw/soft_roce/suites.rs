@@ -10,18 +10,32 @@ use super::Error;
 use super::machine::Machine;
 use crate::cargo::{cargo, spelled};
 
-/// Crate and test target.
-const SUITES: &[(&str, &str)] = &[("verbs", "loopback"), ("verbs", "link")];
+/// A test program that needs verbs.
+struct Suite {
+    package: &'static str,
+    /// A test target, or the unit tests of the library.
+    test: Option<&'static str>,
+    /// What the test program is told: which of its tests need verbs, where not all do.
+    arguments: &'static [&'static str],
+}
+
+const SUITES: &[Suite] = &[
+    Suite { package: "verbs", test: Some("loopback"), arguments: &[] },
+    Suite { package: "verbs", test: Some("link"), arguments: &[] },
+    Suite { package: "engine", test: None, arguments: &["transport::rdma::tests::device", "--nocapture"] },
+];
 
 /// Runs every suite, each in a kernel of its own; the first status that is not zero.
 pub(super) fn run(machine: &Machine) -> Result<u8, Error> {
     let mut first = 0;
-    for (package, test) in SUITES {
-        let program = build(package, test)?;
-        eprintln!("soft-roce: {package}, {test}");
+    for suite in SUITES {
+        let mut command = vec![suite.build()?];
+        command.extend(suite.arguments.iter().map(OsString::from));
+        let name = suite.name();
+        eprintln!("soft-roce: {name}");
         // Without a device these tests would pass by having nothing to test.
-        let status = machine.run(&[program], &[("VERBS_REQUIRE_DEVICE", "1")])?;
-        eprintln!("soft-roce: {package}, {test}: status {status}");
+        let status = machine.run(&command, &[("VERBS_REQUIRE_DEVICE", "1")])?;
+        eprintln!("soft-roce: {name}: status {status}");
         if first == 0 {
             first = status;
         }
@@ -29,21 +43,30 @@ pub(super) fn run(machine: &Machine) -> Result<u8, Error> {
     Ok(first)
 }
 
-/// Builds a test; its program.
-fn build(package: &str, test: &str) -> Result<OsString, Error> {
-    let format = "--message-format=json-render-diagnostics";
-    let mut command = cargo(&["test", "--locked", "-p", package, "--test", test, "--no-run", format]);
-    let spawned = command.stdout(Stdio::piped()).spawn();
-    let mut child = spawned.map_err(|source| Error::Spawn { program: spelled(&command), source })?;
-    let messages = child.stdout.take().map(|output| Message::parse_stream(BufReader::new(output)));
-    let mut program = None;
-    for message in messages.into_iter().flatten().map_while(Result::ok) {
-        if let Message::CompilerArtifact(artifact) = message {
-            let is_test = artifact.profile.test && artifact.target.name == test;
-            program = artifact.executable.filter(|_| is_test).or(program);
-        }
+impl Suite {
+    fn name(&self) -> String {
+        format!("{}, {}", self.package, self.test.unwrap_or("unit tests"))
     }
-    let status = child.wait().map_err(|source| Error::Spawn { program: spelled(&command), source })?;
-    let built = program.filter(|_| status.success());
-    built.map(|path| path.into_os_string()).ok_or_else(|| Error::Suite(format!("{package}/{test}")))
+
+    /// Builds it; its program.
+    fn build(&self) -> Result<OsString, Error> {
+        let target = self.test.map_or(vec!["--lib"], |test| vec!["--test", test]);
+        let format = "--message-format=json-render-diagnostics";
+        let mut arguments = vec!["test", "--locked", "-p", self.package, "--no-run", format];
+        arguments.extend(target);
+        let mut command = cargo(&arguments);
+        let spawned = command.stdout(Stdio::piped()).spawn();
+        let mut child = spawned.map_err(|source| Error::Spawn { program: spelled(&command), source })?;
+        let messages = child.stdout.take().map(|output| Message::parse_stream(BufReader::new(output)));
+        let mut program = None;
+        for message in messages.into_iter().flatten().map_while(Result::ok) {
+            if let Message::CompilerArtifact(artifact) = message {
+                let is_named = artifact.target.name == self.test.unwrap_or(self.package);
+                program = artifact.executable.filter(|_| artifact.profile.test && is_named).or(program);
+            }
+        }
+        let status = child.wait().map_err(|source| Error::Spawn { program: spelled(&command), source })?;
+        let built = program.filter(|_| status.success());
+        built.map(|path| path.into_os_string()).ok_or_else(|| Error::Suite(self.name()))
+    }
 }
