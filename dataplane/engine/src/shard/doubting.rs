@@ -1,4 +1,4 @@
-//! Fetches that do not go on: whether anybody can help, and what is told when nobody can.
+//! Fetches that do not go on: whether memory or peers are wanting, and what is told when nobody can help.
 
 use std::rc::Rc;
 
@@ -23,6 +23,9 @@ impl Shard {
         match verdict {
             Verdict::Ask if !fetching.starved.get() => {
                 self.tell(Event::FindHolders { chunk: fetching.replica.id });
+            }
+            Verdict::Ask if fetching.replica.state.borrow().file.is_none() => {
+                self.lead_through_file(fetching)
             }
             Verdict::Ask | Verdict::Wait => {}
             Verdict::GiveUp => self.end_fetch(fetching, Err(self.why_stuck(fetching))),

@@ -26,6 +26,8 @@ use crate::{EngineError, Event};
 const TICK: Duration = Duration::from_millis(10);
 /// How often at the most.
 const TICK_MIN: Duration = Duration::from_micros(500);
+/// One part in so many of the memory stays free for others when a large chunk takes the rest.
+const LEFT_TO_OTHERS: u64 = 16;
 /// Points of the progress curve that a report holds.
 const PROGRESS_POINTS: u32 = 64;
 
@@ -96,18 +98,45 @@ impl Shard {
         replica.failure.take();
         self.fetches.borrow_mut().insert(replica.id, fetching.clone());
         self.fetch_started.notify();
-        let shard = self.clone();
-        // A chunk that would crowd out everything else in memory goes through a file.
-        let through_file = device == Device::Nvme || replica.geometry.size() > self.arena.size() / 2;
+        if device == Device::Nvme || self.would_crowd(replica.geometry.size()) {
+            self.lead_through_file(&fetching);
+        } else {
+            let shard = self.clone();
+            glommio::spawn_local(async move {
+                fetching.ready.set(true);
+                shard.drive(&fetching);
+            })
+            .detach();
+        }
+        outcome
+    }
+
+    /// Whether a chunk of that size would leave too little memory to others.
+    fn would_crowd(&self, size: u64) -> bool {
+        let (all, free) = (self.arena.size(), self.arena.free_bytes());
+        size > all / 2 && size + all / LEFT_TO_OTHERS > free
+    }
+
+    /// Gives a fetch a file, brings what is in memory there, and lets the fetch go on. From then on its pieces may leave
+    /// memory.
+    pub(super) fn lead_through_file(self: &Rc<Self>, fetching: &Rc<Fetching>) {
+        fetching.ready.set(false);
+        let (shard, fetching) = (self.clone(), fetching.clone());
         glommio::spawn_local(async move {
-            if through_file && let Err(error) = shard.give_file(&fetching.replica).await {
-                return shard.end_fetch(&fetching, Err(error));
+            let brought = match shard.give_file(&fetching.replica).await {
+                Ok(()) => shard.write_what_is_here(&fetching.replica).await,
+                Err(error) => Err(error),
+            };
+            match brought {
+                Ok(()) => {
+                    fetching.ready.set(true);
+                    shard.drive(&fetching);
+                }
+                Err(_) if fetching.finishing.get() => {}
+                Err(error) => shard.end_fetch(&fetching, Err(error)),
             }
-            fetching.ready.set(true);
-            shard.drive(&fetching);
         })
         .detach();
-        outcome
     }
 
     /// Fetches pieces again that turned out to be damaged here. A fetch that is under way believes them to be here and

@@ -111,6 +111,24 @@ impl Shard {
         Ok(())
     }
 
+    /// Brings the pieces that are in memory alone into the file of a replica that others may be missing from.
+    pub(super) async fn write_what_is_here(
+        self: &Rc<Self>,
+        replica: &Rc<Replica>,
+    ) -> Result<(), EngineError> {
+        for piece in 0..replica.geometry.pieces() {
+            let in_memory_alone = {
+                let state = replica.state.borrow();
+                state.dram[piece as usize].clone().filter(|_| !state.on_nvme.contains(piece))
+            };
+            if let Some(lease) = in_memory_alone {
+                self.store_piece(replica, piece, lease);
+                self.settle_writes(replica, COPIES_AT_ONCE).await?;
+            }
+        }
+        self.settle_writes(replica, 0).await
+    }
+
     /// Waits until at most `left` writes of a replica are under way.
     async fn settle_writes(&self, replica: &Replica, left: u32) -> Result<(), EngineError> {
         loop {

@@ -46,3 +46,41 @@ fn a_durable_chunk_larger_than_memory_is_written_and_read() {
     assert_eq!(block_on(cluster.handle(1).drop_replica(chunk.id, Some(Device::Nvme), false)), Ok(true));
     cluster.stop();
 }
+
+#[test]
+fn a_large_chunk_that_memory_has_room_for_needs_no_file() {
+    let cluster = Cluster::new(&[1, 1], 64 << 20);
+    let chunk = put(cluster.handle(1), &bytes(1, 40 << 20), false).unwrap();
+    block_on(cluster.handle(2).fetch(chunk, Device::Dram)).unwrap();
+    let record = block_on(cluster.handle(2).replicas(Some(chunk.id))).unwrap().remove(0);
+    assert_eq!((record.dram_pieces, record.nvme_pieces), (40, 0));
+    cluster.stop();
+}
+
+#[test]
+fn a_fetch_that_runs_out_of_memory_goes_on_through_a_file() {
+    let cluster = Cluster::new(&[1, 1], 64 << 20);
+    let handle = cluster.handle(2);
+    let pinned = put(handle, &bytes(0, 44 << 20), false).unwrap();
+    block_on(handle.pin(pinned.id, true)).unwrap();
+    let content = bytes(1, 30 << 20);
+    let chunk = put(cluster.handle(1), &content, false).unwrap();
+    assert!(get(handle, chunk).unwrap() == content);
+    // Ten pieces more than there was memory for.
+    assert!(block_on(handle.replicas(Some(chunk.id))).unwrap()[0].nvme_pieces >= 10);
+    cluster.stop();
+}
+
+#[test]
+fn large_chunks_that_come_at_once_share_memory() {
+    let cluster = Cluster::new(&[1, 1], 64 << 20);
+    let contents = [1, 2].map(|seed| bytes(seed, 40 << 20));
+    let chunks = contents.each_ref().map(|content| put(cluster.handle(1), content, true).unwrap());
+    std::thread::scope(|scope| {
+        for (content, chunk) in contents.iter().zip(chunks) {
+            let handle = cluster.handle(2);
+            scope.spawn(move || assert!(get(handle, chunk).unwrap() == *content));
+        }
+    });
+    cluster.stop();
+}
