@@ -110,6 +110,7 @@ struct Sockets {
 
 async fn live(settings: Settings, data_dir: &DataDir) -> Result<(), ServeError> {
     let mut signals = Signals::new()?;
+    let parent = parent_gone(settings.exit_with_parent);
     let sockets = bind(&settings, data_dir).await?;
     let identity = identify(&settings, data_dir, sockets.address)?;
     let seat = match &settings.join {
@@ -120,13 +121,12 @@ async fn live(settings: Settings, data_dir: &DataDir) -> Result<(), ServeError> 
     let (engine, events) = Engine::start(engine_config(&settings, &identity, sharing))?;
     let node = Arc::new(assemble(identity, seat, &engine)?);
     report_findings(&settings, &node);
-    let mut stop = std::pin::pin!(start(&node, events, settings.exit_with_parent).await?);
-    let door = open_door(&node, sockets, data_dir)?;
+    tokio::spawn(handle_events(node.clone(), events));
     let ended = tokio::select! {
         () = signals.next() => Ok(()),
-        reason = &mut stop => reason,
+        () = parent => Ok(()),
+        ended = take_part(&node, sockets, data_dir) => ended,
     };
-    drop(door);
     shut_down(&node, engine, signals).await;
     ended
 }
@@ -254,13 +254,9 @@ fn report_findings(settings: &Settings, node: &Node) {
     device("nvme", format!("files below {}", node.identity.data_dir.display()));
 }
 
-/// Starts everything that goes on by itself, and joins. The future that is returned ends when the node has to stop.
-async fn start(
-    node: &Arc<Node>,
-    events: flume::Receiver<Event>,
-    exit_with_parent: Option<u32>,
-) -> Result<impl Future<Output = Result<(), ServeError>> + use<>, ServeError> {
-    tokio::spawn(handle_events(node.clone(), events));
+/// Starts everything that goes on by itself, joins, and takes connections. It ends when the node has to stop; connections
+/// are taken until it is dropped.
+async fn take_part(node: &Arc<Node>, sockets: Sockets, data_dir: &DataDir) -> Result<(), ServeError> {
     tokio::spawn(trackers::deliver(node.clone()));
     let follower = match &node.seat {
         Seat::Head(_) => {
@@ -276,24 +272,11 @@ async fn start(
     tokio::spawn(trackers::refresh(node.clone()));
     tokio::spawn(collect::collect(node.clone()));
     tokio::spawn(count_nvme(node.clone()));
-    let membership = async move {
-        match follower {
-            Some(follower) => Err(follower.follow().await.into()),
-            None => std::future::pending().await,
-        }
-    };
-    let parent = async move {
-        match exit_with_parent {
-            Some(parent) => parent_gone(parent).await,
-            None => std::future::pending().await,
-        }
-    };
-    Ok(async move {
-        tokio::select! {
-            stopped = membership => stopped,
-            () = parent => Ok(()),
-        }
-    })
+    let _door = open_door(node, sockets, data_dir)?;
+    match follower {
+        Some(follower) => Err(follower.follow().await.into()),
+        None => std::future::pending().await,
+    }
 }
 
 /// Answers what the shards ask. They wait while nobody listens, so this goes on until they are gone.
@@ -344,13 +327,18 @@ async fn count_nvme(node: Arc<Node>) {
     }
 }
 
-async fn parent_gone(parent: u32) {
-    let current = || std::os::unix::process::parent_id();
-    let parent = if parent == 0 { current() } else { parent };
-    while current() == parent {
-        tokio::time::sleep(PARENT_LOOK).await;
+/// Ends when this process has another parent than the one with this number; zero is the one at the time of the call.
+/// Without a number it never ends.
+fn parent_gone(parent: Option<u32>) -> impl Future<Output = ()> {
+    let current = std::os::unix::process::parent_id;
+    let parent = parent.map(|number| if number == 0 { current() } else { number });
+    async move {
+        let Some(parent) = parent else { return std::future::pending().await };
+        while current() == parent {
+            tokio::time::sleep(PARENT_LOOK).await;
+        }
+        tracing::info!("the process that started this node is gone");
     }
-    tracing::info!("the process that started this node is gone");
 }
 
 /// Connections are accepted until what is returned is dropped; those that were accepted go on.

@@ -115,6 +115,19 @@ fn a_second_signal_ends_at_once() {
     put.wait().exits(4);
 }
 
+#[test]
+fn a_node_that_still_joins_ends_with_the_process_that_started_it() {
+    // A head that takes connections and says nothing.
+    let head = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = folder();
+    let serve = Shoal::alone().args(["serve", "--listen", "127.0.0.1:0", "--max-memory", "64MB"]);
+    let serve = serve.arg("--join").arg(head.local_addr().unwrap().to_string());
+    // No process has this number, so that the one that started the node counts as gone.
+    let serve = serve.arg("--exit-with-parent=4294967295").arg("--data-dir").arg(folder.path().join("data"));
+    let ended = serve.run().success().tells("the process that started this node is gone");
+    assert!(!ended.error().contains("the head does not answer"), "it joined first:\n{}", ended.error());
+}
+
 /// Whether some chunk is being written.
 fn busy(node: &Node) -> bool {
     !crate::corner::files_below(&node.data_dir().join("chunks/tmp")).is_empty()
