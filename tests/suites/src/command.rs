@@ -1,12 +1,15 @@
 //! One call of the command line.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::pty::OpenptFlags;
 use serde_json::Value;
 
 use crate::binary;
@@ -27,6 +30,7 @@ pub fn shoal<Word: AsRef<OsStr>>(node: &Node, words: impl IntoIterator<Item = Wo
 pub struct Shoal {
     command: Command,
     input: Option<Box<dyn Read + Send>>,
+    has_terminal: bool,
 }
 
 impl Shoal {
@@ -39,12 +43,16 @@ impl Shoal {
 
     /// A call that talks to no node, or to one that its words name.
     pub fn alone() -> Self {
-        Self { command: binary::command(&[], &binary::path()), input: None }
+        Self::of(binary::command(&[], &binary::path()))
     }
 
     /// A call by an ordinary user, that talks to no node or to one that its words name.
     pub fn by(user: &Ordinary) -> Self {
-        Self { command: binary::command(user.becomes(), &user.program()), input: None }
+        Self::of(binary::command(user.becomes(), &user.program()))
+    }
+
+    fn of(command: Command) -> Self {
+        Self { command, input: None, has_terminal: false }
     }
 
     /// Adds a word.
@@ -77,6 +85,13 @@ impl Shoal {
         self
     }
 
+    /// Makes standard error a terminal.
+    pub fn terminal(mut self) -> Self {
+        self.command.env("TERM", "xterm");
+        self.has_terminal = true;
+        self
+    }
+
     /// Runs it to its end. Panics when that does not come within three minutes.
     pub fn run(self) -> Outcome {
         self.start().wait()
@@ -87,15 +102,35 @@ impl Shoal {
         let words: Vec<_> = self.command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         self.command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let terminal = self.has_terminal.then(|| {
+            let (ours, theirs) = pseudo_terminal().expect("a pseudo-terminal can be made");
+            self.command.stderr(theirs);
+            File::from(ours)
+        });
         let mut child = self.command.spawn().expect("the shoal binary starts");
         if let (Some(mut bytes), Some(mut stdin)) = (self.input, child.stdin.take()) {
             // A command that has failed does not read its input to the end.
             thread::spawn(move || std::io::copy(&mut bytes, &mut stdin).and_then(|_| stdin.flush()));
         }
         let stdout = collect(child.stdout.take());
-        let stderr = collect(child.stderr.take());
+        // The end of the terminal that the call has must be its own, or reading ours would not end.
+        drop(self.command);
+        let stderr = match terminal {
+            Some(terminal) => collect(Some(terminal)),
+            None => collect(child.stderr.take()),
+        };
         Running { child, words: words.join(" "), stdout: Some(stdout), stderr: Some(stderr) }
     }
+}
+
+/// Both ends of a terminal: ours and that of a program.
+fn pseudo_terminal() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = rustix::pty::openpt(flags)?;
+    rustix::pty::grantpt(&ours)?;
+    rustix::pty::unlockpt(&ours)?;
+    let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+    Ok((ours, theirs))
 }
 
 fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
