@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use rustix::pty::OpenptFlags;
 use serde_json::Value;
 
@@ -166,19 +167,31 @@ impl Running {
     /// Waits for its end. Panics when that does not come within three minutes.
     pub fn wait(mut self) -> Outcome {
         let begin = Instant::now();
-        let status = loop {
-            match self.child.try_wait().expect("a child can be waited for") {
-                Some(status) => break status,
-                None => assert!(begin.elapsed() < LIMIT, "`shoal {}` hangs", self.words),
-            }
+        let looking = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let process = WaitId::Pid(Pid::from_child(&self.child));
+        while waitid(process.clone(), looking).expect("a child can be waited for").is_none() {
+            assert!(begin.elapsed() < LIMIT, "`shoal {}` hangs", self.words);
             thread::sleep(TICK);
-        };
+        }
+        // The kernel counts for as long as nobody has taken notice of the end.
+        let (read, written) = moved(&self.child);
+        let status = self.child.wait().expect("a child can be waited for");
         let take = |bytes: Option<JoinHandle<Vec<u8>>>| {
             bytes.and_then(|bytes| bytes.join().ok()).unwrap_or_default()
         };
         let (stdout, stderr) = (take(self.stdout.take()), take(self.stderr.take()));
-        Outcome { words: std::mem::take(&mut self.words), code: status.code(), stdout, stderr }
+        Outcome { words: std::mem::take(&mut self.words), code: status.code(), stdout, stderr, read, written }
     }
+}
+
+/// What a process has read and written; nothing where the kernel does not count.
+fn moved(child: &Child) -> (u64, u64) {
+    let counts = std::fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap_or_default();
+    let count = |name: &str| {
+        let line = counts.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+    };
+    (count("rchar:"), count("wchar:"))
 }
 
 impl Drop for Running {
@@ -199,6 +212,11 @@ pub struct Outcome {
     pub stdout: Vec<u8>,
     /// All of standard error.
     pub stderr: Vec<u8>,
+    /// Bytes that it read with system calls, as proc_pid_io(5) counts them: what sockets alone have, such as recv, is
+    /// not among them.
+    pub read: u64,
+    /// Bytes that it wrote, counted likewise.
+    pub written: u64,
 }
 
 impl Outcome {

@@ -11,6 +11,7 @@ mod node; // one `shoal serve`
 mod noise; // bytes that look random and are the same each time
 mod ordinary; // an ordinary user, for tests that are run by root
 mod portrait; // what a tree is, for comparison
+mod relay; // a local socket in front of a node's that counts what passes
 mod wait; // conditions that come true after a while
 
 pub use cluster::Cluster;
@@ -19,4 +20,5 @@ pub use node::{Node, Setup, Signal};
 pub use noise::{Noise, noise, write_noise};
 pub use ordinary::Ordinary;
 pub use portrait::{Portrait, assert_same_tree};
+pub use relay::Relay;
 pub use wait::{holds, until};
