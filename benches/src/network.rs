@@ -15,7 +15,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{
+    CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_getaffinity, sched_setaffinity,
+};
 
 use crate::failure::Failure;
 use crate::interrupt;
@@ -41,6 +43,8 @@ const SUBNET_BITS: u8 = 16;
 pub struct Host {
     address: Ipv4Addr,
     link: Option<Arc<Link>>,
+    /// The only processor that is used there.
+    processor: Option<usize>,
 }
 
 struct Link {
@@ -74,7 +78,20 @@ pub fn take_charge() -> Result<(), Failure> {
 impl Host {
     /// This machine, by way of the loopback interface.
     pub fn here() -> Self {
-        Self { address: Ipv4Addr::LOCALHOST, link: None }
+        Self { address: Ipv4Addr::LOCALHOST, link: None, processor: None }
+    }
+
+    /// Two halves of this machine, of one processor each, where it has two: hosts that stream to each other do not have
+    /// to share one, which the scheduler would otherwise let them do in some runs and not in others.
+    pub fn halves() -> Vec<Self> {
+        let all = sched_getaffinity(None).unwrap_or_default();
+        let mut processors = (0..CpuSet::MAX_CPU).filter(|&processor| all.is_set(processor));
+        match (processors.next(), processors.next()) {
+            (Some(first), Some(second)) => {
+                [first, second].map(|processor| Self { processor: Some(processor), ..Self::here() }).into()
+            }
+            _ => vec![Self::here(); 2],
+        }
     }
 
     fn linked(number: u32, switch: &Arc<Namespace>) -> Result<Self, Failure> {
@@ -87,7 +104,8 @@ impl Host {
         let address_add = format!("address add {address}/{SUBNET_BITS} dev {INTERFACE}");
         host.run("ip", &["link set lo up", &address_add, &format!("link set {INTERFACE} up")])?;
         host.run("tc", &[&shaped(INTERFACE, HOST_QUEUE_BYTES)])?;
-        Ok(Self { address, link: Some(Arc::new(Link { host, _switch: switch.clone() })) })
+        let link = Some(Arc::new(Link { host, _switch: switch.clone() }));
+        Ok(Self { address, link, processor: None })
     }
 
     /// Whether it is a host of a network of ours.
@@ -110,7 +128,17 @@ impl Host {
 
     /// What a command begins with that shall run there.
     pub fn entry(&self) -> Vec<String> {
-        self.link.iter().flat_map(|link| link.host.entry()).collect()
+        let pinned = |processor: usize| ["taskset".to_owned(), "-c".to_owned(), processor.to_string()];
+        let link = self.link.iter().flat_map(|link| link.host.entry());
+        link.chain(self.processor.into_iter().flat_map(pinned)).collect()
+    }
+
+    /// Lets the calling thread use what this host has of processors.
+    pub fn settle_thread(&self) -> io::Result<()> {
+        let Some(processor) = self.processor else { return Ok(()) };
+        let mut only = CpuSet::new();
+        only.set(processor);
+        Ok(sched_setaffinity(None, &only)?)
     }
 
     /// Does something in a thread that is there: sockets stay where they are made.

@@ -17,6 +17,15 @@ const CORES_MAX: usize = 4;
 /// Memory of a node beyond the bytes that it holds: slots in flight, and room for the arena to be cut. Bytes.
 const SLACK_MIN: u64 = 64 << 20;
 
+/// How bytes come from node to node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Way {
+    /// By whatever the nodes find: on one host, memory that they share.
+    Found,
+    /// Over TCP in any case.
+    Tcp,
+}
+
 /// Nodes that know each other, and a client at each. A signal closes the clients. Dropping it ends the nodes and
 /// removes their files.
 pub struct Nodes {
@@ -34,11 +43,12 @@ pub fn memory_bytes(bytes: u64) -> u64 {
 
 impl Nodes {
     /// Starts a node of one core at each host, with room for chunks of `bytes`.
-    pub fn start(hosts: &[Host], bytes: u64, conditions: &Conditions) -> Result<Self, Failure> {
+    pub fn start(hosts: &[Host], bytes: u64, way: Way, conditions: &Conditions) -> Result<Self, Failure> {
         Self::with(|| {
             let mut cluster = Cluster { nodes: Vec::new() };
             for (host, number) in hosts.iter().zip(1..) {
                 let setup = at(host, adjust(Setup::named(&format!("n{number}")), bytes, conditions));
+                let setup = if way == Way::Tcp { setup.flag("--transports", "tcp") } else { setup };
                 let setup = if cluster.nodes.is_empty() { setup } else { setup.join(cluster.head()) };
                 cluster.nodes.push(setup.start());
             }
@@ -107,14 +117,15 @@ impl Nodes {
     }
 }
 
-/// A network of ours holds nobody but these nodes.
 fn at(host: &Host, setup: Setup) -> Setup {
+    let entry = host.entry();
+    let entry: Vec<&str> = entry.iter().map(String::as_str).collect();
+    let setup = setup.through(&entry);
     if !host.is_linked() {
         return setup;
     }
-    let entry = host.entry();
-    let entry: Vec<&str> = entry.iter().map(String::as_str).collect();
-    setup.through(&entry).listen(&format!("{}:0", host.address())).switch("--insecure")
+    // A network of ours holds nobody but these nodes.
+    setup.listen(&format!("{}:0", host.address())).switch("--insecure")
 }
 
 fn adjust(setup: Setup, bytes: u64, conditions: &Conditions) -> Setup {

@@ -31,6 +31,7 @@ const TICK: Duration = Duration::from_millis(5);
 /// Sends the payload to receivers at once, over one connection each.
 pub struct Copies {
     name: &'static str,
+    sender: Host,
     payload: Payload,
     keeping: Keeping,
     receivers: Vec<Receiver>,
@@ -73,7 +74,7 @@ impl Copies {
         let listener = listener.map_err(Failure::system("listen for receivers"))?;
         let start = |host| Receiver::start(host, &listener, payload.length(), keeping);
         let receivers = receivers.iter().map(start).collect::<Result<_, _>>()?;
-        Ok(Self { name, payload: payload.clone(), keeping, receivers })
+        Ok(Self { name, sender: sender.clone(), payload: payload.clone(), keeping, receivers })
     }
 
     /// Gives all receivers an order and waits for all answers.
@@ -96,9 +97,10 @@ impl Contender for Copies {
         let processes: Vec<u32> = self.receivers.iter().map(|receiver| receiver.process.child.id()).collect();
         let meter = Meter::start(&processes)?;
         self.receivers.iter_mut().try_for_each(|receiver| receiver.tell(Order::Receive))?;
-        let bytes = self.payload.bytes();
+        let (bytes, host) = (self.payload.bytes(), &self.sender);
         thread::scope(|scope| {
             let send = |receiver: &Receiver| {
+                host.settle_thread()?;
                 let mut stream = &receiver.stream;
                 bytes.chunks(STEP).try_for_each(|step| stream.write_all(step))
             };

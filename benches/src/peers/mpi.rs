@@ -17,9 +17,11 @@ use crate::network::{Host, INTERFACE};
 use crate::scenario::Contender;
 
 const SOURCE: &str = include_str!("../../peers/broadcast.c");
-/// What every broadcast is run with: TCP alone, as between hosts, and more processes than cores without complaint.
-const SETTINGS: &str = "--allow-run-as-root --oversubscribe --bind-to none --mca pml ob1 --mca btl tcp,self \
-    --mca mpi_yield_when_idle 1";
+/// What every broadcast is run with: more processes than cores without complaint.
+const SETTINGS: &str =
+    "--allow-run-as-root --oversubscribe --bind-to none --mca pml ob1 --mca mpi_yield_when_idle 1";
+/// TCP alone, as between hosts.
+const TCP_ALONE: &str = "--mca btl tcp,self";
 /// What lets its own daemons meet in a network of ours, one at each host, all of them started by the first.
 const BETWEEN_HOSTS: &str = "--hostfile hosts --map-by node --leave-session-attached --mca plm rsh \
     --mca plm_rsh_no_tree_spawn 1";
@@ -34,9 +36,11 @@ pub enum Algorithm {
     Chosen,
     /// In a pipelined chain.
     Pipeline,
+    /// As it chooses itself, and through memory that the processes share.
+    SharedMemory,
 }
 
-/// `MPI_Bcast` of Open MPI over TCP, in a program of ours that is compiled when it is first needed.
+/// `MPI_Bcast` of Open MPI, in a program of ours that is compiled when it is first needed.
 pub struct Mpi {
     algorithm: Algorithm,
     hosts: Vec<Host>,
@@ -60,8 +64,14 @@ impl Algorithm {
         match self {
             Algorithm::Chosen => "mpi-bcast",
             Algorithm::Pipeline => "mpi-pipeline",
+            Algorithm::SharedMemory => "mpi-shm",
         }
     }
+
+    /// Those that send over TCP.
+    pub const OVER_TCP: [Algorithm; 2] = [Algorithm::Chosen, Algorithm::Pipeline];
+    /// All of them.
+    pub const ALL: [Algorithm; 3] = [Algorithm::Chosen, Algorithm::Pipeline, Algorithm::SharedMemory];
 }
 
 impl Mpi {
@@ -108,6 +118,9 @@ impl Contender for Mpi {
         // Its files go with the folder.
         command.env("TMPDIR", self.folder.path()).current_dir(self.folder.path());
         command.args(["-np", &self.hosts.len().to_string()]).args(SETTINGS.split_ascii_whitespace());
+        if self.algorithm != Algorithm::SharedMemory {
+            command.args(TCP_ALONE.split_ascii_whitespace());
+        }
         if self.hosts[0].is_linked() {
             command.args(BETWEEN_HOSTS.split_ascii_whitespace());
             command.args(["--mca", "plm_rsh_agent"]).arg(self.folder.path().join("agent"));

@@ -5,7 +5,7 @@ use super::linked::{Linked, ideal};
 use crate::conditions::Conditions;
 use crate::failure::Failure;
 use crate::network::{self, Host};
-use crate::nodes::memory_bytes;
+use crate::nodes::{Way, memory_bytes};
 use crate::payload::Payload;
 use crate::peers::copies::{Copies, Keeping};
 use crate::peers::mpi::{Algorithm, Mpi};
@@ -24,7 +24,9 @@ pub struct Broadcast {
 /// What is between nodes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Over {
-    /// Nothing but the processors, which all nodes share.
+    /// Nothing: nodes of one host, which take the way that they find.
+    Host,
+    /// The loopback of one host, and TCP.
     Loopback,
     /// A link of a fixed rate for each node, and a switch.
     Links,
@@ -33,13 +35,19 @@ pub enum Over {
 impl Scenario for Broadcast {
     fn name(&self) -> String {
         match self.over {
-            Over::Loopback => format!("broadcast-{}", self.receivers),
+            Over::Host => format!("broadcast-{}", self.receivers),
+            Over::Loopback => format!("broadcast-tcp-{}", self.receivers),
             Over::Links => format!("broadcast-links-{}", self.receivers),
         }
     }
 
     fn compares(&self) -> &'static str {
         match self.over {
+            Over::Host => {
+                "one chunk from a node to all others on its host at once, through memory that they share; beside one \
+                 process that sends the same bytes over loopback TCP to as many receivers, which keep them, and beside \
+                 MPI_Bcast over TCP, as Open MPI chooses and pipelined, and as it chooses when it may share memory"
+            }
             Over::Loopback => {
                 "one chunk from a node to all others at once over loopback TCP; beside one process that sends the \
                  same bytes to as many receivers, which keep them, and beside MPI_Bcast over TCP, as Open MPI chooses \
@@ -54,7 +62,8 @@ impl Scenario for Broadcast {
 
     fn goal(&self) -> &'static str {
         match self.over {
-            Over::Loopback => "faster than each from 8 receivers on",
+            Over::Host => "faster than each from 8 receivers on",
+            Over::Loopback => "less processor time than MPI_Bcast as Open MPI chooses",
             Over::Links => "faster than each from 8 receivers on, at least 0.85 of what the links allow",
         }
     }
@@ -77,15 +86,19 @@ impl Scenario for Broadcast {
         let payload = Payload::new(conditions.sized(SIZE))?;
         let control = conditions.congestion_control.as_deref();
         let hosts = match self.over {
-            Over::Loopback => vec![Host::here(); 1 + self.receivers],
+            Over::Host | Over::Loopback => vec![Host::here(); 1 + self.receivers],
             Over::Links => network::hosts(1 + self.receivers)?,
+        };
+        let (way, mpi) = match self.over {
+            Over::Host => (Way::Found, &Algorithm::ALL[..]),
+            Over::Loopback | Over::Links => (Way::Tcp, &Algorithm::OVER_TCP[..]),
         };
         let allowed = self.lays_links().then(|| ideal(&hosts, &payload, control)).transpose()?;
         let bytes = payload.length();
-        let ours = Linked::new(Fetching::start(&hosts, &payload, conditions)?, &hosts, bytes);
+        let ours = Linked::new(Fetching::start(&hosts, &payload, way, conditions)?, &hosts, bytes);
         let star = Copies::start("tcp-star", &hosts, &payload, Keeping::Everything, control)?;
         let mut contenders = Contenders::new(ours).with(Linked::new(star, &hosts, bytes)).with_ideal(allowed);
-        for algorithm in [Algorithm::Chosen, Algorithm::Pipeline] {
+        for &algorithm in mpi {
             let mpi = Mpi::find(algorithm, &hosts, bytes, control);
             let mpi = mpi.map(|mpi| Linked::new(mpi, &hosts, bytes));
             contenders = contenders.with_if_there(algorithm.name(), mpi)?;

@@ -7,7 +7,7 @@ use crate::conditions::Conditions;
 use crate::cost::{Cost, Meter};
 use crate::failure::Failure;
 use crate::network::Host;
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, Way};
 use crate::payload::{Payload, PayloadFile};
 use crate::scenario::Contender;
 
@@ -22,9 +22,14 @@ pub struct Fetching {
 
 impl Fetching {
     /// Starts a node at each host; the first has the bytes, and the others receive them.
-    pub fn start(hosts: &[Host], payload: &Payload, conditions: &Conditions) -> Result<Self, Failure> {
+    pub fn start(
+        hosts: &[Host],
+        payload: &Payload,
+        way: Way,
+        conditions: &Conditions,
+    ) -> Result<Self, Failure> {
         let source = payload.file(conditions)?;
-        let nodes = Nodes::start(hosts, payload.length(), conditions)?;
+        let nodes = Nodes::start(hosts, payload.length(), way, conditions)?;
         Ok(Self { nodes, source, chunk: None })
     }
 

@@ -19,7 +19,7 @@ const RECEIVERS: [usize; 3] = [4, 8, 16];
 /// All scenarios, in the order in which they run.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     let mut all: Vec<Box<dyn Scenario>> = vec![Box::new(stream::Stream)];
-    for over in [Over::Loopback, Over::Links] {
+    for over in [Over::Host, Over::Loopback, Over::Links] {
         all.extend(RECEIVERS.map(|receivers| Box::new(Broadcast { receivers, over }) as Box<dyn Scenario>));
     }
     all.push(Box::new(put::Put));
@@ -56,7 +56,7 @@ mod tests {
         let links = ["broadcast-links-4", "broadcast-links-8", "broadcast-links-16"];
         assert_eq!(names(&["broadcast-links"]), links);
         assert_eq!(names(&["broadcast"])[..3], ["broadcast-4", "broadcast-8", "broadcast-16"]);
-        assert_eq!(names(&["broadcast"])[3..], links);
+        assert_eq!(names(&["broadcast"])[6..], links);
         assert_eq!(names(&["get", "broadcast-8"]), ["broadcast-8", "get"]);
         assert_eq!(names(&[]).len(), all().len());
         assert!(named(&["broad".into()]).is_err());

@@ -4,7 +4,7 @@ use super::fetching::Fetching;
 use crate::conditions::Conditions;
 use crate::failure::Failure;
 use crate::network::Host;
-use crate::nodes::memory_bytes;
+use crate::nodes::{Way, memory_bytes};
 use crate::payload::Payload;
 use crate::peers::copies::{Copies, Keeping};
 use crate::scenario::{Contenders, Scenario};
@@ -21,7 +21,8 @@ impl Scenario for Stream {
 
     fn compares(&self) -> &'static str {
         "one chunk from the memory of a node to that of another over loopback TCP, checked piece by piece; \
-         beside one TCP stream of the same bytes, discarded by its receiver or kept in memory touched before"
+         beside one TCP stream of the same bytes, discarded by its receiver or kept in memory touched before; sender and \
+         receiver have a processor each"
     }
 
     fn goal(&self) -> &'static str {
@@ -41,8 +42,8 @@ impl Scenario for Stream {
     fn prepare(&self, conditions: &Conditions) -> Result<Contenders, Failure> {
         let payload = Payload::new(self.bytes(conditions))?;
         let control = conditions.congestion_control.as_deref();
-        let hosts = vec![Host::here(); 2];
-        let ours = Fetching::start(&hosts, &payload, conditions)?;
+        let hosts = Host::halves();
+        let ours = Fetching::start(&hosts, &payload, Way::Tcp, conditions)?;
         let discarding = Copies::start("tcp-discard", &hosts, &payload, Keeping::Nothing, control)?;
         let keeping = Copies::start("tcp-keep", &hosts, &payload, Keeping::Everything, control)?;
         Ok(Contenders::new(ours).with(discarding).with(keeping))
