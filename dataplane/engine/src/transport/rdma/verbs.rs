@@ -99,7 +99,7 @@ impl Adapter {
     }
 
     /// How the device is after all events so far. Whichever shard sees an event first notes it for all.
-    fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         while *health != Health::Gone {
             match self.context.next_event() {

@@ -2,13 +2,19 @@
 //! `VERBS_REQUIRE_DEVICE=1` it fails then.
 
 use std::os::fd::BorrowedFd;
+use std::process::Command;
+use std::sync::Arc;
 
+use flow::time::Instant;
 use memory::Arena;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::transport::rdma::conformance::{self, Rig};
 use crate::transport::rdma::devices::Settings;
-use crate::transport::rdma::fabric::Room;
+use crate::transport::rdma::endpoint::{Endpoint, LaneEvent, ROOM};
+use crate::transport::rdma::error::RdmaError;
+use crate::transport::rdma::fabric::{Health, LaneId, Room, Write};
+use crate::transport::rdma::model::{pattern, patterned};
 use crate::transport::rdma::verbs::{Adapter, VerbsFabric};
 
 /// After this long a completion is taken for lost, in seconds. Far more than any takes.
@@ -35,6 +41,10 @@ impl Rig for Devices {
     }
 }
 
+/// The link between rxe0 and rxe1 that `cargo xtask hw soft-roce` makes.
+const LINK: &str = "shoal0";
+const NOW: Instant = Instant::from_micros(1);
+
 #[test]
 fn libibverbs_conforms() {
     let arena = Arena::new(16 << 20, 1).unwrap();
@@ -44,6 +54,11 @@ fn libibverbs_conforms() {
             println!("on {}", names.join(", "));
             conformance::check(|| Devices { apart: false });
             conformance::check(|| Devices { apart: true });
+            // Last, and not beside the others: it cuts the link.
+            match std::fs::read_to_string("/sys/class/infiniband/rxe0/parent") {
+                Ok(parent) if parent.trim() == LINK => Linked::open().lanes_end_when_the_link_is_cut(),
+                _ => println!("skipped: there is no link {LINK} to cut"),
+            }
         }
         Err(error) => {
             let required = std::env::var_os("VERBS_REQUIRE_DEVICE").is_some_and(|value| value == "1");
@@ -51,4 +66,102 @@ fn libibverbs_conforms() {
             println!("skipped: {error}");
         }
     }
+}
+
+/// An endpoint on rxe0 and one on rxe1.
+struct Linked {
+    arenas: [Arena; 2],
+    adapters: [Arc<Adapter>; 2],
+    ends: [Endpoint<VerbsFabric>; 2],
+}
+
+impl Linked {
+    fn open() -> Self {
+        let arenas = [(); 2].map(|()| Arena::new(16 << 20, 1).unwrap());
+        let adapter = |end: usize| {
+            let settings = Settings { devices: vec![format!("rxe{end}")], ..Settings::default() };
+            Adapter::open_all(&settings, &arenas[end]).unwrap().remove(0)
+        };
+        let adapters = [adapter(0), adapter(1)];
+        let ends =
+            adapters.each_ref().map(|adapter| Endpoint::new(VerbsFabric::open(adapter, ROOM).unwrap()));
+        Self { arenas, adapters, ends }
+    }
+
+    fn lanes_end_when_the_link_is_cut(mut self) {
+        let lanes = self.connect();
+        self.move_a_piece(lanes, 1);
+        // A write is under way and a slot is granted while the link goes down.
+        host(&["ip", "link", "set", LINK, "down"]);
+        self.write(lanes, 2);
+        // The news of the port may come before or after the failure of the write.
+        let events = self.await_events(0);
+        assert!(matches!(&events[..], [LaneEvent::Broken { unsent, .. }] if unsent.len() == 1), "{events:?}");
+        drop(events);
+        self.await_health(0, Health::PortDown);
+        assert!(matches!(self.ends[0].offer(NOW), Err(RdmaError::PortDown { .. })));
+        self.ends[1].close(lanes[1]);
+        let events = self.await_events(1);
+        assert!(matches!(&events[..], [LaneEvent::Broken { slots, .. }] if slots.len() == 1), "{events:?}");
+        drop(events);
+        host(&["ip", "link", "set", LINK, "up"]);
+        [0, 1].into_iter().for_each(|end| self.await_health(end, Health::Up));
+        let lanes = self.connect();
+        self.move_a_piece(lanes, 3);
+        drop(self.ends);
+        assert_eq!(self.arenas.each_ref().map(Arena::free_bytes), [16 << 20; 2]);
+    }
+
+    fn connect(&mut self) -> [LaneId; 2] {
+        let [(a, from_a), (b, from_b)] = self.ends.each_mut().map(|end| end.offer(NOW).unwrap());
+        self.ends[0].accept(a, &from_b, NOW).unwrap();
+        self.ends[1].accept(b, &from_a, NOW).unwrap();
+        [a, b]
+    }
+
+    fn write(&mut self, lanes: [LaneId; 2], tag: u32) {
+        let slot = self.arenas[1].lease(0, 65_536).unwrap();
+        let to = self.ends[1].grant(lanes[1], tag, slot, NOW).unwrap();
+        let write = Write { lease: patterned(&self.arenas[0], 65_536, tag), length: 65_536, to, tag };
+        self.ends[0].write(lanes[0], write, NOW).unwrap();
+    }
+
+    fn move_a_piece(&mut self, lanes: [LaneId; 2], tag: u32) {
+        self.write(lanes, tag);
+        let arrived = self.await_events(1);
+        let [LaneEvent::Arrived { lease, .. }] = &arrived[..] else { panic!("{arrived:?}") };
+        assert_eq!(lease.as_slice(), pattern(65_536, tag));
+        let sent = self.await_events(0);
+        assert!(matches!(&sent[..], [LaneEvent::Sent { .. }]), "{sent:?}");
+    }
+
+    fn await_events(&mut self, end: usize) -> Vec<LaneEvent> {
+        loop {
+            self.ends[end].arm().unwrap();
+            let events = self.ends[end].poll(NOW).0;
+            if !events.is_empty() {
+                return events;
+            }
+            self.await_news(end);
+        }
+    }
+
+    fn await_health(&self, end: usize, health: Health) {
+        while self.adapters[end].health() != health {
+            self.await_news(end);
+        }
+    }
+
+    fn await_news(&self, end: usize) {
+        let descriptors = self.ends[end].descriptors();
+        let mut descriptors =
+            descriptors.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
+        let limit = Timespec { tv_sec: LOST_S, tv_nsec: 0 };
+        assert!(rustix::event::poll(&mut descriptors, Some(&limit)).unwrap() > 0, "nothing comes");
+    }
+}
+
+fn host(command: &[&str]) {
+    let status = Command::new(command[0]).args(&command[1..]).status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
 }
