@@ -1,8 +1,6 @@
 //! Which devices to use, and in what order.
 
-use std::sync::Arc;
-
-use ::verbs::{Context, GidEntry, PortState, Transport, choose_gid};
+use ::verbs::{Context, Device, GidEntry, PortState, Transport, choose_gid};
 
 use super::error::RdmaError;
 
@@ -31,14 +29,17 @@ impl Settings {
     }
 }
 
-/// A device with a port that carries traffic.
+/// A port that carries traffic.
 pub(super) struct Candidate {
-    pub(super) context: Arc<Context>,
+    pub(super) device: Device,
+    /// Number of the port, from 1.
     pub(super) port: u8,
+    /// Rate of its link, in Mbit/s; 0 when it is not known.
+    rate_mbps: u32,
 }
 
-/// The ports that can be used, those nearest to the memory on `memory_node` and the fastest of them first.
-pub(super) fn candidates(settings: &Settings, memory_node: Option<u32>) -> Result<Vec<Candidate>, RdmaError> {
+/// The ports that can be used: at least one, or why there is none.
+pub(super) fn candidates(settings: &Settings) -> Result<Vec<Candidate>, RdmaError> {
     let mut found = Vec::new();
     let mut unusable = Vec::new();
     for device in ::verbs::devices()? {
@@ -51,10 +52,7 @@ pub(super) fn candidates(settings: &Settings, memory_node: Option<u32>) -> Resul
             continue;
         }
         match active_ports(settings, &device) {
-            Ok(ports) => {
-                let distance = Distance::between(memory_node, device.numa_node());
-                found.extend(ports.into_iter().map(|(rate, candidate)| (distance, rate, candidate)));
-            }
+            Ok(ports) => found.extend(ports),
             Err(reason) => unusable.push(format!("{}: {reason}", device.name())),
         }
     }
@@ -63,13 +61,20 @@ pub(super) fn candidates(settings: &Settings, memory_node: Option<u32>) -> Resul
             if settings.devices.is_empty() { "this machine has none".to_owned() } else { missing(settings) };
         return Err(RdmaError::NoDevice(if unusable.is_empty() { none } else { unusable.join("; ") }));
     }
-    // The sort is stable: what is equal stays in the order of the library.
-    found.sort_by_key(|(distance, rate, _)| (*distance, std::cmp::Reverse(*rate)));
-    Ok(found.into_iter().map(|(_, _, candidate)| candidate).collect())
+    Ok(found)
 }
 
-/// The active ports of a device that have an address, with their rates in Mbit/s; or why there is none.
-fn active_ports(settings: &Settings, device: &::verbs::Device) -> Result<Vec<(u32, Candidate)>, String> {
+/// Puts those first that are nearest to the memory, which is on a NUMA node, and of them the fastest.
+pub(super) fn nearest_first(candidates: &mut [Candidate], memory_node: Option<u32>) {
+    // The sort is stable: what is equal stays in the order of the library.
+    candidates.sort_by_cached_key(|candidate| {
+        let distance = Distance::between(memory_node, candidate.device.numa_node());
+        (distance, std::cmp::Reverse(candidate.rate_mbps))
+    });
+}
+
+/// The active ports of a device that have an address, or why there is none.
+fn active_ports(settings: &Settings, device: &Device) -> Result<Vec<Candidate>, String> {
     let in_words = |error: ::verbs::Error| error.to_string();
     let context = Context::open(device).map_err(in_words)?;
     let mut ports = Vec::new();
@@ -81,8 +86,8 @@ fn active_ports(settings: &Settings, device: &::verbs::Device) -> Result<Vec<(u3
         } else if settings.choose_gid(&gids).is_none() {
             reason = format!("port {} has no address that could be used", port.number);
         } else {
-            let candidate = Candidate { context: context.clone(), port: port.number };
-            ports.push((port.rate_mbps.unwrap_or(0), candidate));
+            let rate_mbps = port.rate_mbps.unwrap_or(0);
+            ports.push(Candidate { device: device.clone(), port: port.number, rate_mbps });
         }
     }
     if ports.is_empty() { Err(reason) } else { Ok(ports) }
@@ -167,7 +172,7 @@ mod tests {
     #[test]
     fn a_device_that_is_not_there_is_named() {
         let settings = Settings { devices: vec!["mlx5_77".to_owned()], ..Settings::default() };
-        match candidates(&settings, None) {
+        match candidates(&settings) {
             Err(RdmaError::NoDevice(reason)) => assert!(reason.contains("mlx5_77"), "{reason}"),
             Err(RdmaError::Verbs(error)) => assert!(matches!(*error, ::verbs::Error::Load(_)), "{error}"),
             other => panic!("{:?}", other.err()),

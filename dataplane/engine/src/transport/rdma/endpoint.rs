@@ -32,6 +32,9 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 const WRITE_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a slot that was revoked may stay with the peer until the lane is closed to get it back.
 const LIMBO_PATIENCE: Duration = Duration::from_secs(30);
+/// The device is asked how it is before and after each wait, and once in so many polls between two waits: it is a call
+/// of the kernel, and a poll is not.
+const POLLS_PER_CHECK: u32 = 256;
 /// Completions that are taken in one call, about.
 const COMPLETIONS_MAX: usize = 512;
 
@@ -71,6 +74,8 @@ pub(crate) struct Endpoint<F: Fabric> {
     /// The lane whose turn it was to post a write.
     last_turn: LaneId,
     health: Health,
+    /// Polls until the device is asked how it is.
+    polls_to_check: u32,
     polling: Polling,
     /// Kept for its memory.
     batch: Vec<Completion>,
@@ -97,6 +102,7 @@ impl<F: Fabric> Endpoint<F> {
             under_way: 0,
             last_turn: LaneId(0),
             health: Health::Up,
+            polls_to_check: 0,
             polling: Polling::default(),
             batch: Vec::new(),
         }
@@ -201,7 +207,10 @@ impl<F: Fabric> Endpoint<F> {
     /// What has happened since the last call, and whether to poll again or to wait.
     pub(crate) fn poll(&mut self, now: Instant) -> (Vec<LaneEvent>, Next) {
         let mut events = Vec::new();
-        self.check_health();
+        match self.polls_to_check.checked_sub(1) {
+            Some(left) => self.polls_to_check = left,
+            None => self.check_health(),
+        }
         self.end_overdue(now);
         let is_empty = self.take_completions(now, &mut events);
         if is_empty {
@@ -211,7 +220,11 @@ impl<F: Fabric> Endpoint<F> {
         let is_awaited = self.under_way > 0 || !self.slots.is_empty();
         let next = self.polling.polled(now, !events.is_empty(), is_awaited);
         // What ended since the completions were taken has its event in the next call.
-        (events, if is_empty && self.closing.is_empty() { next } else { Next::Poll })
+        let next = if is_empty && self.closing.is_empty() { next } else { Next::Poll };
+        if next == Next::Wait {
+            self.polls_to_check = 0;
+        }
+        (events, next)
     }
 
     /// Makes the descriptors tell of what comes from here on. A poll must follow before they are waited for.
@@ -266,6 +279,7 @@ impl<F: Fabric> Endpoint<F> {
 
     /// Ends all lanes when the device cannot carry them, rather than wait for their retries.
     fn check_health(&mut self) {
+        self.polls_to_check = POLLS_PER_CHECK;
         self.health = self.fabric.health();
         if self.health != Health::Up {
             let error = self.illness(self.health);

@@ -13,7 +13,7 @@ use ::verbs::{
 };
 use memory::{Arena, SharedLease};
 
-use super::devices::{Settings, arena_numa_node, candidates};
+use super::devices::{Candidate, Settings, arena_numa_node, candidates, nearest_first};
 use super::error::RdmaError;
 use super::fabric::{Completion, Fabric, Health, LaneId, LaneOffer, Refused, Room, Unsent, Write};
 
@@ -48,15 +48,15 @@ impl Adapter {
     ///
     /// Takes all memory of the arena from the machine, since a device reaches only what is there and cannot be moved.
     pub(crate) fn open_all(settings: &Settings, arena: &Arena) -> Result<Vec<Arc<Self>>, RdmaError> {
-        if !::verbs::devices()?.is_empty() {
-            // Before it is registered, because the kernel makes no large pages of memory that a device holds. Without
-            // large pages, or where the kernel is too old for this, registering takes the memory.
-            let _ = arena.prefault();
-        }
+        let mut candidates = candidates(settings)?;
+        // Before it is registered, because the kernel makes no large pages of memory that a device holds. Where it is too
+        // old for this, registering takes the memory.
+        let _ = arena.prefault();
+        nearest_first(&mut candidates, arena_numa_node());
         let mut adapters = Vec::new();
         let mut refused = None;
-        for candidate in candidates(settings, arena_numa_node())? {
-            match Self::open(candidate.context, candidate.port, settings, arena) {
+        for candidate in candidates {
+            match Self::open(&candidate, settings, arena) {
                 Ok(adapter) => adapters.push(Arc::new(adapter)),
                 Err(error) => refused = Some(error),
             }
@@ -71,7 +71,9 @@ impl Adapter {
         }
     }
 
-    fn open(context: Arc<Context>, port: u8, settings: &Settings, arena: &Arena) -> Result<Self, RdmaError> {
+    /// Each port has a context of its own, so that nobody else takes its events.
+    fn open(candidate: &Candidate, settings: &Settings, arena: &Arena) -> Result<Self, RdmaError> {
+        let (context, port) = (Context::open(&candidate.device)?, candidate.port);
         let domain = ProtectionDomain::allocate(&context)?;
         let length = usize::try_from(arena.size()).unwrap_or(usize::MAX);
         let mapping = Mapping::of_file(arena.read_write_fd(), 0, length)?;
