@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use client::Client;
-use suites::{Cluster, Node, Setup};
+use suites::{Cluster, Node, Setup, Way};
 
 use crate::conditions::Conditions;
 use crate::failure::Failure;
@@ -16,15 +16,6 @@ use crate::network::Host;
 const CORES_MAX: usize = 4;
 /// Memory of a node beyond the bytes that it holds: slots in flight, and room for the arena to be cut. Bytes.
 const SLACK_MIN: u64 = 64 << 20;
-
-/// How bytes come from node to node.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Way {
-    /// By whatever the nodes find: on one host, memory that they share.
-    Found,
-    /// Over TCP in any case.
-    Tcp,
-}
 
 /// Nodes that know each other, and a client at each. A signal closes the clients. Dropping it ends the nodes and
 /// removes their files.
@@ -48,7 +39,7 @@ impl Nodes {
             let mut cluster = Cluster { nodes: Vec::new() };
             for (host, number) in hosts.iter().zip(1..) {
                 let setup = at(host, adjust(Setup::named(&format!("n{number}")), bytes, conditions));
-                let setup = if way == Way::Tcp { setup.flag("--transports", "tcp") } else { setup };
+                let setup = setup.over(way);
                 let setup = if cluster.nodes.is_empty() { setup } else { setup.join(cluster.head()) };
                 cluster.nodes.push(setup.start());
             }

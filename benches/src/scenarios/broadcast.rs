@@ -1,11 +1,13 @@
 //! One chunk to many nodes.
 
+use suites::Way;
+
 use super::fetching::Fetching;
 use super::linked::{Linked, ideal};
 use crate::conditions::Conditions;
 use crate::failure::Failure;
 use crate::network::{self, Host};
-use crate::nodes::{Way, memory_bytes};
+use crate::nodes::memory_bytes;
 use crate::payload::Payload;
 use crate::peers::copies::{Copies, Keeping};
 use crate::peers::mpi::{Algorithm, Mpi};

@@ -2,12 +2,13 @@
 
 use client::{PutOptions, Silent, Source};
 use flow::wire::session::{ChunkReference, ChunkRemove, Device};
+use suites::Way;
 
 use crate::conditions::Conditions;
 use crate::cost::{Cost, Meter};
 use crate::failure::Failure;
 use crate::network::Host;
-use crate::nodes::{Nodes, Way};
+use crate::nodes::Nodes;
 use crate::payload::{Payload, PayloadFile};
 use crate::scenario::Contender;
 

@@ -1,10 +1,12 @@
 //! One chunk to one node.
 
+use suites::Way;
+
 use super::fetching::Fetching;
 use crate::conditions::Conditions;
 use crate::failure::Failure;
 use crate::network::Host;
-use crate::nodes::{Way, memory_bytes};
+use crate::nodes::memory_bytes;
 use crate::payload::Payload;
 use crate::peers::copies::{Copies, Keeping};
 use crate::scenario::{Contenders, Scenario};

@@ -16,7 +16,7 @@ mod wait; // conditions that come true after a while
 
 pub use cluster::Cluster;
 pub use command::{Outcome, Running, Shoal, shoal};
-pub use node::{Node, Setup, Signal};
+pub use node::{Node, Setup, Signal, Way};
 pub use noise::{Noise, noise, write_noise};
 pub use ordinary::Ordinary;
 pub use portrait::{Portrait, assert_same_tree};

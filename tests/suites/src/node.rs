@@ -17,6 +17,15 @@ use crate::wait::until;
 /// Bytes from the end of the log that are shown when a test fails.
 const LOG_SHOWN: usize = 16 << 10;
 
+/// How pieces come from node to node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Over TCP in any case.
+    Tcp,
+    /// By whatever the nodes find: on one host, memory that they share.
+    Found,
+}
+
 /// How a node is started.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -30,7 +39,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A node of one core and 512 MiB that listens on a free port of the loopback interface.
+    /// A node of one core and 512 MiB that listens on a free port of the loopback interface, and talks to others as if
+    /// they were on other hosts.
     pub fn named(name: &str) -> Self {
         let setup = Self {
             name: name.into(),
@@ -41,7 +51,7 @@ impl Setup {
             program: binary::path(),
             has_own_mounts: false,
         };
-        setup.flag("--cores", "1").flag("--max-memory", "512MB")
+        setup.flag("--cores", "1").flag("--max-memory", "512MB").over(Way::Tcp)
     }
 
     /// Adds a flag with a value, in place of one that was there.
@@ -68,6 +78,14 @@ impl Setup {
     /// Most memory for chunks, such as `64MB`.
     pub fn memory(self, size: &str) -> Self {
         self.flag("--max-memory", size)
+    }
+
+    /// Lets pieces come and go so.
+    pub fn over(self, way: Way) -> Self {
+        match way {
+            Way::Tcp => self.flag("--transports", "tcp"),
+            Way::Found => self.without("--transports"),
+        }
     }
 
     /// Joins the cluster of this head.

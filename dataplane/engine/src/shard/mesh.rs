@@ -204,13 +204,20 @@ impl Shard {
 
     fn on_connection_lost(self: &Rc<Self>, connection: &Rc<Connection>) {
         let peer = connection.peer;
-        {
+        let was_current = {
             let mut mesh = self.mesh.borrow_mut();
-            if mesh.connections.get(&peer).is_some_and(|current| Rc::ptr_eq(current, connection)) {
+            let current = mesh.connections.get(&peer);
+            let was_current = current.is_some_and(|current| Rc::ptr_eq(current, connection));
+            if was_current {
                 mesh.connections.remove(&peer);
             }
-        }
+            was_current
+        };
         self.serve.borrow_mut().on_lost(peer.node);
+        if !was_current {
+            // Another connection to the same shard is there, and what was said on it holds.
+            return self.pump();
+        }
         for replica in self.replicas.borrow().values() {
             replica.state.borrow_mut().interested.remove(&peer);
         }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use client::ChunkId;
-use suites::{Cluster, Node, Shoal, assert_same_tree, holds, shoal, write_noise};
+use suites::{Cluster, Node, Setup, Shoal, Way, assert_same_tree, holds, shoal, write_noise};
 
 use crate::broadcast::{counter, id_of, only_chunk};
 
@@ -97,10 +97,11 @@ fn a_flipped_byte_on_the_only_disk_is_reported_by_the_node_that_wants_it() {
     assert_eq!(counter(&scene.cluster.nodes[2], "pieces_corrupt"), 0, "a damaged piece was sent");
 }
 
-#[test]
-fn pieces_that_are_damaged_on_the_way_are_fetched_again() {
-    let scene =
-        Scene::set(Cluster::start_with(4, |setup| setup.memory("128MB").flag("--corrupt-one-in", "12")));
+each_way! { pieces_that_are_damaged_on_the_way_are_fetched_again who_sends_nothing_right_is_left_alone }
+
+fn pieces_that_are_damaged_on_the_way_are_fetched_again(way: Way) {
+    let damaging = |setup: Setup| setup.over(way).memory("128MB").flag("--corrupt-one-in", "12");
+    let scene = Scene::set(Cluster::start_with(4, damaging));
     scene.put(&scene.cluster.nodes[2], "again");
     let receiver = &scene.cluster.nodes[3];
     scene.assert_right(receiver);
@@ -113,11 +114,12 @@ fn pieces_that_are_damaged_on_the_way_are_fetched_again() {
     assert!(named >= 1, "the log does not name who sent damaged pieces");
 }
 
-#[test]
-fn who_sends_nothing_right_is_left_alone() {
-    let mut cluster = Cluster::start_with(2, |setup| setup.memory("128MB").flag("--corrupt-one-in", "1"));
-    cluster.add(suites::Setup::named("n3").memory("128MB"));
-    cluster.add(suites::Setup::named("n4").memory("128MB"));
+fn who_sends_nothing_right_is_left_alone(way: Way) {
+    let setup = |name| Setup::named(name).over(way).memory("128MB");
+    let mut cluster =
+        Cluster::start_with(2, |setup| setup.over(way).memory("128MB").flag("--corrupt-one-in", "1"));
+    cluster.add(setup("n3"));
+    cluster.add(setup("n4"));
     let scene = Scene::set(cluster);
     let [_, liar, honest, receiver] = &scene.cluster.nodes[..] else { panic!("four nodes") };
 

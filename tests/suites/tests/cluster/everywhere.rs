@@ -6,16 +6,23 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use suites::{Cluster, Node, Running, Shoal, assert_same_tree, holds, shoal, write_noise};
+use suites::{Cluster, Node, Running, Shoal, Way, assert_same_tree, holds, shoal, write_noise};
 
-#[test]
-fn eight_nodes_share_files_and_trees() {
+use crate::broadcast::counter;
+
+each_way! { eight_nodes_share_files_and_trees }
+
+fn eight_nodes_share_files_and_trees(way: Way) {
     // Chunks are spread over the shards of a node, of which each has as many as it likes.
     let started = Cell::new(0);
     let cluster = Cluster::start_with(8, |setup| {
         started.set(started.get() + 1);
         let rack = format!("r{}", started.get() % 2);
-        setup.memory("160MB").flag("--cores", (started.get() % 3 + 1).to_string()).flag("--rack", rack)
+        setup
+            .over(way)
+            .memory("160MB")
+            .flag("--cores", (started.get() % 3 + 1).to_string())
+            .flag("--rack", rack)
     });
     let folder = tempfile::tempdir().unwrap();
     let (file, tree) = (folder.path().join("file"), folder.path().join("tree"));
@@ -35,6 +42,8 @@ fn eight_nodes_share_files_and_trees() {
         }
     }
     every_node_tells_the_same(&cluster.nodes);
+    let copied: u64 = cluster.nodes.iter().map(|node| counter(node, "bytes_received_shm")).sum();
+    assert_eq!(copied > 0, way == Way::Found, "{copied} bytes were copied out of the memory of other nodes");
 
     // What one node removes, replaces or adds is so for all.
     shoal(&cluster.nodes[7], ["rm", "shared/file"]).success();

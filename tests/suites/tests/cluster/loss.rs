@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use client::{ChunkId, Client};
 use flow::limits::PIECE_SIZE_MIN;
-use suites::{Cluster, Node, Signal, holds, shoal, write_noise};
+use suites::{Cluster, Node, Signal, Way, holds, shoal, write_noise};
 
 use crate::broadcast::{Broadcast, id_of, replicas, share};
 
@@ -17,9 +17,10 @@ fn cluster(count: usize) -> Cluster {
     Cluster::start_with(count, |setup| setup.memory("320MB"))
 }
 
-#[test]
-fn a_broadcast_outlives_one_of_its_sources() {
-    let mut cluster = cluster(6);
+each_way! { a_broadcast_outlives_one_of_its_sources }
+
+fn a_broadcast_outlives_one_of_its_sources(way: Way) {
+    let mut cluster = Cluster::start_with(6, |setup| setup.over(way).memory("320MB"));
     let [_, source, other, receivers @ ..] = &cluster.nodes[..] else { panic!("six nodes") };
     let receivers: Vec<&Node> = receivers.iter().collect();
     let mut broadcast =

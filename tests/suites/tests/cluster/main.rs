@@ -1,6 +1,25 @@
 //! Clusters of real nodes: what they do together, and what they do when some of them fail.
 #![allow(clippy::unwrap_used)]
 
+/// Tests that hold for each way that pieces take: over TCP, as between hosts, and through memory that nodes share.
+macro_rules! each_way {
+    ($($name:ident)*) => {
+        mod over_tcp {
+            $(#[test]
+            fn $name() {
+                super::$name(suites::Way::Tcp);
+            })*
+        }
+
+        mod through_memory {
+            $(#[test]
+            fn $name() {
+                super::$name(suites::Way::Found);
+            })*
+        }
+    };
+}
+
 mod broadcast; // one key on its way to several nodes
 
 mod everywhere; // every node answers for the whole cluster

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use suites::{Cluster, Node, Shoal, noise, shoal};
+use suites::{Cluster, Node, Shoal, Way, noise, shoal};
 
 use crate::broadcast::Broadcast;
 
@@ -15,9 +15,10 @@ use crate::broadcast::Broadcast;
 const SIZE: usize = 12 << 20;
 const VERSIONS: u64 = 10;
 
-#[test]
-fn a_get_yields_exactly_one_version() {
-    let cluster = Cluster::start_with(4, |setup| setup.memory("256MB"));
+each_way! { a_get_yields_exactly_one_version readers_of_an_old_version_finish_on_it }
+
+fn a_get_yields_exactly_one_version(way: Way) {
+    let cluster = Cluster::start_with(4, |setup| setup.over(way).memory("256MB"));
     let folder = tempfile::tempdir().unwrap();
     let committed = Mutex::new(BTreeMap::new());
     let put = |at: u64| {
@@ -79,9 +80,8 @@ fn content_of(folder: &Path) -> u64 {
     seed
 }
 
-#[test]
-fn readers_of_an_old_version_finish_on_it() {
-    let cluster = Cluster::start_with(4, |setup| setup.memory("256MB"));
+fn readers_of_an_old_version_finish_on_it(way: Way) {
+    let cluster = Cluster::start_with(4, |setup| setup.over(way).memory("256MB"));
     let receivers: Vec<&Node> = cluster.nodes[2..].iter().collect();
     let mut broadcast = Broadcast::catch(&cluster.nodes[1], &receivers, 120 << 20, |_| ());
     let put = Shoal::at(&cluster.nodes[0]).args(["put", &broadcast.key, "--src", "-"]);
