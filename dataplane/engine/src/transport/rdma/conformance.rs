@@ -18,8 +18,8 @@ pub(super) trait Rig {
     /// The device of one of two ends, 0 or 1, with an arena.
     fn open(&self, end: usize, arena: &Arena, room: Room) -> Self::Fabric;
 
-    /// Waits until the descriptor is readable, which must happen.
-    fn await_readable(&self, descriptor: BorrowedFd<'_>);
+    /// Waits until one of the descriptors is readable, which must happen.
+    fn await_readable(&self, descriptors: &[BorrowedFd<'_>]);
 }
 
 const ROOM: Room = Room { lanes: 8, writes_per_lane: 24, receives_per_lane: 24 };
@@ -32,7 +32,9 @@ pub(super) fn check<R: Rig>(rig: impl Fn() -> R) {
     a_wrong_key_opens_nothing(&rig());
     nothing_beyond_the_arena_is_written(&rig());
     a_closed_lane_takes_no_write(&rig());
+    nothing_is_written_once_a_lane_is_closed(&rig());
     a_closed_lane_gives_back_what_was_posted(&rig());
+    a_peer_without_receives_is_told_from_a_dead_one(&rig());
     lanes_do_not_disturb_each_other(&rig());
     endpoints_move_pieces_both_ways(&rig());
 }
@@ -106,6 +108,27 @@ fn a_closed_lane_takes_no_write<R: Rig>(rig: &R) {
     assert_eq!(b.polled(), 0, "something comes of a closed lane");
 }
 
+fn nothing_is_written_once_a_lane_is_closed<R: Rig>(rig: &R) {
+    let (mut a, mut b) = connected(rig);
+    let mut slot = b.arena.lease(0, 1 << 20).unwrap();
+    (0..10).for_each(|tag| a.write(1 << 20, &slot, tag).unwrap());
+    // The others are on their way, or about to be.
+    b.arrival(rig);
+    b.fabric.close_lane(b.lane).unwrap();
+    slot.as_mut_slice().fill(0);
+    a.failure(rig);
+    assert!(slot.as_slice().iter().all(|byte| *byte == 0), "a delayed write came through");
+}
+
+fn a_peer_without_receives_is_told_from_a_dead_one<R: Rig>(rig: &R) {
+    let (mut a, mut b) = ends_with(rig, Room { receives_per_lane: 2, ..ROOM });
+    connect(&mut a, &mut b, |key, length| (key, length));
+    let slot = b.arena.lease(0, 64).unwrap();
+    (0..3).for_each(|tag| a.write(64, &slot, tag).unwrap());
+    let failure = a.failure(rig);
+    assert!(matches!(failure, RdmaError::ReceiverNotReady), "{failure}");
+}
+
 fn a_closed_lane_gives_back_what_was_posted<R: Rig>(rig: &R) {
     let (mut a, mut b) = connected(rig);
     let slot = b.arena.lease(0, 1 << 20).unwrap();
@@ -156,17 +179,15 @@ fn endpoints_move_pieces_both_ways<R: Rig>(rig: &R) {
     }
     let mut seen = [(0, 0); 2];
     while seen != [(PIECES, PIECES); 2] {
-        for end in [0, 1] {
-            for event in poll_or_wait(rig, &mut ends[end], now, seen[end] == (PIECES, PIECES)) {
-                match event {
-                    LaneEvent::Sent { .. } => seen[end].0 += 1,
-                    LaneEvent::Arrived { tag, bytes, lease, was_revoked, .. } => {
-                        assert_eq!((bytes, was_revoked), (65_536, false));
-                        assert_eq!(lease.as_slice(), pattern(65_536, tag));
-                        seen[end].1 += 1;
-                    }
-                    LaneEvent::Broken { error, .. } => panic!("{error}"),
+        for (end, event) in events_of_both(rig, &mut ends, now) {
+            match event {
+                LaneEvent::Sent { .. } => seen[end].0 += 1,
+                LaneEvent::Arrived { tag, bytes, lease, was_revoked, .. } => {
+                    assert_eq!((bytes, was_revoked), (65_536, false));
+                    assert_eq!(lease.as_slice(), pattern(65_536, tag));
+                    seen[end].1 += 1;
                 }
+                LaneEvent::Broken { error, .. } => panic!("{error}"),
             }
         }
     }
@@ -176,23 +197,24 @@ fn endpoints_move_pieces_both_ways<R: Rig>(rig: &R) {
     assert!(matches!(&broken[..], [LaneEvent::Broken { error: RdmaError::Closed, .. }]), "{broken:?}");
 }
 
-/// What has happened at an endpoint; waits for something unless it is `done`.
-fn poll_or_wait<R: Rig>(
+/// What has happened at the endpoints, which must be something. Each has writes that wait until it is polled.
+fn events_of_both<R: Rig>(
     rig: &R,
-    endpoint: &mut Endpoint<R::Fabric>,
+    ends: &mut [Endpoint<R::Fabric>; 2],
     now: Instant,
-    done: bool,
-) -> Vec<LaneEvent> {
-    let mut events = endpoint.poll(now).0;
-    if events.is_empty() && !done {
-        endpoint.arm().unwrap();
-        events = endpoint.poll(now).0;
-        if events.is_empty() {
-            rig.await_readable(endpoint.descriptors()[0]);
-            events = endpoint.poll(now).0;
+) -> Vec<(usize, LaneEvent)> {
+    loop {
+        ends.iter_mut().for_each(|end| end.arm().unwrap());
+        let polled = ends.each_mut().map(|end| end.poll(now).0);
+        let events: Vec<_> = (0..)
+            .zip(polled)
+            .flat_map(|(end, events)| events.into_iter().map(move |event| (end, event)))
+            .collect();
+        if !events.is_empty() {
+            return events;
         }
+        rig.await_readable(&ends.each_ref().map(|end| end.descriptors()[0]));
     }
-    events
 }
 
 /// One end of a lane.
@@ -204,10 +226,14 @@ struct End<F> {
 }
 
 fn ends<R: Rig>(rig: &R) -> (End<R::Fabric>, End<R::Fabric>) {
+    ends_with(rig, ROOM)
+}
+
+fn ends_with<R: Rig>(rig: &R, room: Room) -> (End<R::Fabric>, End<R::Fabric>) {
     let open = |end| {
         let arena = Arena::new(ARENA_BYTES, 1).unwrap();
-        let fabric = rig.open(end, &arena, ROOM);
-        assert_eq!(fabric.room(), ROOM);
+        let fabric = rig.open(end, &arena, room);
+        assert_eq!(fabric.room(), room);
         End { arena, fabric, lane: LaneId(u64::MAX), taken: Vec::new() }
     };
     (open(0), open(1))
@@ -262,7 +288,7 @@ impl<F: Fabric> End<F> {
             }
             self.fabric.arm().unwrap();
             if self.polled() == 0 {
-                rig.await_readable(self.fabric.descriptors()[0]);
+                rig.await_readable(&self.fabric.descriptors()[..1]);
             }
         }
     }
@@ -281,12 +307,12 @@ impl<F: Fabric> End<F> {
         }
     }
 
-    /// Why the write that is next has failed. Flushed receives may come before it.
+    /// Why the first write that failed did. Others may be done, and receives be flushed, before it.
     fn failure(&mut self, rig: &impl Rig) -> RdmaError {
         loop {
             match self.completion(rig) {
                 Completion::Failed { lane, error, write: Some(_) } if lane == self.lane => return error,
-                Completion::Failed { write: None, .. } => {}
+                Completion::Failed { write: None, .. } | Completion::Written { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

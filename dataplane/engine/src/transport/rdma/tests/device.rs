@@ -34,11 +34,16 @@ impl Rig for Devices {
         VerbsFabric::open(&adapters[at], room).unwrap()
     }
 
-    fn await_readable(&self, descriptor: BorrowedFd<'_>) {
-        let mut descriptors = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
-        let limit = Timespec { tv_sec: LOST_S, tv_nsec: 0 };
-        assert!(rustix::event::poll(&mut descriptors, Some(&limit)).unwrap() > 0, "nothing comes");
+    fn await_readable(&self, descriptors: &[BorrowedFd<'_>]) {
+        await_readable(descriptors);
     }
+}
+
+fn await_readable(descriptors: &[BorrowedFd<'_>]) {
+    let polled = descriptors.iter().map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN));
+    let mut descriptors: Vec<PollFd<'_>> = polled.collect();
+    let limit = Timespec { tv_sec: LOST_S, tv_nsec: 0 };
+    assert!(rustix::event::poll(&mut descriptors, Some(&limit)).unwrap() > 0, "nothing comes");
 }
 
 /// The link between rxe0 and rxe1 that `cargo xtask hw soft-roce` makes.
@@ -142,22 +147,14 @@ impl Linked {
             if !events.is_empty() {
                 return events;
             }
-            self.await_news(end);
+            await_readable(&self.ends[end].descriptors());
         }
     }
 
     fn await_health(&self, end: usize, health: Health) {
         while self.adapters[end].health() != health {
-            self.await_news(end);
+            await_readable(&self.ends[end].descriptors());
         }
-    }
-
-    fn await_news(&self, end: usize) {
-        let descriptors = self.ends[end].descriptors();
-        let mut descriptors =
-            descriptors.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
-        let limit = Timespec { tv_sec: LOST_S, tv_nsec: 0 };
-        assert!(rustix::event::poll(&mut descriptors, Some(&limit)).unwrap() > 0, "nothing comes");
     }
 }
 

@@ -22,9 +22,11 @@ impl Rig for Network {
         self.open(arena, room)
     }
 
-    fn await_readable(&self, descriptor: BorrowedFd<'_>) {
+    fn await_readable(&self, descriptors: &[BorrowedFd<'_>]) {
         let is_readable = || {
-            let mut descriptors = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+            let polled =
+                descriptors.iter().map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN));
+            let mut descriptors: Vec<PollFd<'_>> = polled.collect();
             rustix::event::poll(&mut descriptors, Some(&Timespec::default())).unwrap() > 0
         };
         while !is_readable() {
