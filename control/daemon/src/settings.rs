@@ -99,10 +99,14 @@ pub struct Flags {
     /// TCP congestion control of data connections, such as cubic or bbr [env: SHOAL_CONGESTION_CONTROL]
     #[arg(long, value_name = "NAME")]
     pub congestion_control: Option<String>,
-    /// How chunks may come and go: tcp, and shm between nodes of one user on one host
-    /// [env: SHOAL_TRANSPORTS] [default: shm,tcp]
+    /// How chunks may come and go: tcp, shm between nodes of one user on one host, rdma where there are devices
+    /// [env: SHOAL_TRANSPORTS] [default: rdma,shm,tcp]
     #[arg(long, value_name = "LIST")]
     pub transports: Option<String>,
+    /// How RDMA is used, such as devices=mlx5_0+mlx5_1,gid-index=3,pkey-index=0,service-level=0,traffic-class=106
+    /// [env: SHOAL_RDMA]
+    #[arg(long, value_name = "OPTIONS")]
+    pub rdma: Option<String>,
     /// TOML file with settings, named like the flags [env: SHOAL_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -202,7 +206,7 @@ impl Settings {
 }
 
 /// The variables that mean something to some command of Shoal.
-const VARIABLES: [&str; 16] = [
+const VARIABLES: [&str; 17] = [
     "SHOAL_ADVERTISE",
     "SHOAL_BINARY",
     "SHOAL_CONFIG",
@@ -217,6 +221,7 @@ const VARIABLES: [&str; 16] = [
     "SHOAL_NAME",
     "SHOAL_NODE",
     "SHOAL_RACK",
+    "SHOAL_RDMA",
     "SHOAL_TOKEN_FILE",
     "SHOAL_TRANSPORTS",
 ];
@@ -248,6 +253,7 @@ struct Given {
     prefault: Option<bool>,
     congestion_control: Option<String>,
     transports: Option<String>,
+    rdma: Option<String>,
     #[serde(skip)]
     config: Option<PathBuf>,
 }
@@ -268,6 +274,7 @@ impl Given {
             prefault: flags.prefault.then_some(true),
             congestion_control: flags.congestion_control,
             transports: flags.transports,
+            rdma: flags.rdma,
             config: flags.config,
         }
     }
@@ -289,6 +296,7 @@ impl Given {
             prefault: switch("SHOAL_PREFAULT")?,
             congestion_control: environment("SHOAL_CONGESTION_CONTROL"),
             transports: environment("SHOAL_TRANSPORTS"),
+            rdma: environment("SHOAL_RDMA"),
             config: environment("SHOAL_CONFIG").map(PathBuf::from),
         })
     }
@@ -316,6 +324,7 @@ impl Given {
             prefault: self.prefault.or(next.prefault),
             congestion_control: self.congestion_control.or(next.congestion_control),
             transports: self.transports.or(next.transports),
+            rdma: self.rdma.or(next.rdma),
             config: self.config.or(next.config),
         }
     }
@@ -343,7 +352,10 @@ impl Given {
             token: token.unwrap_or_else(|| Token::new("")),
             prefault: self.prefault.unwrap_or(false),
             congestion_control: self.congestion_control.map(check_congestion_control).transpose()?,
-            transports: Transports::parse(self.transports.as_deref().unwrap_or("shm,tcp"))?,
+            transports: Transports::parse(
+                self.transports.as_deref().unwrap_or("rdma,shm,tcp"),
+                self.rdma.as_deref(),
+            )?,
             exit_with_parent: None,
             corrupt_one_in: 0,
         })

@@ -12,6 +12,7 @@ use flow::wire::session::{ChunkFetched, ChunkOpened, ChunkReference, Device, Fil
 use memory::{Arena, Mapping};
 
 use crate::command::{Command, Reply, Sealed};
+use crate::transport::rdma::RdmaSettings;
 use crate::{EngineError, Event, Finding, Peer};
 
 /// How an engine is started.
@@ -33,6 +34,8 @@ pub struct Config {
     pub congestion_control: Option<String>,
     /// How nodes on this host reach this node's memory; `None` lets them receive everything over TCP.
     pub sharing: Option<Sharing>,
+    /// Whether and how RDMA devices are used.
+    pub rdma: Option<RdmaSettings>,
     /// For tests: one in so many pieces leaves this node with a flipped bit. Zero is never.
     pub corrupt_one_in: u32,
 }

@@ -20,6 +20,7 @@ pub use event::{Event, Fault};
 pub use handle::{Config, Engine, Handle, Sharing, StartError};
 pub use machine::{Finding, machine_memory_bytes, probe};
 pub use store::{Footer, FooterError};
+pub use transport::rdma::RdmaSettings;
 
 /// A member as the shards need to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]

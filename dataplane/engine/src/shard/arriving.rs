@@ -27,9 +27,13 @@ pub(super) struct Incoming {
 pub(super) struct Underway(Rc<Fetching>);
 
 impl Underway {
-    fn new(fetching: Rc<Fetching>) -> Self {
+    pub(super) fn new(fetching: Rc<Fetching>) -> Self {
         fetching.arriving.set(fetching.arriving.get() + 1);
         Self(fetching)
+    }
+
+    pub(super) fn fetching(&self) -> &Rc<Fetching> {
+        &self.0
     }
 }
 

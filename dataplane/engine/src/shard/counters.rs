@@ -13,6 +13,12 @@ pub(super) struct Counters {
     pub(super) bytes_sent_shm: Cell<u64>,
     /// Of [`Counters::bytes_received`], those that were copied out of the memory of a peer on this host.
     pub(super) bytes_received_shm: Cell<u64>,
+    /// Of [`Counters::bytes_sent`], those that a device wrote into the memory of a peer.
+    pub(super) bytes_sent_rdma: Cell<u64>,
+    /// Of [`Counters::bytes_received`], those that a peer's device wrote into the memory of this node.
+    pub(super) bytes_received_rdma: Cell<u64>,
+    pub(super) lanes_opened: Cell<u64>,
+    pub(super) lanes_broken: Cell<u64>,
     pub(super) pieces_corrupt: Cell<u64>,
     pub(super) pieces_unwanted: Cell<u64>,
     pub(super) nvme_bytes_read: Cell<u64>,
@@ -36,6 +42,10 @@ impl Counters {
             ("bytes_received", &self.bytes_received),
             ("bytes_sent_shm", &self.bytes_sent_shm),
             ("bytes_received_shm", &self.bytes_received_shm),
+            ("bytes_sent_rdma", &self.bytes_sent_rdma),
+            ("bytes_received_rdma", &self.bytes_received_rdma),
+            ("lanes_opened", &self.lanes_opened),
+            ("lanes_broken", &self.lanes_broken),
             ("pieces_corrupt", &self.pieces_corrupt),
             ("pieces_unwanted", &self.pieces_unwanted),
             ("nvme_bytes_read", &self.nvme_bytes_read),

@@ -18,6 +18,7 @@ use futures_lite::future::yield_now;
 use memory::Lease;
 
 use super::Shard;
+use super::mesh::Connection;
 use super::replica::Replica;
 use crate::transport::{PeerShard, Writer};
 use crate::{EngineError, Event};
@@ -219,17 +220,19 @@ impl Shard {
         free
     }
 
-    fn send_grant(self: &Rc<Self>, fetching: &Fetching, node: NodeId, grant: u64, want: Want) {
+    fn send_grant(self: &Rc<Self>, fetching: &Rc<Fetching>, node: NodeId, grant: u64, want: Want) {
         let geometry = &fetching.replica.geometry;
         let length = match want {
             Want::Piece(piece) => geometry.length(piece),
             Want::LeastSent(_) => geometry.size().min(geometry.piece_size().into()) as u32,
         };
-        let writer = self.source_writer(node, &fetching.replica.id);
-        match (self.try_acquire(length), writer) {
-            (Some(lease), Some(writer)) => {
-                fetching.leases.borrow_mut().insert(grant, (node, lease));
-                writer.message(Grant { chunk: fetching.replica.id, grant, want });
+        let connection = self.source(node, &fetching.replica.id);
+        match (self.try_acquire(length), connection) {
+            (Some(lease), Some(connection)) => {
+                if let Err(lease) = self.grant_on_lane(&connection, fetching, grant, &want, lease) {
+                    fetching.leases.borrow_mut().insert(grant, (node, lease));
+                    connection.writer.message(Grant { chunk: fetching.replica.id, grant, want });
+                }
             }
             (_, None) => fetching.fetch.borrow_mut().on_lost(self.now(), node),
             (None, _) => {
@@ -241,8 +244,9 @@ impl Shard {
 
     fn send_revoke(&self, fetching: &Fetching, node: NodeId, grant: u64) {
         fetching.leases.borrow_mut().remove(&grant);
-        if let Some(writer) = self.source_writer(node, &fetching.replica.id) {
-            writer.message(Revoke { grant });
+        self.revoke_on_lanes(node, grant);
+        if let Some(connection) = self.source(node, &fetching.replica.id) {
+            connection.writer.message(Revoke { grant });
         }
     }
 
@@ -255,9 +259,9 @@ impl Shard {
         }
     }
 
-    fn source_writer(&self, node: NodeId, chunk: &ChunkId) -> Option<Writer> {
+    fn source(&self, node: NodeId, chunk: &ChunkId) -> Option<Rc<Connection>> {
         let mesh = self.mesh.borrow();
-        mesh.owner(node, chunk).and_then(|peer| mesh.writer(peer))
+        mesh.owner(node, chunk).and_then(|peer| mesh.connection(peer))
     }
 
     /// Tells a peer that this shard takes part, and asks what it does not know.
@@ -305,6 +309,7 @@ impl Shard {
     }
 
     pub(super) fn on_declined(self: &Rc<Self>, node: NodeId, decline: &Decline) {
+        self.release_on_lanes(node, decline.grant);
         let Some(fetching) = self.fetches.borrow().get(&decline.chunk).cloned() else { return };
         fetching.leases.borrow_mut().remove(&decline.grant);
         fetching.fetch.borrow_mut().on_declined(self.now(), node, decline.grant);
@@ -316,6 +321,7 @@ impl Shard {
         if let Some(fetching) = self.fetches.borrow().get(chunk) {
             fetching.leases.borrow_mut().retain(|_, (source, _)| *source != node);
         }
+        self.revoke_chunk_on_lanes(chunk, Some(node));
         let (shard, chunk) = (self.clone(), *chunk);
         glommio::spawn_local(async move {
             // This is also reached from within `drive`, which must not be entered twice.
@@ -360,6 +366,7 @@ impl Shard {
         let replica = &fetching.replica;
         self.fetches.borrow_mut().remove(&replica.id);
         fetching.leases.borrow_mut().clear();
+        self.revoke_chunk_on_lanes(&replica.id, None);
         let holding = match replica.state.borrow().have.count() {
             0 => Holding::None,
             count if count == replica.geometry.pieces() => Holding::Complete,

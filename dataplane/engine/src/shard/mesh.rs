@@ -18,6 +18,7 @@ use memory::Mapping;
 use super::Shard;
 use super::arriving::Incoming;
 use super::counters::add;
+use super::lanes::{Lane, Pause};
 use crate::transport::{ConnectionError, PeerShard, Reader, Writer, take_over};
 use crate::{Event, Peer};
 
@@ -38,6 +39,8 @@ pub(super) struct Connection {
     pub(super) writer: Writer,
     /// The peer's memory, where it is on this host.
     pub(super) memory: RefCell<Option<Arc<Mapping>>>,
+    pub(super) lanes: RefCell<Vec<Rc<Lane>>>,
+    pub(super) lane_pause: Pause,
     socket: Rc<OwnedFd>,
 }
 
@@ -55,6 +58,10 @@ impl Mesh {
 
     pub(super) fn is_near(&self, node: NodeId) -> bool {
         self.peers.get(&node).is_some_and(|peer| peer.near)
+    }
+
+    pub(super) fn connection(&self, peer: PeerShard) -> Option<Rc<Connection>> {
+        self.connections.get(&peer).cloned()
     }
 
     /// Where to write what `peer` shall read.
@@ -108,8 +115,14 @@ impl Shard {
                 return self.on_dial_failed(node, shard);
             }
         };
-        let (writer, memory) = (Writer::new(), RefCell::default());
-        let connection = Rc::new(Connection { peer, writer, memory, socket });
+        let connection = Rc::new(Connection {
+            peer,
+            writer: Writer::new(),
+            memory: RefCell::default(),
+            lanes: RefCell::default(),
+            lane_pause: Pause::default(),
+            socket,
+        });
         add(&self.counters.connections_opened, 1);
         let waiting = {
             let mut mesh = self.mesh.borrow_mut();
@@ -190,7 +203,11 @@ impl Shard {
             Message::Grant(grant) => self.on_grant(peer, writer, grant),
             Message::Have(have) => self.on_have(peer, &have),
             Message::Interest(interest) => self.on_interest(peer, writer, interest),
-            Message::Revoke(revoke) => self.serve.borrow_mut().on_revoke(peer.node, revoke.grant),
+            Message::LaneOffer(offer) => self.on_lane_offer(connection, &offer),
+            Message::LaneClosed(closed) => self.on_lane_closed(connection, closed.lane),
+            Message::LaneGrant(granted) => self.on_lane_grant(connection, granted),
+            Message::PieceWritten(written) => self.on_piece_written(peer, &written)?,
+            Message::Revoke(revoke) => self.on_revoked(connection, revoke.grant),
             Message::Decline(decline) => self.on_declined(peer.node, &decline),
             Message::Leave(leave) => self.on_leave(peer, &leave.chunk),
             Message::Describe(describe) => self.on_describe(writer, &describe.chunk),
@@ -204,6 +221,7 @@ impl Shard {
 
     fn on_connection_lost(self: &Rc<Self>, connection: &Rc<Connection>) {
         let peer = connection.peer;
+        self.close_lanes(connection);
         let was_current = {
             let mut mesh = self.mesh.borrow_mut();
             let current = mesh.connections.get(&peer);

@@ -8,6 +8,8 @@ mod counters; // what happened so far
 mod doubting; // fetches that do not go on
 mod fetching; // chunks on their way here
 mod keeping; // devices, pins, eviction
+mod lane_pieces; // pieces over lanes
+mod lanes; // lanes to other shards: how they come and go
 mod mesh; // connections to other shards
 mod pieces; // one piece: from memory, from NVMe, into both
 mod reading; // chunks that clients read
@@ -35,6 +37,7 @@ use crate::{Config, EngineError, Event};
 
 use counters::Counters;
 use fetching::Fetching;
+use lanes::Rails;
 use mesh::Mesh;
 use reading::Reading;
 use replica::Replica;
@@ -62,6 +65,7 @@ pub(crate) struct Shard {
     fetch_started: Notify,
     serve: RefCell<Serve>,
     mesh: RefCell<Mesh>,
+    rails: Rails,
     pieces_queued: Cell<u64>,
     counters: Counters,
 }
@@ -70,6 +74,7 @@ impl Shard {
     /// Carries out commands until told to stop.
     async fn run(self: Rc<Self>, commands: flume::Receiver<Command>) {
         glommio::spawn_local(self.clone().watch_fetches()).detach();
+        self.start_rails();
         while let Ok(command) = commands.recv_async().await {
             match command {
                 Command::Stop { reply } => {

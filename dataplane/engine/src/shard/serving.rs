@@ -76,7 +76,11 @@ impl Shard {
         });
         let queued =
             known && self.serve.borrow_mut().on_grant(self.now(), peer.node, chunk, grant, want).is_ok();
-        if queued { self.pump() } else { writer.message(Decline { chunk, grant }) }
+        if queued {
+            return self.pump();
+        }
+        self.take_placed(peer.node, grant);
+        writer.message(Decline { chunk, grant });
     }
 
     /// Sends what may be sent.
@@ -153,15 +157,17 @@ impl Shard {
     ) {
         let chunk = replica.id;
         let mesh = self.mesh.borrow();
-        let writer = mesh.owner(node, &chunk).and_then(|peer| mesh.writer(peer));
+        let connection = mesh.owner(node, &chunk).and_then(|peer| mesh.connection(peer));
         drop(mesh);
-        let (Some(writer), Some(descriptor)) = (writer, replica.descriptor.get()) else {
+        let (Some(connection), Some(descriptor)) = (connection, replica.descriptor.get()) else {
             return self.give_up(node, chunk, grant);
         };
         let checksum = descriptor.checksums[piece as usize];
         let length = replica.geometry.length(piece);
         let head = PieceData { chunk, grant, piece, length, checksum, part: length };
-        writer.piece(head, self.perhaps_corrupted(lease));
+        if let Err(lease) = self.write_on_lane(&connection, &head, self.perhaps_corrupted(lease)) {
+            connection.writer.piece(head, lease);
+        }
     }
 
     /// The piece cannot be sent after all. That may be found out while the scheduler is asked, so it is not asked again
@@ -178,6 +184,7 @@ impl Shard {
     }
 
     fn decline(&self, node: NodeId, chunk: ChunkId, grant: u64) {
+        self.take_placed(node, grant);
         let mesh = self.mesh.borrow();
         if let Some(writer) = mesh.owner(node, &chunk).and_then(|peer| mesh.writer(peer)) {
             writer.message(Decline { chunk, grant });

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use flow::limits::UPLOADS_AT_ONCE;
@@ -10,6 +11,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use memory::{Arena, Backing};
 
 use super::counters::Counters;
+use super::lanes::Rails;
 use super::mesh::Mesh;
 use super::replica::Replica;
 use super::{RefCell, Shard};
@@ -17,6 +19,7 @@ use crate::command::Command;
 use crate::machine::probe_at_start;
 use crate::ring::DataRing;
 use crate::store::{ChunkStore, FoundChunk};
+use crate::transport::rdma::{Adapter, RdmaSettings};
 use crate::{Config, Event, Finding, StartError};
 
 /// glommio's own buffers serve control only; its default would be 10 MiB for each shard.
@@ -40,7 +43,9 @@ pub(crate) fn start(config: Config) -> Result<Started, StartError> {
     if config.prefault {
         arena.prefault().map_err(|source| StartError::Prefault { size: arena.size(), source })?;
     }
-    let findings = findings(&arena, &store, found.len());
+    let mut findings = findings(&arena, &store, found.len());
+    let (adapters, finding) = open_adapters(config.rdma.as_ref(), &arena);
+    findings.push(finding);
 
     // What stands in these channels is bounded by who sends: each asker waits for its answer, and each connection,
     // fetch and replica sends one event for each change.
@@ -61,6 +66,7 @@ pub(crate) fn start(config: Config) -> Result<Started, StartError> {
             events: event_sender.clone(),
             shards: senders.clone(),
             chunks,
+            adapters: adapters.clone(),
         };
         threads.push(parts.spawn(commands)?);
     }
@@ -76,6 +82,7 @@ struct Parts {
     events: flume::Sender<Event>,
     shards: Vec<flume::Sender<Command>>,
     chunks: Vec<FoundChunk>,
+    adapters: Vec<Arc<Adapter>>,
 }
 
 impl Parts {
@@ -134,9 +141,27 @@ impl Parts {
             fetch_started: Default::default(),
             serve: RefCell::new(Serve::new(UPLOADS_AT_ONCE)),
             mesh: RefCell::new(Mesh::default()),
+            rails: Rails::open(&self.adapters),
             pieces_queued: 0.into(),
             counters: Counters::default(),
         }
+    }
+}
+
+/// The RDMA devices that are used, and what to say of them.
+fn open_adapters(settings: Option<&RdmaSettings>, arena: &Arena) -> (Vec<Arc<Adapter>>, Finding) {
+    let finding =
+        |found, taken: &str, remedy| Finding { topic: "rdma", found, taken: taken.to_owned(), remedy };
+    let Some(settings) = settings else {
+        return (Vec::new(), finding("not among --transports".into(), "TCP", None));
+    };
+    match Adapter::open_all(settings, arena) {
+        Ok(adapters) => {
+            let names: Vec<_> = adapters.iter().map(|adapter| adapter.name()).collect();
+            let found = format!("{}, with the arena registered", names.join(", "));
+            (adapters, finding(found, "RDMA to nodes that it reaches, TCP to others", None))
+        }
+        Err(error) => (Vec::new(), finding(error.to_string(), "TCP", None)),
     }
 }
 

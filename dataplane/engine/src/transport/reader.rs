@@ -51,6 +51,13 @@ impl Filling {
         }
     }
 
+    /// Takes note of the next bytes of the piece, which a device has written into the slot.
+    pub(crate) fn note_written(&mut self, length: u32) {
+        let end = (self.received + length).min(self.lease.length());
+        self.checksum.update(&self.lease.as_slice()[self.received as usize..end as usize]);
+        self.received = end;
+    }
+
     /// The slot, and the checksum of what has arrived in it.
     pub(crate) fn finish(self) -> (Lease, u64) {
         (self.lease, self.checksum.finish())

@@ -36,6 +36,7 @@ pub fn config(directory: &Path, node: u64, shards: u16, memory_bytes: u64) -> Co
         prefault: false,
         congestion_control: None,
         sharing: None,
+        rdma: None,
         corrupt_one_in: 0,
     }
 }

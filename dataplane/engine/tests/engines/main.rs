@@ -4,6 +4,7 @@
 mod cluster; // the control plane, played
 mod moving; // chunks from engine to engine
 mod protocol; // a member that breaks the protocol
+mod rdma; // engines that write into each other's memory
 mod room; // memory that runs short
 mod sharing; // engines that read each other's memory
 mod storing; // chunks on one engine

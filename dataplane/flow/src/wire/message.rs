@@ -7,6 +7,7 @@ use super::control::*;
 use super::data::*;
 use super::frame::{HEADER_LENGTH, Header};
 use super::handshake::{Challenge, Hello, Proof, Refuse, Welcome};
+use super::lane::*;
 use super::session::*;
 use crate::verify::frame_checksum_of;
 
@@ -110,6 +111,10 @@ messages! {
     31 MemoryMapped,
     32 PieceAt,
     33 PieceTaken,
+    34 LaneOffer,
+    35 LaneClosed,
+    36 LaneGrant,
+    37 PieceWritten,
 
     40 Join,
     41 Membership,

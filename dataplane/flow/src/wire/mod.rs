@@ -7,6 +7,7 @@ pub mod control; // node to node: membership, trackers
 pub mod data; // shard to shard: grants, pieces, who has what
 pub mod frame; // the header
 pub mod handshake; // who is there, which version, is the token right
+pub mod lane; // shard to shard: pieces over RDMA
 pub mod message; // the list of all messages and their numbers
 pub mod session; // client to node: keys, chunks, slots
 

@@ -8,6 +8,7 @@ use flow::wire::Message;
 use flow::wire::control::*;
 use flow::wire::data::*;
 use flow::wire::handshake::*;
+use flow::wire::lane::*;
 use flow::wire::session::*;
 
 /// The messages of every type, drawn from one seed.
@@ -86,7 +87,7 @@ impl<A: Sample, B: Sample> Sample for (A, B) {
     }
 }
 
-impl Sample for [u8; 32] {
+impl<const LENGTH: usize> Sample for [u8; LENGTH] {
     fn sample(draw: &mut Draw) -> Self {
         std::array::from_fn(|_| u8::sample(draw))
     }
@@ -156,6 +157,7 @@ macro_rules! messages {
 }
 
 parts! {
+    LaneAddress { gid lid queue_pair packet_sequence_number mtu_bytes key base length }
     ShardPair { from to }
     NodeRecord {
         node name address rack shards incarnation state head memory_limit memory_used nvme_used
@@ -191,6 +193,10 @@ messages! {
     MemoryMapped {}
     PieceAt { chunk grant piece length checksum offset }
     PieceTaken { grant }
+    LaneOffer { lane answers rail address }
+    LaneClosed { lane }
+    LaneGrant { chunk grant want lane tag offset length }
+    PieceWritten { chunk grant piece length }
 
     Join { record }
     Membership { epoch cluster nodes forgotten }

@@ -6,20 +6,20 @@ use super::error::RdmaError;
 
 /// How RDMA is used. The defaults suit most fabrics.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Settings {
+pub struct RdmaSettings {
     /// Names of the devices to use, such as `mlx5_0`; all that can be used when it is empty.
-    pub(crate) devices: Vec<String>,
+    pub devices: Vec<String>,
     /// InfiniBand's service level, up to 15; on Ethernet the priority.
-    pub(crate) service_level: u8,
+    pub service_level: u8,
     /// Traffic class of the global header; its upper six bits are DSCP.
-    pub(crate) traffic_class: u8,
+    pub traffic_class: u8,
     /// Place of the partition key in the port's table; 0 is the default partition.
-    pub(crate) partition_key_index: u16,
+    pub partition_key_index: u16,
     /// Place of the address in the port's table; without it RoCE v2 that can be routed is chosen.
-    pub(crate) gid_index: Option<u8>,
+    pub gid_index: Option<u8>,
 }
 
-impl Settings {
+impl RdmaSettings {
     /// The address to use of those that a port has.
     pub(super) fn choose_gid<'a>(&self, entries: &'a [GidEntry]) -> Option<&'a GidEntry> {
         match self.gid_index {
@@ -39,7 +39,7 @@ pub(super) struct Candidate {
 }
 
 /// The ports that can be used: at least one, or why there is none.
-pub(super) fn candidates(settings: &Settings) -> Result<Vec<Candidate>, RdmaError> {
+pub(super) fn candidates(settings: &RdmaSettings) -> Result<Vec<Candidate>, RdmaError> {
     let mut found = Vec::new();
     let mut unusable = Vec::new();
     for device in ::verbs::devices()? {
@@ -74,7 +74,7 @@ pub(super) fn nearest_first(candidates: &mut [Candidate], memory_node: Option<u3
 }
 
 /// The active ports of a device that have an address, or why there is none.
-fn active_ports(settings: &Settings, device: &Device) -> Result<Vec<Candidate>, String> {
+fn active_ports(settings: &RdmaSettings, device: &Device) -> Result<Vec<Candidate>, String> {
     let in_words = |error: ::verbs::Error| error.to_string();
     let context = Context::open(device).map_err(in_words)?;
     let mut ports = Vec::new();
@@ -93,7 +93,7 @@ fn active_ports(settings: &Settings, device: &Device) -> Result<Vec<Candidate>, 
     if ports.is_empty() { Err(reason) } else { Ok(ports) }
 }
 
-fn missing(settings: &Settings) -> String {
+fn missing(settings: &RdmaSettings) -> String {
     format!("there is no {}; `shoal doctor` lists those that there are", settings.devices.join(", "))
 }
 
@@ -163,7 +163,7 @@ mod tests {
     fn an_address_that_was_named_is_used_or_none() {
         let entry = |index| GidEntry { index, gid: Gid([1; 16]), kind: GidKind::RoceV2 };
         let table = [entry(0), entry(3)];
-        let named = |gid_index| Settings { gid_index, ..Settings::default() };
+        let named = |gid_index| RdmaSettings { gid_index, ..RdmaSettings::default() };
         assert_eq!(named(Some(3)).choose_gid(&table).map(|entry| entry.index), Some(3));
         assert_eq!(named(Some(2)).choose_gid(&table), None);
         assert_eq!(named(None).choose_gid(&table).map(|entry| entry.index), Some(0));
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_there_is_named() {
-        let settings = Settings { devices: vec!["mlx5_77".to_owned()], ..Settings::default() };
+        let settings = RdmaSettings { devices: vec!["mlx5_77".to_owned()], ..RdmaSettings::default() };
         match candidates(&settings) {
             Err(RdmaError::NoDevice(reason)) => assert!(reason.contains("mlx5_77"), "{reason}"),
             Err(RdmaError::Verbs(error)) => assert!(matches!(*error, ::verbs::Error::Load(_)), "{error}"),

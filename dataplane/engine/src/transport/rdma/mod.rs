@@ -21,12 +21,20 @@
 //! trusted with its memory. A slot is safe from writes that are late, not from a peer that wants to do harm.
 
 mod error; // what fails, and what to do
-mod fabric; // what is needed of verbs
+pub(crate) mod fabric; // what is needed of verbs
 mod verbs; // on libibverbs
 mod devices; // which devices to use
 mod slots; // memory that peers may write to: pure
 mod polling; // whether to poll again or to wait: pure
 mod endpoint; // lanes of one shard
+
+pub use devices::RdmaSettings;
+
+pub(crate) use endpoint::{Endpoint, LaneEvent, ROOM};
+pub(crate) use error::RdmaError;
+pub(crate) use fabric::{Health, LaneId, RemoteSlot, Write};
+pub(crate) use polling::Next;
+pub(crate) use verbs::{Adapter, VerbsFabric};
 
 #[cfg(test)]
 mod conformance; // what every fabric must do

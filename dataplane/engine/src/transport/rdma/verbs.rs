@@ -13,7 +13,7 @@ use ::verbs::{
 };
 use memory::{Arena, SharedLease};
 
-use super::devices::{Candidate, Settings, arena_numa_node, candidates, nearest_first};
+use super::devices::{Candidate, RdmaSettings, arena_numa_node, candidates, nearest_first};
 use super::error::RdmaError;
 use super::fabric::{Completion, Fabric, Health, LaneId, LaneOffer, Refused, Room, Unsent, Write};
 
@@ -39,7 +39,7 @@ pub(crate) struct Adapter {
     domain: Arc<ProtectionDomain>,
     region: Arc<MemoryRegion>,
     port: u8,
-    settings: Settings,
+    settings: RdmaSettings,
     health: Mutex<Health>,
 }
 
@@ -47,7 +47,7 @@ impl Adapter {
     /// The devices that can be used, the nearest to the memory first. At least one, or why there is none.
     ///
     /// Takes all memory of the arena from the machine, since a device reaches only what is there and cannot be moved.
-    pub(crate) fn open_all(settings: &Settings, arena: &Arena) -> Result<Vec<Arc<Self>>, RdmaError> {
+    pub(crate) fn open_all(settings: &RdmaSettings, arena: &Arena) -> Result<Vec<Arc<Self>>, RdmaError> {
         let mut candidates = candidates(settings)?;
         // Before it is registered, because the kernel makes no large pages of memory that a device holds. Where it is too
         // old for this, registering takes the memory.
@@ -72,7 +72,7 @@ impl Adapter {
     }
 
     /// Each port has a context of its own, so that nobody else takes its events.
-    fn open(candidate: &Candidate, settings: &Settings, arena: &Arena) -> Result<Self, RdmaError> {
+    fn open(candidate: &Candidate, settings: &RdmaSettings, arena: &Arena) -> Result<Self, RdmaError> {
         let (context, port) = (Context::open(&candidate.device)?, candidate.port);
         let domain = ProtectionDomain::allocate(&context)?;
         let length = usize::try_from(arena.size()).unwrap_or(usize::MAX);
@@ -178,7 +178,7 @@ impl VerbsFabric {
     }
 
     fn reliability(&self) -> Reliability {
-        let Settings { service_level, traffic_class, .. } = self.adapter.settings;
+        let RdmaSettings { service_level, traffic_class, .. } = self.adapter.settings;
         Reliability { service_level, traffic_class, ..RELIABILITY }
     }
 

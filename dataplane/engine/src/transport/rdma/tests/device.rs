@@ -10,7 +10,7 @@ use memory::Arena;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::transport::rdma::conformance::{self, Rig};
-use crate::transport::rdma::devices::Settings;
+use crate::transport::rdma::devices::RdmaSettings;
 use crate::transport::rdma::endpoint::{Endpoint, LaneEvent, ROOM};
 use crate::transport::rdma::error::RdmaError;
 use crate::transport::rdma::fabric::{Health, LaneId, Room, Write};
@@ -29,7 +29,7 @@ impl Rig for Devices {
     type Fabric = VerbsFabric;
 
     fn open(&self, end: usize, arena: &Arena, room: Room) -> VerbsFabric {
-        let adapters = Adapter::open_all(&Settings::default(), arena).unwrap();
+        let adapters = Adapter::open_all(&RdmaSettings::default(), arena).unwrap();
         let at = if self.apart && end == 1 { adapters.len() - 1 } else { 0 };
         VerbsFabric::open(&adapters[at], room).unwrap()
     }
@@ -53,7 +53,7 @@ const NOW: Instant = Instant::from_micros(1);
 #[test]
 fn libibverbs_conforms() {
     let arena = Arena::new(16 << 20, 1).unwrap();
-    match Adapter::open_all(&Settings::default(), &arena) {
+    match Adapter::open_all(&RdmaSettings::default(), &arena) {
         Ok(adapters) => {
             let names: Vec<&str> = adapters.iter().map(|adapter| adapter.name()).collect();
             println!("on {}", names.join(", "));
@@ -84,7 +84,7 @@ impl Linked {
     fn open() -> Self {
         let arenas = [(); 2].map(|()| Arena::new(16 << 20, 1).unwrap());
         let adapter = |end: usize| {
-            let settings = Settings { devices: vec![format!("rxe{end}")], ..Settings::default() };
+            let settings = RdmaSettings { devices: vec![format!("rxe{end}")], ..RdmaSettings::default() };
             Adapter::open_all(&settings, &arenas[end]).unwrap().remove(0)
         };
         let adapters = [adapter(0), adapter(1)];
