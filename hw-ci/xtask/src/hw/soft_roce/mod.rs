@@ -122,6 +122,10 @@ fn attempt(arguments: &Arguments) -> Result<u8, Error> {
     if arguments.check_inside {
         return Ok(check::inside());
     }
+    if std::env::consts::ARCH != "x86_64" {
+        let what = format!("User Mode Linux does not run on {}", std::env::consts::ARCH);
+        return Err(Error::Missing { what, remedy: "use a machine with x86-64" });
+    }
     let cache = Cache::open()?;
     let machine = Machine {
         packages: packages::ready(&cache)?,
