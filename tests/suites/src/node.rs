@@ -22,8 +22,27 @@ const LOG_SHOWN: usize = 16 << 10;
 pub enum Way {
     /// Over TCP in any case.
     Tcp,
+    /// Over RDMA, and over TCP while there is no lane.
+    Rdma,
     /// By whatever the nodes find: on one host, memory that they share.
     Found,
+}
+
+impl Way {
+    /// Whether this machine has what it takes; says so if not. RDMA takes a device, which must be there when
+    /// `VERBS_REQUIRE_DEVICE` is set.
+    pub fn is_there(self) -> bool {
+        if self != Way::Rdma {
+            return true;
+        }
+        let devices = std::fs::read_dir("/sys/class/infiniband");
+        let has_device = devices.is_ok_and(|mut devices| devices.next().is_some());
+        assert!(has_device || std::env::var_os("VERBS_REQUIRE_DEVICE").is_none(), "there is no RDMA device");
+        if !has_device {
+            println!("skipped: there is no RDMA device");
+        }
+        has_device
+    }
 }
 
 /// How a node is started.
@@ -84,6 +103,7 @@ impl Setup {
     pub fn over(self, way: Way) -> Self {
         match way {
             Way::Tcp => self.flag("--transports", "tcp"),
+            Way::Rdma => self.flag("--transports", "rdma,tcp"),
             Way::Found => self.without("--transports"),
         }
     }

@@ -42,8 +42,10 @@ fn eight_nodes_share_files_and_trees(way: Way) {
         }
     }
     every_node_tells_the_same(&cluster.nodes);
-    let copied: u64 = cluster.nodes.iter().map(|node| counter(node, "bytes_received_shm")).sum();
-    assert_eq!(copied > 0, way == Way::Found, "{copied} bytes were copied out of the memory of other nodes");
+    for (counted, by) in [("bytes_received_shm", Way::Found), ("bytes_received_rdma", Way::Rdma)] {
+        let bytes: u64 = cluster.nodes.iter().map(|node| counter(node, counted)).sum();
+        assert_eq!(bytes > 0, way == by, "{counted} is {bytes} in all");
+    }
 
     // What one node removes, replaces or adds is so for all.
     shoal(&cluster.nodes[7], ["rm", "shared/file"]).success();

@@ -1,13 +1,23 @@
 //! Clusters of real nodes: what they do together, and what they do when some of them fail.
 #![allow(clippy::unwrap_used)]
 
-/// Tests that hold for each way that pieces take: over TCP, as between hosts, and through memory that nodes share.
+/// Tests that hold for each way that pieces take: over TCP and RDMA, as between hosts, and through memory
+/// that nodes share.
 macro_rules! each_way {
     ($($name:ident)*) => {
         mod over_tcp {
             $(#[test]
             fn $name() {
                 super::$name(suites::Way::Tcp);
+            })*
+        }
+
+        mod over_rdma {
+            $(#[test]
+            fn $name() {
+                if suites::Way::Rdma.is_there() {
+                    super::$name(suites::Way::Rdma);
+                }
             })*
         }
 
