@@ -1,6 +1,7 @@
 //! Engines that write into each other's memory over RDMA. Without a device these tests say so and pass; with
 //! `VERBS_REQUIRE_DEVICE=1` they fail then.
 
+use std::process::Command;
 use std::time::Duration;
 
 use engine::{Config, RdmaSettings};
@@ -99,5 +100,64 @@ fn many_receivers_write_to_each_other() {
         assert_eq!(block_on(cluster.handle(node).verify(chunk.id)), Ok(chunk.id));
     }
     assert!(counter(&cluster, 2, "bytes_received_rdma") + counter(&cluster, 3, "bytes_received_rdma") > 0);
+    cluster.stop();
+}
+
+/// The link of the devices that `cargo xtask hw soft-roce` makes. The connections of these tests do not pass over it.
+const LINK: &str = "shoal0";
+
+fn set_link(state: &str) {
+    let status = Command::new("ip").args(["link", "set", LINK, state]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn while_the_link_is_cut_pieces_take_tcp_and_come_back_after() {
+    if !has_device() || !std::path::Path::new("/sys/class/net").join(LINK).exists() {
+        println!("skipped: there is no link {LINK} that could be cut");
+        return;
+    }
+    let cluster = Cluster::with(&[1, 1], 128 << 20, over_rdma);
+    wait_for_lane(&cluster, 1000);
+    let content = bytes(1, 48 << 20);
+    let chunk = put(cluster.handle(1), &content, false).unwrap();
+    let before = counter(&cluster, 2, "bytes_received_rdma");
+    let receiver = cluster.handle(2).clone();
+    let fetch = std::thread::spawn(move || block_on(receiver.fetch(chunk, Device::Dram)).unwrap());
+    while counter(&cluster, 2, "bytes_received_rdma") == before && !fetch.is_finished() {
+        std::thread::yield_now();
+    }
+    set_link("down");
+    fetch.join().unwrap();
+    assert!(get(cluster.handle(2), chunk).unwrap() == content, "it was cut in the middle");
+
+    let during = counter(&cluster, 2, "bytes_received_rdma");
+    let content = bytes(2, 8 << 20);
+    let chunk = put(cluster.handle(1), &content, false).unwrap();
+    assert!(get(cluster.handle(2), chunk).unwrap() == content, "it was cut before");
+    assert_eq!(counter(&cluster, 2, "bytes_received_rdma"), during);
+    assert!(counter(&cluster, 2, "lanes_broken") > 0);
+
+    set_link("up");
+    wait_for_lane(&cluster, 2000);
+    cluster.stop();
+}
+
+#[test]
+fn every_slot_comes_back() {
+    if !has_device() {
+        return;
+    }
+    let cluster = Cluster::with(&[1, 1], 64 << 20, over_rdma);
+    wait_for_lane(&cluster, 1000);
+    // Several times the memory of either: what is not given back would soon be missing.
+    for seed in 1..10 {
+        let content = bytes(seed, 24 << 20);
+        let chunk = put(cluster.handle(1), &content, false).unwrap();
+        assert!(get(cluster.handle(2), chunk).unwrap() == content);
+        for node in [1, 2] {
+            block_on(cluster.handle(node).drop_replica(chunk.id, None, true)).unwrap();
+        }
+    }
     cluster.stop();
 }

@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     time_limit: u64,
     /// Memory of the kernel
-    #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(128..=65_536))]
+    #[arg(long, value_name = "MIB", default_value_t = 5120, value_parser = clap::value_parser!(u32).range(128..=65_536))]
     memory: u32,
     /// Processors of the kernel
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]

@@ -17,12 +17,32 @@ struct Suite {
     test: Option<&'static str>,
     /// What the test program is told: which of its tests need verbs, where not all do.
     arguments: &'static [&'static str],
+    /// Whether its tests run the `shoal` binary, which they look for beside themselves.
+    runs_shoal: bool,
 }
 
 const SUITES: &[Suite] = &[
-    Suite { package: "verbs", test: Some("loopback"), arguments: &[] },
-    Suite { package: "verbs", test: Some("link"), arguments: &[] },
-    Suite { package: "engine", test: None, arguments: &["transport::rdma::tests::device", "--nocapture"] },
+    Suite { package: "verbs", test: Some("loopback"), arguments: &[], runs_shoal: false },
+    Suite { package: "verbs", test: Some("link"), arguments: &[], runs_shoal: false },
+    Suite {
+        package: "engine",
+        test: None,
+        arguments: &["transport::rdma::tests::device", "--nocapture"],
+        runs_shoal: false,
+    },
+    // One after the other: the devices are slow, and each takes memory that cannot be swapped.
+    Suite {
+        package: "engine",
+        test: Some("engines"),
+        arguments: &["rdma", "--test-threads", "1", "--nocapture"],
+        runs_shoal: false,
+    },
+    Suite {
+        package: "suites",
+        test: Some("cluster"),
+        arguments: &["over_rdma", "--test-threads", "1", "--nocapture"],
+        runs_shoal: true,
+    },
 ];
 
 /// Runs every suite, each in a kernel of its own; the first status that is not zero.
@@ -50,6 +70,14 @@ impl Suite {
 
     /// Builds it; its program.
     fn build(&self) -> Result<OsString, Error> {
+        if self.runs_shoal {
+            let mut command = cargo(&["build", "--locked", "-p", "cli"]);
+            let built = command.status();
+            let built = built.map_err(|source| Error::Spawn { program: spelled(&command), source })?;
+            if !built.success() {
+                return Err(Error::Suite(self.name()));
+            }
+        }
         let target = self.test.map_or(vec!["--lib"], |test| vec!["--test", test]);
         let format = "--message-format=json-render-diagnostics";
         let mut arguments = vec!["test", "--locked", "-p", self.package, "--no-run", format];
