@@ -250,6 +250,16 @@ impl Shard {
         }
     }
 
+    /// Withdraws what is granted still, so that nobody sends what would be dropped.
+    fn revoke_all(&self, fetching: &Fetching) {
+        for (grant, (node, _)) in fetching.leases.take() {
+            if let Some(connection) = self.source(node, &fetching.replica.id) {
+                connection.writer.message(Revoke { grant });
+            }
+        }
+        self.revoke_chunk_on_lanes(&fetching.replica.id, None);
+    }
+
     /// Ends what a peer and this shard are to each other in a chunk's swarm.
     fn let_go(&self, replica: &Replica, node: NodeId) {
         let Some(peer) = self.mesh.borrow().owner(node, &replica.id) else { return };
@@ -365,8 +375,7 @@ impl Shard {
         fetching.finishing.set(true);
         let replica = &fetching.replica;
         self.fetches.borrow_mut().remove(&replica.id);
-        fetching.leases.borrow_mut().clear();
-        self.revoke_chunk_on_lanes(&replica.id, None);
+        self.revoke_all(fetching);
         let holding = match replica.state.borrow().have.count() {
             0 => Holding::None,
             count if count == replica.geometry.pieces() => Holding::Complete,

@@ -2,22 +2,27 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flow::chunk::ChunkId;
 use flow::eviction::{self, Standing, Step};
 use flow::verify::Digest;
 use flow::wire::control::Holding;
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
+use futures_lite::future::or;
 
 use super::Shard;
 use super::counters::add;
 use super::pieces::write_error;
 use super::replica::{Replica, ReplicaFile};
+use crate::command::Reply;
 use crate::store::Footer;
 use crate::{EngineError, Event};
 
 /// Memory freed at once when some is wanted, so that the search for it is paid rarely.
 const EVICT_BYTES: u64 = 32 << 20;
+/// How often it is looked whether somebody waits for a fetch still.
+const ASKER_LOOK: Duration = Duration::from_millis(100);
 /// Pieces on their way to NVMe at once when a replica is copied there.
 const COPIES_AT_ONCE: u32 = 8;
 
@@ -27,6 +32,7 @@ impl Shard {
         self: Rc<Self>,
         chunk: ChunkReference,
         device: Device,
+        asker: Reply<ChunkFetched>,
     ) -> Result<ChunkFetched, EngineError> {
         let replica = self.replica_for(&chunk)?;
         let fetched = if replica.is_complete() {
@@ -34,7 +40,7 @@ impl Shard {
             ChunkFetched { pieces_local, ..nothing_fetched() }
         } else {
             let outcome = self.start_fetch(&replica, device);
-            outcome.recv_async().await.map_err(|_| EngineError::Stopping)??
+            self.outcome_for(&asker, &replica, outcome).await?
         };
         match device {
             Device::Dram => {
@@ -45,6 +51,30 @@ impl Shard {
             Device::Nvme => self.make_durable(&replica).await?,
         }
         Ok(fetched)
+    }
+
+    /// Waits for a fetch. It ends when whoever asked has gone and nobody else wants it: a source that stands still would
+    /// hold its slots for ever.
+    async fn outcome_for(
+        self: &Rc<Self>,
+        asker: &Reply<ChunkFetched>,
+        replica: &Rc<Replica>,
+        outcome: flume::Receiver<Result<ChunkFetched, EngineError>>,
+    ) -> Result<ChunkFetched, EngineError> {
+        loop {
+            let pause = async {
+                glommio::timer::sleep(ASKER_LOOK).await;
+                None
+            };
+            match or(async { Some(outcome.recv_async().await) }, pause).await {
+                Some(outcome) => return outcome.map_err(|_| EngineError::Stopping)?,
+                None if asker.is_disconnected() => break,
+                None => {}
+            }
+        }
+        drop(outcome);
+        self.end_fetch_if_unwanted(replica);
+        Err(self.lacking(replica))
     }
 
     /// Gives a complete replica a file of its own, if it has none.

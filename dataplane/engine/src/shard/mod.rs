@@ -113,7 +113,10 @@ impl Shard {
             Command::Release { handle, pieces, reply } => drop(reply.send(self.release(handle, &pieces))),
             Command::Close { handle, reply } => drop(reply.send(self.close(handle))),
 
-            Command::Fetch { chunk, device, reply } => answer!(reply, self.bring(chunk, device)),
+            Command::Fetch { chunk, device, reply } => {
+                let asker = reply.clone();
+                answer!(reply, self.bring(chunk, device, asker))
+            }
             Command::Verify { id, reply } => answer!(reply, self.verify(id)),
             Command::Pin { id, pinned, reply } => drop(reply.send(Ok(self.pin(&id, pinned)))),
             Command::Drop { id, device, force, reply } => {
