@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use engine::{Config, Engine, EngineError, Event, Fault, Handle, Peer};
@@ -11,19 +12,31 @@ use flow::verify::{Digest, checksum_of};
 use flow::wire::control::{Holding, TrackerPeer};
 use flow::wire::session::{ChunkReference, FilledPiece};
 use futures_lite::future::block_on;
+use memory::{Arena, Mapping};
 
-/// Engines 1, 2, … with shards, memory and directories of their own.
+/// Engines 1, 2, … with shards, memory and directories of their own, and members that the test plays.
 pub struct Cluster {
     pub directory: tempfile::TempDir,
-    nodes: Vec<Engine>,
+    nodes: Vec<Option<Engine>>,
     shared: Arc<Shared>,
 }
 
 #[derive(Default)]
 struct Shared {
-    handles: Mutex<Vec<Handle>>,
+    handles: Mutex<BTreeMap<u64, Handle>>,
+    played: Mutex<BTreeMap<u64, Played>>,
     holders: Mutex<BTreeMap<(ChunkId, u64), bool>>,
     faults: Mutex<Vec<(u64, Fault)>>,
+    /// Memory cannot be mapped any more.
+    is_apart: AtomicBool,
+}
+
+/// What the control plane knows of a member that the test plays.
+struct Played {
+    arena: Arena,
+    dialled: flume::Sender<TcpStream>,
+    /// Pieces of the chunks that it is said to hold.
+    held: BTreeMap<ChunkId, u32>,
 }
 
 pub fn config(directory: &Path, node: u64, shards: u16, memory_bytes: u64) -> Config {
@@ -56,26 +69,72 @@ impl Cluster {
             let mut config = config(directory.path(), node, shards, memory_bytes);
             adjust(&mut config);
             let (engine, events) = Engine::start(config).unwrap();
-            shared.handles.lock().unwrap().push(engine.handle().clone());
-            nodes.push(engine);
+            shared.handles.lock().unwrap().insert(node, engine.handle().clone());
+            nodes.push(Some(engine));
             let shared = shared.clone();
             std::thread::spawn(move || events.iter().for_each(|event| shared.on_event(node, event)));
         }
-        for (node, engine) in (1..).zip(&nodes) {
-            let others = (1..).zip(&nodes).filter(|(other, _)| *other != node);
-            let peer = |(node, other): (u64, &Engine)| Peer {
-                node,
-                name: format!("n{node}"),
-                shards: other.handle().shards(),
-                near: true,
-            };
-            engine.handle().members(&others.map(peer).collect::<Vec<_>>());
-        }
+        shared.tell_members(None);
         Self { directory, nodes, shared }
     }
 
     pub fn handle(&self, node: usize) -> &Handle {
-        self.nodes[node - 1].handle()
+        self.nodes[node - 1].as_ref().expect("the test has stopped this engine").handle()
+    }
+
+    /// A member that the test plays joins; gives the connections that engines dial to it.
+    pub fn play(&self, node: u64, arena: &Arena) -> flume::Receiver<TcpStream> {
+        let (dialled, connections) = flume::unbounded();
+        let played = Played { arena: arena.clone(), dialled, held: BTreeMap::new() };
+        self.shared.played.lock().unwrap().insert(node, played);
+        self.shared.tell_members(None);
+        connections
+    }
+
+    /// A played member is said to hold that many pieces of a chunk, and whether it had them all from the start.
+    pub fn played_holds(&self, node: u64, chunk: ChunkId, pieces: u32, complete: bool) {
+        self.shared.played.lock().unwrap().get_mut(&node).unwrap().held.insert(chunk, pieces);
+        self.shared.holders.lock().unwrap().insert((chunk, node), complete);
+    }
+
+    /// A played member is not said to hold a chunk any more.
+    pub fn forget(&self, node: u64, chunk: ChunkId) {
+        self.shared.played.lock().unwrap().get_mut(&node).unwrap().held.remove(&chunk);
+        self.shared.holders.lock().unwrap().remove(&(chunk, node));
+    }
+
+    /// A played member leaves the cluster; engines close their connections to it.
+    pub fn dismiss(&self, node: u64) {
+        self.shared.played.lock().unwrap().remove(&node);
+        self.shared.forget(node);
+        self.shared.tell_members(None);
+    }
+
+    /// A connection that a played member dials to an engine.
+    pub fn dial(&self, node: u64, to: u64) -> TcpStream {
+        let (ours, theirs) = connected();
+        self.shared.handles.lock().unwrap()[&to].attach(0, node, 0, theirs);
+        ours
+    }
+
+    /// Cuts all connections of an engine, which may be dialled again.
+    pub fn cut(&self, node: u64) {
+        self.shared.tell_members(Some(node));
+        self.shared.tell_members(None);
+    }
+
+    /// From here on no memory can be mapped.
+    pub fn part(&self) {
+        self.shared.is_apart.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops one engine, and tells the others.
+    pub fn stop_one(&mut self, node: u64) {
+        let engine = self.nodes[node as usize - 1].take().expect("an engine is stopped once");
+        engine.stop();
+        self.shared.handles.lock().unwrap().remove(&node);
+        self.shared.forget(node);
+        self.shared.tell_members(None);
     }
 
     pub fn faults(&self) -> Vec<(u64, Fault)> {
@@ -84,7 +143,7 @@ impl Cluster {
 
     /// Stops every engine and gives the directory back.
     pub fn stop(self) -> tempfile::TempDir {
-        self.nodes.into_iter().for_each(Engine::stop);
+        self.nodes.into_iter().flatten().for_each(Engine::stop);
         self.directory
     }
 }
@@ -92,19 +151,25 @@ impl Cluster {
 impl Shared {
     fn on_event(&self, node: u64, event: Event) {
         let handles = self.handles.lock().unwrap().clone();
-        let handle = |node: u64| &handles[node as usize - 1];
+        let Some(ours) = handles.get(&node) else { return };
         match event {
             Event::Dial { from_shard, peer, to_shard } => {
-                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-                let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-                let (theirs, _) = listener.accept().unwrap();
-                handle(peer).attach(to_shard, node, from_shard, theirs);
-                handle(node).attach(from_shard, peer, to_shard, ours);
+                let (from, to) = connected();
+                if let Some(theirs) = handles.get(&peer) {
+                    theirs.attach(to_shard, node, from_shard, to);
+                } else if let Some(played) = self.played.lock().unwrap().get(&peer) {
+                    let _ = played.dialled.send(to);
+                } else {
+                    return ours.dial_failed(from_shard, peer, to_shard);
+                }
+                ours.attach(from_shard, peer, to_shard, from);
             }
             Event::Map { shard, connection, peer, .. } => {
-                let arena = handle(peer).arena();
-                let mapping = memory::Mapping::map_shared(arena.read_only_fd(), arena.size(), false);
-                handle(node).mapped(shard, connection, mapping.ok().map(Arc::new));
+                let played = || self.played.lock().unwrap().get(&peer).map(|played| played.arena.clone());
+                let arena = handles.get(&peer).map(|handle| handle.arena().clone()).or_else(played);
+                let arena = arena.filter(|_| !self.is_apart.load(Ordering::Relaxed));
+                let map = |arena: Arena| Mapping::map_shared(arena.read_only_fd(), arena.size(), false).ok();
+                ours.mapped(shard, connection, arena.and_then(map).map(Arc::new));
             }
             Event::FindPeers { chunk } => {
                 let mut holders = self.holders.lock().unwrap();
@@ -113,14 +178,22 @@ impl Shared {
                     known.map(|(&(_, node), &complete)| TrackerPeer { node, complete, near: true }).collect();
                 holders.entry((chunk, node)).or_insert(false);
                 drop(holders);
-                handle(node).peers(chunk, peers);
+                ours.peers(chunk, peers);
             }
             Event::FindHolders { chunk } => {
-                let others = (1..).zip(&handles).filter(|(other, _)| *other != node);
-                let replicas = others.flat_map(|(_, handle)| block_on(handle.replicas(Some(chunk))).unwrap());
+                let others = handles.iter().filter(|(other, _)| **other != node);
+                // One that is being stopped has none.
+                let replicas =
+                    others.flat_map(|(_, handle)| block_on(handle.replicas(Some(chunk)))).flatten();
                 let held =
                     replicas.map(|replica| (replica.node, replica.dram_pieces.max(replica.nvme_pieces)));
-                handle(node).holders(chunk, held.filter(|&(_, held)| held > 0).collect(), true);
+                let mut held: Vec<_> = held.filter(|&(_, held)| held > 0).collect();
+                let played = self.played.lock().unwrap();
+                held.extend(
+                    played.iter().filter_map(|(&node, played)| Some((node, *played.held.get(&chunk)?))),
+                );
+                drop(played);
+                ours.holders(chunk, held, true);
             }
             Event::Holding { chunk, holding } => {
                 self.holders.lock().unwrap().insert((chunk, node), holding == Holding::Complete);
@@ -128,6 +201,37 @@ impl Shared {
             Event::Fault(fault) => self.faults.lock().unwrap().push((node, fault)),
         }
     }
+
+    /// Tells every engine of all others but `hidden`, and that one of nobody.
+    fn tell_members(&self, hidden: Option<u64>) {
+        let handles = self.handles.lock().unwrap();
+        let engines = handles.iter().map(|(&node, handle)| (node, handle.shards()));
+        let played = self.played.lock().unwrap().keys().map(|&node| (node, 1)).collect::<Vec<_>>();
+        let all: Vec<(u64, u16)> = engines.chain(played).collect();
+        for (&node, handle) in handles.iter() {
+            let is_seen = |other: u64| other != node && hidden != Some(other) && hidden != Some(node);
+            let others = all.iter().filter(|(other, _)| is_seen(*other));
+            let peer =
+                |&(node, shards): &(u64, u16)| Peer { node, name: format!("n{node}"), shards, near: true };
+            handle.members(&others.map(peer).collect::<Vec<_>>());
+        }
+    }
+
+    fn forget(&self, node: u64) {
+        self.holders.lock().unwrap().retain(|(_, holder), _| *holder != node);
+    }
+}
+
+fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let from = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (from, listener.accept().unwrap().0)
+}
+
+/// The value of a counter of an engine.
+pub fn counter(handle: &Handle, name: &str) -> u64 {
+    let counters = block_on(handle.counters()).unwrap();
+    counters.into_iter().find(|(known, _)| known == name).unwrap().1
 }
 
 /// Bytes that differ from seed to seed.

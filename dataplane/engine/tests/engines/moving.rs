@@ -8,42 +8,6 @@ use crate::cluster::{Cluster, bytes, get, put};
 use crate::storing::flip_byte;
 
 #[test]
-fn a_chunk_reaches_another_engine_whatever_the_shards() {
-    for shards in [[1, 1], [1, 3], [3, 2]] {
-        let cluster = Cluster::new(&shards, 64 << 20);
-        for (seed, length) in [(1, 1), (2, 5000), (3, (9 << 20) + 3)] {
-            let content = bytes(seed, length);
-            let chunk = put(cluster.handle(1), &content, false).unwrap();
-            assert!(get(cluster.handle(2), chunk).unwrap() == content);
-            let fetched = block_on(cluster.handle(2).fetch(chunk, Device::Dram)).unwrap();
-            assert_eq!(fetched.pieces_local, chunk.geometry.pieces());
-        }
-        cluster.stop();
-    }
-}
-
-#[test]
-fn many_receivers_help_each_other() {
-    let cluster = Cluster::new(&[1; 6], 128 << 20);
-    let content = bytes(1, 48 << 20);
-    let chunk = put(cluster.handle(1), &content, true).unwrap();
-    let fetches: Vec<_> = (2..=6)
-        .map(|node| {
-            let handle = cluster.handle(node).clone();
-            std::thread::spawn(move || block_on(handle.fetch(chunk, Device::Dram)).unwrap())
-        })
-        .collect();
-    let reports: Vec<_> = fetches.into_iter().map(|fetch| fetch.join().unwrap()).collect();
-    for (node, report) in (2..).zip(&reports) {
-        assert_eq!(report.pieces_from_origin + report.pieces_from_peers, 48, "{report:?}");
-        assert_eq!(block_on(cluster.handle(node).verify(chunk.id)), Ok(chunk.id));
-    }
-    let from_peers: u32 = reports.iter().map(|report| report.pieces_from_peers).sum();
-    assert!(from_peers > 48, "receivers serve while they receive: {reports:?}");
-    cluster.stop();
-}
-
-#[test]
 fn a_chunk_reaches_nvme_through_little_memory() {
     let cluster = Cluster::new(&[1, 1], 32 << 20);
     let content = bytes(1, 100 << 20);
@@ -53,18 +17,6 @@ fn a_chunk_reaches_nvme_through_little_memory() {
     let directory = cluster.stop();
     let files = std::fs::read_dir(directory.path().join("2/chunks")).unwrap().count();
     assert_eq!(files, 2, "one directory with the chunk, and the empty one for temporary files");
-}
-
-#[test]
-fn damage_on_the_wire_is_found_and_fetched_again() {
-    // Of 40 pieces and those sent again, the first and the 31st leave damaged.
-    let cluster = Cluster::with(&[1, 1], 128 << 20, |config| config.corrupt_one_in = 30);
-    let content = bytes(1, 40 << 20);
-    let chunk = put(cluster.handle(1), &content, false).unwrap();
-    assert!(get(cluster.handle(2), chunk).unwrap() == content);
-    let faults: Vec<_> = cluster.faults().iter().map(|(node, fault)| (*node, fault.peer)).collect();
-    assert_eq!(faults, [(2, Some(1)); 2]);
-    cluster.stop();
 }
 
 #[test]
