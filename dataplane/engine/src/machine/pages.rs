@@ -94,13 +94,21 @@ fn transparent() -> Finding {
 
 fn locking() -> Finding {
     let topic = LOCKED_MEMORY;
-    let taken = "nothing is locked by this build";
+    let taken = "RDMA devices lock all of --max-memory; nothing else is locked";
     if has_capability(CAP_IPC_LOCK) {
         return Finding::new(topic, "without limit (CAP_IPC_LOCK)", taken);
     }
     match getrlimit(Resource::Memlock).current {
         None => Finding::new(topic, "without limit", taken),
-        Some(bytes) => Finding::new(topic, format!("at most {} (RLIMIT_MEMLOCK)", show(bytes)), taken),
+        Some(bytes) => {
+            let finding = Finding::new(topic, format!("at most {} (RLIMIT_MEMLOCK)", show(bytes)), taken);
+            match super::rdma::has_devices() {
+                true => {
+                    finding.remedy("`ulimit -l unlimited`, or LimitMEMLOCK=infinity in the unit, for RDMA")
+                }
+                false => finding,
+            }
+        }
     }
 }
 

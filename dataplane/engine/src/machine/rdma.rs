@@ -1,15 +1,49 @@
-//! RDMA: the library, and each device with its ports. None of it is used yet.
+//! RDMA: the library, and each device with its ports.
 
 use verbs::{Context, Device, Library, Port, PortState};
 
 use super::{Finding, names_in};
 
-/// What the engine does with RDMA.
-const NOT_USED: &str = "not used: this build moves pieces over TCP";
+/// Where the kernel lists them.
+const DEVICES: &str = "/sys/class/infiniband";
+/// What the engine does without the library or a device.
+const NOT_USED: &str = "TCP between nodes";
+/// What it does with the library.
+const LOADED: &str = "loaded when a node starts";
+/// What it does with a device. The node's log says whether it could.
+const USED: &str = "RDMA to nodes that it reaches, unless --transports says otherwise";
 
 pub(super) fn probe() -> Vec<Finding> {
-    let known_to_kernel = names_in("/sys/class/infiniband");
-    vec![library(!known_to_kernel.is_empty()), devices(&known_to_kernel)]
+    let known_to_kernel = names_in(DEVICES);
+    vec![library(!known_to_kernel.is_empty()), devices(&known_to_kernel), gpu_direct(&known_to_kernel)]
+}
+
+/// Whether the kernel knows an RDMA device.
+pub(super) fn has_devices() -> bool {
+    !names_in(DEVICES).is_empty()
+}
+
+/// Whether a device could reach the memory of a GPU by itself (GPUDirect RDMA): through nvidia-peermem, or dmabuf.
+fn gpu_direct(rdma_devices: &[String]) -> Finding {
+    let topic = "GPUDirect RDMA";
+    let taken = "not used yet by this build; chunks live in DRAM and on NVMe";
+    let has_gpus = !names_in("/proc/driver/nvidia/gpus").is_empty();
+    if rdma_devices.is_empty() || !has_gpus {
+        let lacking = match (rdma_devices.is_empty(), has_gpus) {
+            (true, true) => "no RDMA device",
+            (false, _) => "no NVIDIA GPU",
+            (true, false) => "neither an RDMA device nor an NVIDIA GPU",
+        };
+        return Finding::new(topic, lacking, taken);
+    }
+    let has_peermem = std::path::Path::new("/sys/module/nvidia_peermem").exists();
+    let has_dmabuf = Library::get().is_ok_and(|library| library.has_dmabuf());
+    match (has_peermem, has_dmabuf) {
+        (true, _) => Finding::new(topic, "nvidia-peermem is loaded", taken),
+        (false, true) => Finding::new(topic, "libibverbs takes dmabuf; nvidia-peermem is not loaded", taken),
+        (false, false) => Finding::new(topic, "neither nvidia-peermem nor dmabuf", taken)
+            .remedy("`modprobe nvidia-peermem`, or rdma-core 34 with the open NVIDIA kernel modules"),
+    }
 }
 
 /// Whether what user space needs is there. To install it makes sense only where the kernel has a device.
@@ -26,15 +60,16 @@ fn library(is_of_use: bool) -> Finding {
     };
     let dmabuf = if library.has_dmabuf() { "libibverbs" } else { "libibverbs without dmabuf" };
     match verbs::connection_manager() {
-        Ok(()) => Finding::new(topic, format!("{dmabuf}, librdmacm"), NOT_USED),
-        Err(error) => remedy(Finding::new(topic, format!("{dmabuf}; no librdmacm"), NOT_USED), error),
+        Ok(()) => Finding::new(topic, format!("{dmabuf}, librdmacm"), LOADED),
+        // Lanes are connected without it.
+        Err(_) => Finding::new(topic, format!("{dmabuf}; no librdmacm"), LOADED),
     }
 }
 
 fn devices(known_to_kernel: &[String]) -> Finding {
     let topic = "RDMA devices";
     if known_to_kernel.is_empty() {
-        return Finding::new(topic, "none in /sys/class/infiniband", "TCP between nodes");
+        return Finding::new(topic, "none in /sys/class/infiniband", NOT_USED);
     }
     let devices = match verbs::devices() {
         Ok(devices) => devices,
@@ -50,7 +85,8 @@ fn devices(known_to_kernel: &[String]) -> Finding {
         );
     }
     let found = if found.is_empty() { known_to_kernel.join(", ") } else { found.join("; ") };
-    let finding = Finding::new(topic, found, NOT_USED);
+    let taken = if seen.iter().any(|seen| seen.is_active) { USED } else { NOT_USED };
+    let finding = Finding::new(topic, found, taken);
     if remedies.is_empty() { finding } else { finding.remedy(remedies.join("; ")) }
 }
 
@@ -58,6 +94,8 @@ fn devices(known_to_kernel: &[String]) -> Finding {
 struct Seen {
     description: String,
     remedy: Option<String>,
+    /// Whether a port of it carries traffic.
+    is_active: bool,
 }
 
 impl Seen {
@@ -71,7 +109,7 @@ impl Seen {
         };
         match ports(device) {
             Ok(ports) => Self::of_ports(&name, &ports),
-            Err(error) => Self { description: name, remedy: Some(error.to_string()) },
+            Err(error) => Self { description: name, remedy: Some(error.to_string()), is_active: false },
         }
     }
 
@@ -85,7 +123,8 @@ impl Seen {
             };
             format!("port {} of {name} is {}: {advice}", port.number, port.state)
         });
-        Self { description: format!("{name}: {}", described.join("; ")), remedy }
+        let is_active = ports.iter().any(|(port, _)| port.state == PortState::Active);
+        Self { description: format!("{name}: {}", described.join("; ")), remedy, is_active }
     }
 }
 
@@ -138,6 +177,6 @@ mod tests {
     #[test]
     fn a_library_that_nobody_needs_has_no_remedy() {
         assert_eq!(library(false).remedy, None);
-        assert_eq!(library(false).taken, NOT_USED);
+        assert_eq!(library(false).taken == LOADED, Library::get().is_ok());
     }
 }
