@@ -5,5 +5,6 @@ mod cluster; // the control plane, played
 mod conformance; // what holds for every way that pieces travel
 mod moving; // chunks from engine to engine
 mod protocol; // a member that breaks the protocol
+mod rdma; // a link that is cut
 mod room; // memory that runs short
 mod storing; // chunks on one engine

@@ -21,7 +21,7 @@ macro_rules! each_way {
 }
 
 mod member; // a member that the test plays
-mod way; // how pieces travel
+pub mod way; // how pieces travel
 
 mod cancellation; // fetches that nobody waits for any more
 mod damage; // pieces that are not what they were

@@ -30,8 +30,8 @@ fn what_was_withdrawn_is_dropped(way: Way) {
         }
         // The fetch may have taken the last slot meanwhile.
         if let Ok(chunk) = put(handle, &bytes(seed, PIECE as usize), false) {
-            block_on(handle.pin(chunk.id, true)).unwrap();
-            others.push(chunk.id);
+            // It may be evicted for the fetch until it is pinned.
+            others.extend(block_on(handle.pin(chunk.id, true)).unwrap().then_some(chunk.id));
         }
     }
     let unwanted = counter(handle, "pieces_unwanted");

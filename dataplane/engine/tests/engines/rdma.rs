@@ -1,0 +1,47 @@
+//! Engines that write into each other's memory over a link that can be cut: the one that `cargo xtask hw soft-roce` makes.
+//! The connections of these tests do not pass over it.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::cluster::{bytes, counter, get, put};
+use crate::conformance::way::{Way, eventually, fetching};
+
+const LINK: &str = "shoal0";
+
+fn set_link(state: &str) {
+    let status = Command::new("ip").args(["link", "set", LINK, state]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn while_the_link_is_cut_pieces_take_tcp_and_come_back_after() {
+    let way = Way::Rdma;
+    if !way.is_here() || !Path::new("/sys/class/net").join(LINK).exists() {
+        println!("skipped: there is no link {LINK} that could be cut");
+        return;
+    }
+    let cluster = way.cluster(2, 128 << 20);
+    way.settle(&cluster, 1, 2);
+    let receiver = cluster.handle(2);
+    assert_eq!(counter(receiver, "lanes_broken"), 0);
+    let content = bytes(1, 48 << 20);
+    let chunk = put(cluster.handle(1), &content, false).unwrap();
+    let before = way.received(receiver);
+    let fetch = fetching(receiver, chunk);
+    eventually("the fetch has begun", || way.received(receiver) > before || fetch.is_finished());
+    set_link("down");
+    fetch.join().unwrap().unwrap();
+    assert!(get(receiver, chunk).unwrap() == content, "it was cut in the middle");
+
+    let during = way.received(receiver);
+    let content = bytes(2, 8 << 20);
+    let chunk = put(cluster.handle(1), &content, false).unwrap();
+    assert!(get(receiver, chunk).unwrap() == content, "it was cut before");
+    assert_eq!(way.received(receiver), during);
+    assert!(counter(receiver, "lanes_broken") > 0);
+
+    set_link("up");
+    way.settle(&cluster, 1, 2);
+    cluster.stop();
+}
