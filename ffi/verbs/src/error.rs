@@ -8,15 +8,15 @@ use crate::load::LoadError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// libibverbs cannot be used.
+    /// libibverbs or librdmacm cannot be used.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A call of libibverbs failed.
+    /// A call of libibverbs or librdmacm failed.
     #[error("{call} on {device}: {source}{}", advice(call, source))]
     Call {
-        /// The function of libibverbs, which is the name of its man page.
+        /// The function, which is the name of its man page.
         call: &'static str,
-        /// The device.
+        /// The device, or an address when no device is known yet.
         device: String,
         /// What the kernel or the provider said.
         source: io::Error,
@@ -75,6 +75,14 @@ pub enum Error {
     /// The queue pair takes its receives from a shared queue.
     #[error("the queue pair receives from a shared queue; post the receive there")]
     SharedReceives,
+    /// More private data than every kind of connection carries.
+    #[error("{length} bytes of private data do not fit into the {length_max} that a connection carries")]
+    PrivateData {
+        /// What was to be sent, in bytes.
+        length: usize,
+        /// The most, in bytes.
+        length_max: usize,
+    },
     /// Library, kernel or device cannot do it.
     #[error("{what} is not supported: {why}")]
     Unsupported {
@@ -120,6 +128,13 @@ fn advice(call: &str, source: &io::Error) -> &'static str {
         // The library says of a device that it may not open that there is none.
         ("ibv_open_device", Some(libc::EACCES | libc::EPERM | libc::ENOENT | libc::ENODEV)) => {
             "; the module ib_uverbs must be loaded, and the user allowed to open /dev/infiniband/uverbs*"
+        }
+        ("rdma_create_event_channel", _) => {
+            "; there must be an RDMA device, the module rdma_ucm loaded, and the user allowed to open \
+             /dev/infiniband/rdma_cm"
+        }
+        ("rdma_bind_addr" | "rdma_resolve_addr", Some(libc::ENODEV | libc::EADDRNOTAVAIL)) => {
+            "; no RDMA device has that address (see: rdma link, ip addr)"
         }
         (_, Some(libc::ENOMEM)) => {
             "; the device or the queue is full, or too little memory may be locked (ulimit -l)"

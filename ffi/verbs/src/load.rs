@@ -1,4 +1,4 @@
-//! Finding libibverbs when the process runs, so that one binary starts everywhere.
+//! Finding libibverbs and librdmacm when the process runs, so that one binary starts everywhere.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
@@ -63,14 +63,19 @@ impl std::fmt::Debug for Library {
 }
 
 /// Whether librdmacm can be loaded and has what sets up connections by address (`rdma_cm(7)`). iWARP devices connect in
-/// no other way. Nothing of it is called by this crate.
+/// no other way.
 pub fn connection_manager() -> Result<(), LoadError> {
-    let source =
-        Source { handle: open(CONNECTIONS.0, CONNECTIONS.1)?, library: CONNECTIONS.0, remedy: CONNECTIONS.1 };
-    for symbol in [c"rdma_create_event_channel", c"rdma_create_id", c"rdma_resolve_addr", c"rdma_connect"] {
-        source.required(symbol, c"RDMACM_1.0")?;
-    }
-    Ok(())
+    connection_functions().map(|_| ())
+}
+
+/// librdmacm, loaded at the first call, and never unloaded.
+pub(crate) fn connection_functions() -> Result<&'static ConnectionFunctions, LoadError> {
+    static LOADED: OnceLock<Result<ConnectionFunctions, LoadError>> = OnceLock::new();
+    let load = || {
+        let (library, remedy) = CONNECTIONS;
+        ConnectionFunctions::find(&Source { handle: open(library, remedy)?, library, remedy })
+    };
+    LOADED.get_or_init(load).as_ref().map_err(LoadError::clone)
 }
 
 /// File name of a library, and how to install it.
@@ -124,16 +129,18 @@ fn open(library: &'static str, remedy: &'static str) -> Result<*mut c_void, Load
 
 macro_rules! functions {
     (
+        $(#[$about:meta])*
+        $table:ident
         required { $($name:ident @ $version:literal: fn($($argument:ty),*) $(-> $result:ty)?;)* }
         optional { $($maybe:ident @ $since:literal: fn($($parameter:ty),*) -> $outcome:ty;)* }
     ) => {
-        /// The functions of the library that this crate calls.
-        pub(crate) struct Functions {
+        $(#[$about])*
+        pub(crate) struct $table {
             $(pub(crate) $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
             $(pub(crate) $maybe: Option<unsafe extern "C" fn($($parameter),*) -> $outcome>,)*
         }
 
-        impl Functions {
+        impl $table {
             fn find(source: &Source) -> Result<Self, LoadError> {
                 const fn name(text: &'static str) -> &'static CStr {
                     match CStr::from_bytes_with_nul(text.as_bytes()) {
@@ -169,6 +176,8 @@ macro_rules! functions {
 }
 
 functions! {
+    /// The functions of libibverbs that this crate calls.
+    Functions
     required {
         ibv_get_device_list @ "IBVERBS_1.1": fn(*mut c_int) -> *mut *mut ibv_device;
         ibv_free_device_list @ "IBVERBS_1.1": fn(*mut *mut ibv_device);
@@ -202,6 +211,32 @@ functions! {
         ibv_reg_mr_iova2 @ "IBVERBS_1.8": fn(*mut ibv_pd, *mut c_void, usize, u64, c_uint) -> *mut ibv_mr;
         ibv_reg_dmabuf_mr @ "IBVERBS_1.12": fn(*mut ibv_pd, u64, usize, u64, c_int, c_int) -> *mut ibv_mr;
     }
+}
+
+functions! {
+    /// The functions of librdmacm that this crate calls.
+    ConnectionFunctions
+    required {
+        rdma_create_event_channel @ "RDMACM_1.0": fn() -> *mut rdma_event_channel;
+        rdma_destroy_event_channel @ "RDMACM_1.0": fn(*mut rdma_event_channel);
+        rdma_get_cm_event @ "RDMACM_1.0": fn(*mut rdma_event_channel, *mut *mut rdma_cm_event) -> c_int;
+        rdma_ack_cm_event @ "RDMACM_1.0": fn(*mut rdma_cm_event) -> c_int;
+        rdma_create_id @ "RDMACM_1.0":
+            fn(*mut rdma_event_channel, *mut *mut rdma_cm_id, *mut c_void, c_uint) -> c_int;
+        rdma_destroy_id @ "RDMACM_1.0": fn(*mut rdma_cm_id) -> c_int;
+        rdma_bind_addr @ "RDMACM_1.0": fn(*mut rdma_cm_id, *mut libc::sockaddr) -> c_int;
+        rdma_listen @ "RDMACM_1.0": fn(*mut rdma_cm_id, c_int) -> c_int;
+        rdma_resolve_addr @ "RDMACM_1.0":
+            fn(*mut rdma_cm_id, *mut libc::sockaddr, *mut libc::sockaddr, c_int) -> c_int;
+        rdma_resolve_route @ "RDMACM_1.0": fn(*mut rdma_cm_id, c_int) -> c_int;
+        rdma_connect @ "RDMACM_1.0": fn(*mut rdma_cm_id, *mut rdma_conn_param) -> c_int;
+        rdma_accept @ "RDMACM_1.0": fn(*mut rdma_cm_id, *mut rdma_conn_param) -> c_int;
+        rdma_reject @ "RDMACM_1.0": fn(*mut rdma_cm_id, *const c_void, u8) -> c_int;
+        rdma_disconnect @ "RDMACM_1.0": fn(*mut rdma_cm_id) -> c_int;
+        rdma_init_qp_attr @ "RDMACM_1.2": fn(*mut rdma_cm_id, *mut ibv_qp_attr, *mut c_int) -> c_int;
+        rdma_establish @ "RDMACM_1.2": fn(*mut rdma_cm_id) -> c_int;
+    }
+    optional {}
 }
 
 #[cfg(test)]

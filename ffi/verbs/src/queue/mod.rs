@@ -6,6 +6,6 @@ mod shared_receive; // receives of several queue pairs
 mod work; // work requests
 
 pub use endpoint::{Attachment, Endpoint, Reliability};
-pub use pair::{Initialised, QueuePair, Ready, ReceiveReady, Reset, Sizes, TakesReceives};
+pub use pair::{Initialised, Managed, QueuePair, Ready, ReceiveReady, Reset, Sizes, TakesReceives};
 pub use shared_receive::SharedReceiveQueue;
 pub use work::{Operation, Refused, Segments};

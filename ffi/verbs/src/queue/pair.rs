@@ -3,6 +3,7 @@
 //! ```text
 //! Reset ─initialise─► Initialised ─receive_from─► ReceiveReady ─make_ready─► Ready
 //!                         └───────── post_receive from here on ─────────────────┘ post
+//! Reset ─attach─► Managed ─established─► Ready          by the connection manager
 //! ```
 //!
 //! The states are types, so that a request cannot be posted before its queue pair can take it. A step that fails closes
@@ -16,11 +17,15 @@ use super::endpoint::{Attachment, Endpoint, Reliability};
 use super::work::{self, Operation, Refused, Segments};
 use crate::Error;
 use crate::completion::{CompletionQueue, NO_OPERATION, Owner, WorkRequestId};
+use crate::device::Context;
 use crate::memory::ProtectionDomain;
 use crate::sys::{self, ibv_qp, ibv_qp_attr, ibv_qp_cap, ibv_qp_init_attr, ibv_send_wr, ibv_sge};
 
 /// Bits of packet sequence numbers and of numbers of queue pairs.
 const NUMBER_MASK: u32 = 0xff_ffff;
+
+/// What others may do through a queue pair: everything. What may be done is said of each region.
+const ACCESS: u32 = sys::IBV_ACCESS_LOCAL_WRITE | sys::IBV_ACCESS_REMOTE_WRITE | sys::IBV_ACCESS_REMOTE_READ;
 
 /// Just made.
 #[derive(Debug)]
@@ -41,6 +46,10 @@ pub struct ReceiveReady {
     reads_out_max: u8,
 }
 
+/// Bound to a port for a connection by address; takes receives.
+#[derive(Debug)]
+pub struct Managed(());
+
 /// Does everything.
 #[derive(Debug)]
 pub struct Ready(());
@@ -50,12 +59,14 @@ pub trait TakesReceives: sealed::Sealed {}
 
 impl TakesReceives for Initialised {}
 impl TakesReceives for ReceiveReady {}
+impl TakesReceives for Managed {}
 impl TakesReceives for Ready {}
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Initialised {}
     impl Sealed for super::ReceiveReady {}
+    impl Sealed for super::Managed {}
     impl Sealed for super::Ready {}
 }
 
@@ -134,13 +145,46 @@ impl<H> QueuePair<H, Reset> {
         let mut attributes = self.raw.attributes(sys::IBV_QPS_INIT);
         attributes.port_num = attachment.port;
         attributes.pkey_index = attachment.partition_key_index;
-        // What may be done is said of each region.
-        attributes.qp_access_flags =
-            sys::IBV_ACCESS_LOCAL_WRITE | sys::IBV_ACCESS_REMOTE_WRITE | sys::IBV_ACCESS_REMOTE_READ;
+        attributes.qp_access_flags = ACCESS;
         let mask = sys::IBV_QP_STATE | sys::IBV_QP_PKEY_INDEX | sys::IBV_QP_PORT | sys::IBV_QP_ACCESS_FLAGS;
         self.raw.modify(&mut attributes, mask)?;
         let packet_sequence_number = packet_sequence_number & NUMBER_MASK;
         Ok(QueuePair { raw: self.raw, state: Initialised { attachment, packet_sequence_number } })
+    }
+
+    /// Binds it to a port as the connection manager says.
+    pub(crate) fn manage(
+        self,
+        attributes: &mut ibv_qp_attr,
+        mask: u32,
+    ) -> Result<QueuePair<H, Managed>, Error> {
+        attributes.qp_access_flags = ACCESS;
+        self.raw.modify(attributes, mask | sys::IBV_QP_ACCESS_FLAGS)?;
+        Ok(QueuePair { raw: self.raw, state: Managed(()) })
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        self.raw.domain.context()
+    }
+}
+
+impl<H> QueuePair<H, Managed> {
+    /// Enters a state as the connection manager says.
+    pub(crate) fn modify(&self, attributes: &mut ibv_qp_attr, mask: u32) -> Result<(), Error> {
+        self.raw.modify(attributes, mask)
+    }
+
+    /// The connection manager says that it is connected.
+    pub(crate) fn connected(self) -> QueuePair<H, Ready> {
+        QueuePair { raw: self.raw, state: Ready(()) }
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        self.raw.domain.context()
+    }
+
+    pub(crate) fn has_shared_receives(&self) -> bool {
+        self.raw.shared.is_some()
     }
 }
 

@@ -1,18 +1,21 @@
-//! Bindings to libibverbs, written by hand: the structures as `infiniband/verbs.h` declares them, and no more than this
-//! crate uses. Their layout has been part of the library's ABI since its version 1.1; a test compares it with the headers
+//! Bindings to libibverbs and librdmacm, written by hand: the structures as `infiniband/verbs.h` and `rdma/rdma_cma.h`
+//! declare them, and no more than this crate uses. Their layout has been part of the library's ABI since its version 1.1; a test compares it with the headers
 //! of the machine, where there are some.
 //!
 //! Names are those of the header, so that its man pages can be followed. What the header has as inline functions goes
 //! through [`ibv_context_ops`].
 #![allow(non_camel_case_types)]
 
+#[macro_use]
 pub(crate) mod constants; // the enumerations
 pub(crate) mod work; // work requests and completions
+pub(crate) mod connection; // librdmacm
 #[cfg(test)]
 mod layout;
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
+pub(crate) use connection::*;
 pub(crate) use constants::*;
 pub(crate) use work::*;
 

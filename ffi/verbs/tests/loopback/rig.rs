@@ -126,12 +126,7 @@ impl Rig {
 
     /// An end without connections.
     pub fn open(&self) -> End {
-        let domain = ProtectionDomain::allocate(&self.context).unwrap();
-        let memory = Arc::new(Mapping::anonymous(REGION_BYTES).unwrap());
-        let region = MemoryRegion::register(&domain, memory.clone(), Access::FULL).unwrap();
-        let channel = CompletionChannel::create(&self.context).unwrap();
-        let completions = CompletionQueue::create(&self.context, Some(&channel), CAPACITY).unwrap();
-        End { domain, memory, region, completions, channel, taken: RefCell::default() }
+        End::open(&self.context, REGION_BYTES)
     }
 }
 
@@ -154,6 +149,16 @@ fn pairs(
 }
 
 impl End {
+    /// An end without connections, with so much memory.
+    pub fn open(context: &Arc<Context>, bytes: usize) -> End {
+        let domain = ProtectionDomain::allocate(context).unwrap();
+        let memory = Arc::new(Mapping::anonymous(bytes).unwrap());
+        let region = MemoryRegion::register(&domain, memory.clone(), Access::FULL).unwrap();
+        let channel = CompletionChannel::create(context).unwrap();
+        let completions = CompletionQueue::create(context, Some(&channel), CAPACITY).unwrap();
+        End { domain, memory, region, completions, channel, taken: RefCell::default() }
+    }
+
     /// Part of its memory.
     pub fn segment(&self, offset: usize, length: usize) -> Segment {
         self.region.segment(offset as u64, length as u32).unwrap()

@@ -23,6 +23,7 @@ struct Suite {
 
 const SUITES: &[Suite] = &[
     Suite { package: "verbs", test: Some("loopback"), arguments: &[], runs_shoal: false },
+    Suite { package: "verbs", test: Some("connection"), arguments: &[], runs_shoal: false },
     Suite { package: "verbs", test: Some("link"), arguments: &[], runs_shoal: false },
     Suite {
         package: "engine",
