@@ -18,7 +18,7 @@ pub(crate) fn command(through: &[String], program: &Path) -> Command {
 }
 
 /// The binary that `SHOAL_BINARY` names, or else the one that was built beside this test.
-pub(crate) fn path() -> PathBuf {
+pub fn path() -> PathBuf {
     if let Some(path) = std::env::var_os("SHOAL_BINARY") {
         return path.into();
     }

@@ -14,6 +14,7 @@ mod portrait; // what a tree is, for comparison
 mod relay; // a local socket in front of a node's that counts what passes
 mod wait; // conditions that come true after a while
 
+pub use binary::path as program;
 pub use cluster::Cluster;
 pub use command::{Outcome, Running, Shoal, shoal};
 pub use node::{Node, Setup, Signal, Way};
