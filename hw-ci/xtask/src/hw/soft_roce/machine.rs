@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const FAULTS: [&str; 4] = ["BUG:", "WARNING:", "Kernel panic", "rcu: INFO:"];
 
 /// A kernel that can be started, each time from nothing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Machine {
     pub(super) kernel: PathBuf,
     pub(super) packages: PathBuf,

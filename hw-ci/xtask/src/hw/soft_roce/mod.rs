@@ -48,9 +48,9 @@ pub(crate) struct Arguments {
     /// Processors of the kernel
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     cpus: u32,
-    /// Which software device stands at each end of the link
-    #[arg(long, value_enum, default_value_t = Device::Rxe)]
-    device: Device,
+    /// Which software device stands at each end of the link [default: rxe; for the suites, all that each can use]
+    #[arg(long, value_enum)]
+    device: Option<Device>,
     /// Another folder that the command may write to; repeat for several
     #[arg(long, value_name = "FOLDER")]
     share: Vec<PathBuf>,
@@ -132,7 +132,7 @@ fn attempt(arguments: &Arguments) -> Result<u8, Error> {
         kernel: kernel::ready(&cache)?,
         memory_mib: arguments.memory,
         cpus: arguments.cpus,
-        device: arguments.device,
+        device: arguments.device.unwrap_or(Device::Rxe),
         time_limit: Duration::from_secs(arguments.time_limit),
         shares: shares(arguments)?,
         scratch: cache.folder().to_owned(),
@@ -146,7 +146,7 @@ fn attempt(arguments: &Arguments) -> Result<u8, Error> {
         return check::outside(&machine);
     }
     match arguments.command.as_slice() {
-        [] => suites::run(&machine),
+        [] => suites::run(&machine, arguments.device),
         command => machine.run(command, &[]),
     }
 }
@@ -200,7 +200,7 @@ mod tests {
     fn words_after_two_dashes_are_the_command() {
         let arguments = parse(&["--cpus", "1", "--", "sh", "-c", "exit 3"]).unwrap();
         assert_eq!(arguments.command, ["sh", "-c", "exit 3"]);
-        assert_eq!((arguments.cpus, arguments.device), (1, Device::Rxe));
+        assert_eq!((arguments.cpus, arguments.device), (1, None));
     }
 
     #[test]

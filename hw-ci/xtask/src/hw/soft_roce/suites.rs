@@ -6,8 +6,8 @@ use std::process::Stdio;
 
 use cargo_metadata::Message;
 
-use super::Error;
 use super::machine::Machine;
+use super::{Device, Error};
 use crate::cargo::{cargo, spelled};
 
 /// A test program that needs verbs.
@@ -17,18 +17,27 @@ struct Suite {
     test: Option<&'static str>,
     /// What the test program is told: which of its tests need verbs, where not all do.
     arguments: &'static [&'static str],
+    /// On which devices, each in a kernel of its own.
+    devices: &'static [Device],
     /// Whether its tests run the `shoal` binary, which they look for beside themselves.
     runs_shoal: bool,
 }
 
+const RXE: &[Device] = &[Device::Rxe];
+const SIW: &[Device] = &[Device::Siw];
+const BOTH: &[Device] = &[Device::Rxe, Device::Siw];
+
+// Those that connect without librdmacm, or write with immediates, have nothing to do on siw.
 const SUITES: &[Suite] = &[
-    Suite { package: "verbs", test: Some("loopback"), arguments: &[], runs_shoal: false },
-    Suite { package: "verbs", test: Some("connection"), arguments: &[], runs_shoal: false },
-    Suite { package: "verbs", test: Some("link"), arguments: &[], runs_shoal: false },
+    Suite { package: "verbs", test: Some("loopback"), arguments: &[], devices: RXE, runs_shoal: false },
+    Suite { package: "verbs", test: Some("connection"), arguments: &[], devices: BOTH, runs_shoal: false },
+    Suite { package: "verbs", test: Some("iwarp"), arguments: &[], devices: SIW, runs_shoal: false },
+    Suite { package: "verbs", test: Some("link"), arguments: &[], devices: RXE, runs_shoal: false },
     Suite {
         package: "engine",
         test: None,
         arguments: &["transport::rdma::tests::device", "--nocapture"],
+        devices: RXE,
         runs_shoal: false,
     },
     // One after the other: the devices are slow, and each takes memory that cannot be swapped.
@@ -36,29 +45,39 @@ const SUITES: &[Suite] = &[
         package: "engine",
         test: Some("engines"),
         arguments: &["rdma", "--test-threads", "1", "--nocapture"],
+        devices: RXE,
         runs_shoal: false,
     },
     Suite {
         package: "suites",
         test: Some("cluster"),
         arguments: &["over_rdma", "--test-threads", "1", "--nocapture"],
+        devices: RXE,
         runs_shoal: true,
     },
 ];
 
-/// Runs every suite, each in a kernel of its own; the first status that is not zero.
-pub(super) fn run(machine: &Machine) -> Result<u8, Error> {
+/// Runs every suite on its devices, or on one of them alone; the first status that is not zero.
+pub(super) fn run(machine: &Machine, only: Option<Device>) -> Result<u8, Error> {
     let mut first = 0;
     for suite in SUITES {
+        let wanted = |device: &Device| only.is_none_or(|only| only == *device);
+        let devices: Vec<Device> = suite.devices.iter().copied().filter(wanted).collect();
+        if devices.is_empty() {
+            continue;
+        }
         let mut command = vec![suite.build()?];
         command.extend(suite.arguments.iter().map(OsString::from));
-        let name = suite.name();
-        eprintln!("soft-roce: {name}");
-        // Without a device these tests would pass by having nothing to test.
-        let status = machine.run(&command, &[("VERBS_REQUIRE_DEVICE", "1")])?;
-        eprintln!("soft-roce: {name}: status {status}");
-        if first == 0 {
-            first = status;
+        for device in devices {
+            let name = format!("{}, on {}", suite.name(), device.name());
+            eprintln!("soft-roce: {name}");
+            // Without a device these tests would pass by having nothing to test.
+            let machine = Machine { device, ..machine.clone() };
+            let status = machine.run(&command, &[("VERBS_REQUIRE_DEVICE", "1")])?;
+            eprintln!("soft-roce: {name}: status {status}");
+            if first == 0 {
+                first = status;
+            }
         }
     }
     Ok(first)
