@@ -19,7 +19,7 @@ use loopback::rig::{End, REGION_BYTES};
 use loopback::town::{self, CallError, Exchange, Party, at_every_address, pair, patient};
 use verbs::{
     ConnectError, ConnectionEvent, Error, Identifier, Listener, Opcode, Operation, PRIVATE_BYTES_MAX,
-    RemoteRange, Segments, WorkError,
+    QueuePair, RemoteRange, Segments, SharedReceiveQueue, WorkError,
 };
 
 /// The port of a service that is not in use any more. No listener is given it that asks for any port.
@@ -115,6 +115,42 @@ fn many_connections_of_one_listener_are_told_apart() {
             let (_to_a, _) = answerer.establish(answering).unwrap();
             assert_eq!(b.wait().outcome, Ok(Opcode::Receive));
             assert_eq!(b.memory.read(0, 1), [number + 1]);
+        }
+    });
+}
+
+#[test]
+fn one_listener_serves_every_address_and_shares_receives() {
+    at_every_address(|house| {
+        let (caller, answerer) = (Exchange::new(), Exchange::new());
+        // Soft-iWARP takes the port for each device, also where they share a namespace, and finds it taken.
+        let listener = if house.is_iwarp() {
+            house.listen(&answerer)
+        } else {
+            Listener::bind(&answerer.channel, "0.0.0.0:0".parse().unwrap(), 8).unwrap()
+        };
+        assert_eq!(listener.device_name().is_some(), house.is_iwarp());
+        let to = SocketAddr::new(house.address, listener.address().unwrap().port());
+        let b = End::open(&house.context, 4096);
+        let shared = SharedReceiveQueue::create(&b.domain, &b.completions, 8).unwrap();
+        for number in 0..2 {
+            shared.post_receive(b.segment(0, 16), number).unwrap();
+        }
+        let connect = || {
+            let a = End::open(&house.context, 4096);
+            let calling = caller.call(to, &a, &[]).unwrap();
+            let request = answerer.request(&listener);
+            assert_eq!(request.device_name().as_deref(), Some(house.context.device().name()));
+            let pair = QueuePair::create(&b.domain, &b.completions, Some(&shared), town::SIZES).unwrap();
+            let answering = request.attach(pair).unwrap().accept(patient(), &[]).unwrap();
+            let (to_b, _) = caller.establish(calling).unwrap();
+            (to_b, answerer.establish(answering).unwrap().0, a)
+        };
+        for (to_b, to_a, a) in [connect(), connect()] {
+            to_b.queue_pair().post(SEND, a.segment(0, 8), 2).unwrap();
+            let received = b.wait();
+            assert_eq!(received.outcome, Ok(Opcode::Receive));
+            assert_eq!(received.queue_pair, to_a.queue_pair().number());
         }
     });
 }

@@ -15,7 +15,8 @@ use super::rig::{self, End};
 
 /// How long addresses and routes are looked for, in milliseconds.
 const PATIENCE_MS: u32 = 2_000;
-const SIZES: Sizes = Sizes { sends_max: 16, receives_max: 16 };
+/// Room of a queue pair.
+pub const SIZES: Sizes = Sizes { sends_max: 16, receives_max: 16 };
 
 /// A device with an address.
 pub struct House {
