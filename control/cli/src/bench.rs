@@ -1,5 +1,6 @@
 //! `shoal bench …`
 
+mod carried;
 mod round;
 mod summary;
 
@@ -11,12 +12,16 @@ use client::{Address, Client, GetOptions, Silent};
 use flow::wire::control::{NodeRecord, NodeState};
 use indicatif::ProgressBar;
 
+use self::carried::Carried;
 use self::round::Run;
 use self::summary::Summary;
 use crate::broadcast::{self, Receiver};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::{amount, interrupt, output, progress};
+
+/// Bytes of a round that does not count.
+const WARM_UP_SIZE: u64 = 64 << 20;
 
 /// Measure a running cluster
 ///
@@ -29,6 +34,23 @@ Examples:
   shoal bench p2p
   shoal bench p2p --from n1 --to n2 --size 4GiB --rounds 20")]
     P2p {
+        #[command(flatten)]
+        load: Load,
+        /// Name of the node that has the bytes [default: the node talked to]
+        #[arg(long, value_name = "NODE")]
+        from: Option<String>,
+        /// Name of the node that fetches them [default: the next one]
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+    },
+    /// Fetch chunks from one node to another over RDMA, and fail if another way was taken
+    #[command(after_help = "\
+The rate of a device is what `ib_write_bw` of perftest shows between the same two hosts.
+
+Examples:
+  shoal bench rdma
+  shoal bench rdma --from n1 --to n2 --size 4GiB --rounds 20")]
+    Rdma {
         #[command(flatten)]
         load: Load,
         /// Name of the node that has the bytes [default: the node talked to]
@@ -104,6 +126,16 @@ pub enum BenchError {
         /// Bytes of a round.
         size: u64,
     },
+    /// Nothing came over RDMA.
+    #[error("{from} wrote nothing into the memory of {to} over RDMA; it came by {carried}")]
+    NoLane {
+        /// Who has the bytes.
+        from: String,
+        /// Who fetches them.
+        to: String,
+        /// How they came.
+        carried: Carried,
+    },
     /// One node was named twice.
     #[error("{name} cannot fetch from itself")]
     SameNode {
@@ -119,6 +151,10 @@ impl BenchError {
             BenchError::TooFewNodes { .. } => "start more nodes: shoal serve --join HOST:PORT",
             BenchError::NoSuchNode { .. } => "`shoal node ls` lists the nodes",
             BenchError::Memory { .. } => "use a smaller --size",
+            BenchError::NoLane { .. } => {
+                "`shoal doctor` on both says what devices there are; the log of a node says why a lane broke, and \
+                 `--transports rdma,tcp` keeps nodes of one host from sharing memory"
+            }
             BenchError::SameNode { .. } => "name two nodes: --from NODE --to NODE",
         }
     }
@@ -130,13 +166,12 @@ impl Bench {
         let client = global.connect()?;
         let summary = match self {
             Bench::P2p { load, from, to } => {
-                let mut cluster = Cluster::of(global, client)?;
-                let from = cluster.take(from.as_deref())?;
-                if to.as_ref() == Some(&from.name) {
-                    return Err(BenchError::SameNode { name: from.name }.into());
-                }
-                let to = cluster.take(to.as_deref())?;
+                let [from, to] = Cluster::of(global, client)?.take_two(from, to)?;
                 fetches("p2p", global, &load, &from, &[to])?
+            }
+            Bench::Rdma { load, from, to } => {
+                let [from, to] = Cluster::of(global, client)?.take_two(from, to)?;
+                over_rdma(global, &load, &from, to)?
             }
             Bench::Broadcast { load, from, nodes } => {
                 let mut cluster = Cluster::of(global, client)?;
@@ -161,6 +196,7 @@ fn fetches(
 ) -> Result<Summary, Failure> {
     let mut summary = Summary::new(scenario, load.size, to.len() as u64);
     let run = Run::new(global, &from.client);
+    let before = Carried::by(to)?;
     rounds(global, scenario, load, |round| {
         run.put(round, load.size, true)?;
         let chunks = run.chunks(round)?;
@@ -168,7 +204,22 @@ fn fetches(
         summary.record(time, receptions.iter().map(|reception| reception.time));
         run.remove(round, &chunks)
     })?;
+    summary.carried = Some(Carried::by(to)?.since(before));
     Ok(summary)
+}
+
+/// As point to point, after a round that does not count: a lane is made when the first piece is wanted.
+fn over_rdma(global: &Global, load: &Load, from: &Receiver, to: Receiver) -> Result<Summary, Failure> {
+    let (from_name, to_name, to) = (from.name.clone(), to.name.clone(), [to]);
+    let warm_up = Load { size: load.size.min(WARM_UP_SIZE), rounds: 2 };
+    fetches("rdma", global, &warm_up, from, &to)?;
+    let summary = fetches("rdma", global, load, from, &to)?;
+    match summary.carried {
+        Some(carried) if carried.rdma == 0 => {
+            Err(BenchError::NoLane { from: from_name, to: to_name, carried }.into())
+        }
+        _ => Ok(summary),
+    }
 }
 
 fn puts(global: &Global, load: &Load, client: &Arc<Client>, volatile: bool) -> Result<Summary, Failure> {
@@ -236,6 +287,15 @@ impl<'a> Cluster<'a> {
         nodes.retain(|node| node.state == NodeState::Alive);
         nodes.sort_by(|left, right| (left.name != here, &left.name).cmp(&(right.name != here, &right.name)));
         Ok(Self { global, client, here, nodes })
+    }
+
+    /// Two different nodes.
+    fn take_two(&mut self, from: Option<String>, to: Option<String>) -> Result<[Receiver; 2], Failure> {
+        let from = self.take(from.as_deref())?;
+        if to.as_ref() == Some(&from.name) {
+            return Err(BenchError::SameNode { name: from.name }.into());
+        }
+        Ok([from, self.take(to.as_deref())?])
     }
 
     /// The node with this name, or the first that is left.

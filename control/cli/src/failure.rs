@@ -149,7 +149,7 @@ impl Failure {
             Failure::Interrupted => 128u8.saturating_add(interrupt::signal().unwrap_or(interrupt::SIGINT)),
             Failure::Output(_) if self.is_closed_pipe() => PIPE_CLOSED,
             Failure::Bench(BenchError::NoSuchNode { .. }) => NOT_FOUND,
-            Failure::Bench(BenchError::TooFewNodes { .. }) => UNAVAILABLE,
+            Failure::Bench(BenchError::TooFewNodes { .. } | BenchError::NoLane { .. }) => UNAVAILABLE,
             _ => FAILED,
         }
     }

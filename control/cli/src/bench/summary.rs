@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::carried::Carried;
 use crate::amount;
 
 /// Longest time that is told apart from longer ones, in microseconds: an hour.
@@ -20,6 +21,9 @@ pub struct Summary {
     rounds: u64,
     time_us: Percentiles,
     gigabytes_per_s: Range,
+    /// How bytes came to the receivers, where nodes received any.
+    #[serde(rename = "bytes_received", skip_serializing_if = "Option::is_none")]
+    pub carried: Option<Carried>,
     #[serde(skip)]
     times: Histogram<u64>,
     #[serde(skip)]
@@ -49,7 +53,8 @@ impl Summary {
         let times =
             Histogram::new_with_max(TIME_MAX_US, 3).expect("three digits and an hour are within the limits");
         let (time_us, gigabytes_per_s) = Default::default();
-        Self { scenario, size, receivers, rounds: 0, time_us, gigabytes_per_s, times, rates: Vec::new() }
+        let (rates, carried) = (Vec::new(), None);
+        Self { scenario, size, receivers, rounds: 0, time_us, gigabytes_per_s, carried, times, rates }
     }
 
     /// Adds a round: how long it took as a whole, and each of its receivers.
@@ -82,7 +87,11 @@ impl fmt::Display for Summary {
         )?;
         writeln!(f, "  time    p50 {p50}   p90 {p90}   p99 {p99}   max {max}")?;
         let Range { min, median, max } = self.gigabytes_per_s;
-        writeln!(f, "  GB/s    min {min:.2}   median {median:.2}   max {max:.2}")
+        writeln!(f, "  GB/s    min {min:.2}   median {median:.2}   max {max:.2}")?;
+        match self.carried {
+            Some(carried) => writeln!(f, "  by      {carried}"),
+            None => Ok(()),
+        }
     }
 }
 

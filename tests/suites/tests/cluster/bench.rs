@@ -1,7 +1,7 @@
 //! Benchmarks of a running cluster: what they print, and that they leave nothing behind.
 
-use serde_json::Value;
-use suites::{Cluster, Node, Shoal, Signal, holds, shoal};
+use serde_json::{Value, json};
+use suites::{Cluster, Node, Shoal, Signal, Way, holds, shoal};
 
 #[test]
 fn benchmarks_measure_and_clean_up() {
@@ -22,10 +22,28 @@ fn benchmarks_measure_and_clean_up() {
         assert_eq!(summary["receivers"], receivers);
         assert_ascend(&summary["time_us"], &["p50", "p90", "p99", "max"]);
         assert_ascend(&summary["gigabytes_per_s"], &["min", "median", "max"]);
+        let bytes = if ["p2p", "broadcast"].contains(&scenario) {
+            json!({ "tcp": receivers * 3 * (8 << 20), "shm": 0, "rdma": 0 })
+        } else {
+            Value::Null
+        };
+        assert_eq!(summary["bytes_received"], bytes);
         assert_nothing_left(&cluster.nodes[0]);
     }
     let text = shoal(&cluster.nodes[0], ["bench", "p2p", "--size", "1MiB", "--rounds", "2"]).success().text();
     assert!(text.starts_with("p2p: 2 rounds of 1.0 MiB"), "{text}");
+}
+
+#[test]
+fn rdma_is_measured_where_there_is_a_device() {
+    if !Way::Rdma.is_there() {
+        return;
+    }
+    let cluster = Cluster::start_with(2, |setup| setup.over(Way::Rdma).memory("160MB"));
+    let words = ["--json", "bench", "rdma", "--size", "16MiB", "--rounds", "3"];
+    let summary = shoal(&cluster.nodes[0], words).success().json();
+    assert_eq!(summary["bytes_received"], json!({ "tcp": 0, "shm": 0, "rdma": 3 * (16 << 20) }));
+    assert_nothing_left(&cluster.nodes[0]);
 }
 
 #[test]
@@ -36,6 +54,8 @@ fn benchmarks_that_cannot_run_say_why() {
     bench(&["p2p", "--from", "n9"]).exits(3).tells("n9");
     bench(&["p2p", "--from", "n2", "--to", "n2"]).exits(1).tells("cannot fetch from itself");
     bench(&["get", "--size", "0"]).exits(2);
+    let rdma = bench(&["rdma", "--size", "1MiB", "--rounds", "1"]).exits(4);
+    rdma.tells("n1 wrote nothing into the memory of n2 over RDMA; it came by tcp 100.0 %").tells("doctor");
     bench(&["put", "--volatile", "--size", "1GiB", "--rounds", "1"]).exits(1).tells("memory");
     assert_nothing_left(&cluster.nodes[0]);
 }

@@ -51,7 +51,7 @@ const SUITES: &[Suite] = &[
     Suite {
         package: "suites",
         test: Some("cluster"),
-        arguments: &["over_rdma", "--test-threads", "1", "--nocapture"],
+        arguments: &["rdma", "--test-threads", "1", "--nocapture"],
         devices: RXE,
         runs_shoal: true,
     },
