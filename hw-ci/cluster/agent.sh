@@ -57,6 +57,7 @@ agent_leave() {
     [ -z "$child" ] || kill "$child" 2>/dev/null
     [ -z "$helper" ] || kill "$helper" 2>/dev/null
     stop_node
+    [ "$rank" = 0 ] || [ -z "$watch" ] || kill "$watch" 2>/dev/null
     [ -z "$local_folder" ] || rm -rf "$local_folder"
     [ ! -d "$meeting/gone" ] || : >"$meeting/gone/$rank"
 }

@@ -44,6 +44,7 @@ conductor_leave() {
         [ -e "$meeting/gone/$rank" ] || echo "warning: task $rank has not said that it cleaned up" >&2
     done
     wait "$agent_process"
+    [ -z "$watch" ] || kill "$watch" 2>/dev/null
     rm -rf "$meeting"
     exit "$status"
 }
