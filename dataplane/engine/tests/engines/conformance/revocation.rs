@@ -60,22 +60,26 @@ fn what_still_arrives_when_all_is_here_is_dropped(way: Way) {
     let cluster = way.cluster(1, 32 << 20);
     let handle = cluster.handle(1);
     let (slow, quick) = (Member::join(&cluster, 8, way), Member::join(&cluster, 9, way));
-    let held = slow.hold(&cluster, 1, PIECE as usize, PIECE, false);
+    let [held, same] = [&slow, &quick].map(|member| member.hold(&cluster, 1, PIECE as usize, PIECE, false));
     let fetch = fetching(handle, held.chunk);
-    let mut line = slow.accept();
+    let (mut line, mut other) = (slow.accept(), quick.accept());
     line.introduce(&held);
-    let grant = line.expect::<Grant>().grant;
+    other.introduce(&same);
     let (half, rest) = held.content.split_at(held.content.len() / 2);
-    line.send(PieceData { part: half.len() as u32, ..held.head(grant, 0) }).send_bytes(half);
-    line.sync();
+    // Should the other one have been asked first, then its silence leads here.
+    let grant = loop {
+        let grant = line.expect::<Grant>().grant;
+        let unwanted = counter(handle, "pieces_unwanted");
+        line.send(PieceData { part: half.len() as u32, ..held.head(grant, 0) }).send_bytes(half);
+        line.sync();
+        if counter(handle, "pieces_unwanted") == unwanted {
+            break grant;
+        }
+        line.send(PiecePart { grant, part: rest.len() as u32 }).send_bytes(rest);
+    };
 
-    let same = quick.hold(&cluster, 1, PIECE as usize, PIECE, false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut line = quick.accept();
-            line.offer();
-            line.serve(&[&same]);
-        });
+        scope.spawn(|| other.serve(&[&same]));
         fetch.join().unwrap().unwrap();
         cluster.dismiss(quick.node);
     });
