@@ -72,7 +72,7 @@ await() {
             problem="task $rank has ended"
             return 1
         fi
-        echo "$SECONDS" >"$meeting/beat"
+        echo "$SECONDS" >"$meeting/beat.part" && mv "$meeting/beat.part" "$meeting/beat"
         ls "$meeting/results" >/dev/null
         sleep 0.05
     done

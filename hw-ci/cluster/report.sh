@@ -84,6 +84,19 @@ report_for_readers() {
         measure "n0 to n$rank" "$meeting/measures/p2p.$rank.json" "$meeting/measures/peer.$rank"
     done
     measure "n0 to all" "$meeting/measures/broadcast.json" ''
+    echo
+    echo "Which way pieces came to each node since it started, in MB; what is neither RDMA nor shared memory came over TCP:"
+    echo
+    echo "| node | all | RDMA | shared memory |"
+    echo "|---|--:|--:|--:|"
+    for rank in "${ranks[@]}"; do
+        [ ! -e "$meeting/nodes/$rank.status.json" ] || echo "| n$rank | $(came "$rank" '') | $(came "$rank" _rdma) | $(came "$rank" _shm) |"
+    done
+}
+
+# Megabytes that a counter of a node tells; a version of Shoal that does not count this way tells none.
+came() {
+    number "bytes_received$2" "$meeting/nodes/$1.status.json" | awk '{ bytes = $1 } END { printf "%.0f", bytes / 1e6 }'
 }
 
 # A row of the table of measurements: its name, the JSON of `shoal bench`, and the file of the peer, if there is one.

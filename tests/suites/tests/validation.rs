@@ -102,9 +102,11 @@ fn a_cluster_that_works_passes() {
 #[test]
 fn damaged_files_fail_the_run() {
     let kit = Kit::new(1);
-    // Adds a byte to what `get` wrote, after the program itself found it whole.
+    // Adds a byte to what `get` wrote, after the program itself found it whole. For all else it becomes the program, as
+    // the kit stops and kills what it started.
     let script = format!(
-        "#!/bin/sh\n{} \"$@\" || exit\ncase \"$*\" in *' get '*--verify*) printf x >>\"$8/large\";; esac\n",
+        "#!/bin/sh\ncase \"$*\" in *' get '*--verify*) ;; *) exec {0} \"$@\" ;; esac\n\
+         {0} \"$@\" && printf x >>\"$8/large\"\n",
         suites::program().display()
     );
     let wrapper = kit.folder.path().join("damages");
