@@ -99,8 +99,8 @@ pub struct Flags {
     /// TCP congestion control of data connections, such as cubic or bbr [env: SHOAL_CONGESTION_CONTROL]
     #[arg(long, value_name = "NAME")]
     pub congestion_control: Option<String>,
-    /// How chunks may come and go: tcp, shm between nodes of one user on one host, rdma where there are devices
-    /// [env: SHOAL_TRANSPORTS] [default: rdma,shm,tcp]
+    /// How chunks may come and go: tcp; shm between nodes of one user on one host; rdma where there are devices, which
+    /// take all of --max-memory at the start and lock it [env: SHOAL_TRANSPORTS] [default: rdma,shm,tcp]
     #[arg(long, value_name = "LIST")]
     pub transports: Option<String>,
     /// How RDMA is used, such as devices=mlx5_0+mlx5_1,gid-index=3,pkey-index=0,service-level=0,traffic-class=106
