@@ -21,7 +21,9 @@ use super::pipeline::ending;
 use super::{Device, Error};
 
 /// Exit status when the time limit ran out.
-const LATE: u8 = 124;
+pub(super) const LATE: u8 = 124;
+/// Exit statuses when a signal stopped the run.
+pub(super) const STOPPED: [u8; 3] = [129, 130, 143];
 /// Exit status when the kernel ended without a status of the command.
 const DIED: u8 = 125;
 const INIT: &str = include_str!("../../../../soft-roce/init");
