@@ -53,10 +53,12 @@ impl Adapter {
         // old for this, registering takes the memory.
         let _ = arena.prefault();
         nearest_first(&mut candidates, arena_numa_node());
+        let length = usize::try_from(arena.size()).unwrap_or(usize::MAX);
+        let mapping = Arc::new(Mapping::of_file(arena.read_write_fd(), 0, length)?);
         let mut adapters = Vec::new();
         let mut refused = None;
         for candidate in candidates {
-            match Self::open(&candidate, settings, arena) {
+            match Self::open(&candidate, settings, &mapping) {
                 Ok(adapter) => adapters.push(Arc::new(adapter)),
                 Err(error) => refused = Some(error),
             }
@@ -72,14 +74,12 @@ impl Adapter {
     }
 
     /// Each port has a context of its own, so that nobody else takes its events.
-    fn open(candidate: &Candidate, settings: &RdmaSettings, arena: &Arena) -> Result<Self, RdmaError> {
+    fn open(candidate: &Candidate, settings: &RdmaSettings, arena: &Arc<Mapping>) -> Result<Self, RdmaError> {
         let (context, port) = (Context::open(&candidate.device)?, candidate.port);
         let domain = ProtectionDomain::allocate(&context)?;
-        let length = usize::try_from(arena.size()).unwrap_or(usize::MAX);
-        let mapping = Mapping::of_file(arena.read_write_fd(), 0, length)?;
         let access = Access { remote_write: true, ..Access::default() };
-        let region = MemoryRegion::register(&domain, Arc::new(mapping), access)
-            .map_err(|error| registration_error(error, context.device().name(), arena.size()))?;
+        let region = MemoryRegion::register(&domain, arena.clone(), access)
+            .map_err(|error| registration_error(error, context.device().name(), arena.len() as u64))?;
         let health = Mutex::new(Health::Up);
         Ok(Self { context, domain, region, port, settings: settings.clone(), health })
     }

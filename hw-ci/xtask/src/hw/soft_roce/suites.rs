@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::BufReader;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use cargo_metadata::Message;
 
@@ -21,6 +21,10 @@ struct Suite {
     devices: &'static [Device],
     /// Whether its tests run the `shoal` binary, which they look for beside themselves.
     runs_shoal: bool,
+    /// Whether each of its tests has a kernel of its own. A process of that kernel may not have more than about 65,530
+    /// separate ranges of memory, as each is a mapping of this machine's (`vm.max_map_count`): at the limit its threads
+    /// repeat the same page fault for ever. Ranges become shorter the longer a kernel has run.
+    apart: bool,
 }
 
 const RXE: &[Device] = &[Device::Rxe];
@@ -29,31 +33,62 @@ const BOTH: &[Device] = &[Device::Rxe, Device::Siw];
 
 // Those that connect without librdmacm, or write with immediates, have nothing to do on siw.
 const SUITES: &[Suite] = &[
-    Suite { package: "verbs", test: Some("loopback"), arguments: &[], devices: RXE, runs_shoal: false },
-    Suite { package: "verbs", test: Some("connection"), arguments: &[], devices: BOTH, runs_shoal: false },
-    Suite { package: "verbs", test: Some("iwarp"), arguments: &[], devices: SIW, runs_shoal: false },
-    Suite { package: "verbs", test: Some("link"), arguments: &[], devices: RXE, runs_shoal: false },
+    Suite {
+        package: "verbs",
+        test: Some("loopback"),
+        arguments: &[],
+        devices: RXE,
+        runs_shoal: false,
+        apart: false,
+    },
+    Suite {
+        package: "verbs",
+        test: Some("connection"),
+        arguments: &[],
+        devices: BOTH,
+        runs_shoal: false,
+        apart: false,
+    },
+    Suite {
+        package: "verbs",
+        test: Some("iwarp"),
+        arguments: &[],
+        devices: SIW,
+        runs_shoal: false,
+        apart: false,
+    },
+    Suite {
+        package: "verbs",
+        test: Some("link"),
+        arguments: &[],
+        devices: RXE,
+        runs_shoal: false,
+        apart: false,
+    },
     Suite {
         package: "engine",
         test: None,
         arguments: &["transport::rdma::tests::device", "--nocapture"],
         devices: RXE,
         runs_shoal: false,
+        apart: false,
     },
-    // One after the other: the devices are slow, and each takes memory that cannot be swapped.
     Suite {
         package: "engine",
         test: Some("engines"),
-        arguments: &["rdma", "--test-threads", "1", "--nocapture"],
+        arguments: &["rdma"],
         devices: RXE,
         runs_shoal: false,
+        apart: true,
     },
+    // One after the other: the devices are slow, and each takes memory that cannot be swapped.
     Suite {
         package: "suites",
         test: Some("cluster"),
         arguments: &["rdma", "--test-threads", "1", "--nocapture"],
         devices: RXE,
         runs_shoal: true,
+        apart: false,
     },
 ];
 
@@ -67,14 +102,16 @@ pub(super) fn run(machine: &Machine, only: Option<Device>) -> Result<u8, Error> 
         if devices.is_empty() {
             continue;
         }
-        let mut command = vec![suite.build()?];
-        command.extend(suite.arguments.iter().map(OsString::from));
-        for device in devices {
-            let name = format!("{}, on {}", suite.name(), device.name());
+        let commands = suite.commands(suite.build()?)?;
+        for (device, command) in
+            devices.iter().flat_map(|device| commands.iter().map(|command| (*device, command)))
+        {
+            let test = if suite.apart { command[1].to_string_lossy() } else { "all".into() };
+            let name = format!("{}, {test}, on {}", suite.name(), device.name());
             eprintln!("soft-roce: {name}");
             // Without a device these tests would pass by having nothing to test.
             let machine = Machine { device, ..machine.clone() };
-            let status = machine.run(&command, &[("VERBS_REQUIRE_DEVICE", "1")])?;
+            let status = machine.run(command, &[("VERBS_REQUIRE_DEVICE", "1")])?;
             eprintln!("soft-roce: {name}: status {status}");
             if first == 0 || (first == LATE && status != 0 && !STOPPED.contains(&status)) {
                 first = status;
@@ -90,6 +127,22 @@ pub(super) fn run(machine: &Machine, only: Option<Device>) -> Result<u8, Error> 
 impl Suite {
     fn name(&self) -> String {
         format!("{}, {}", self.package, self.test.unwrap_or("unit tests"))
+    }
+
+    /// What to run of its program: everything at once, or each test by itself.
+    fn commands(&self, program: OsString) -> Result<Vec<Vec<OsString>>, Error> {
+        let arguments = self.arguments.iter().map(OsString::from);
+        if !self.apart {
+            return Ok(vec![[program].into_iter().chain(arguments).collect()]);
+        }
+        let mut command = Command::new(&program);
+        command.args(["--list", "--format", "terse"]).args(arguments);
+        let listed = command.output();
+        let listed = listed.map_err(|source| Error::Spawn { program: spelled(&command), source })?;
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let tests = text.lines().filter_map(|line| line.strip_suffix(": test"));
+        let alone = |test: &str| vec![program.clone(), test.into(), "--exact".into(), "--nocapture".into()];
+        Ok(tests.map(alone).collect())
     }
 
     /// Builds it; its program.
