@@ -13,6 +13,44 @@ use crate::{EngineError, Peer};
 /// Where an answer goes.
 pub(crate) type Reply<T> = flume::Sender<Result<T, EngineError>>;
 
+/// An answer with a handle in it. Whoever asked may be gone by the time that it comes; dropped without
+/// [`HandleGiven::take`], wherever it has got to, it takes the handle back.
+pub(crate) struct HandleGiven<T> {
+    answer: Option<T>,
+    handle: u64,
+    shard: flume::Sender<Command>,
+    take_back: fn(u64, Reply<()>) -> Command,
+}
+
+impl<T> HandleGiven<T> {
+    /// A handle to write through.
+    pub(crate) fn to_write(answer: T, handle: u64, shard: &flume::Sender<Command>) -> Self {
+        let take_back = |handle, reply| Command::Abort { handle, reply };
+        Self { answer: Some(answer), handle, shard: shard.clone(), take_back }
+    }
+
+    /// A handle to read through.
+    pub(crate) fn to_read(answer: T, handle: u64, shard: &flume::Sender<Command>) -> Self {
+        let take_back = |handle, reply| Command::Close { handle, reply };
+        Self { answer: Some(answer), handle, shard: shard.clone(), take_back }
+    }
+
+    /// The answer, whose handle is the caller's to give back.
+    pub(crate) fn take(mut self) -> T {
+        self.answer.take().expect("an answer is taken once, since taking it consumes this")
+    }
+}
+
+impl<T> Drop for HandleGiven<T> {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            let (reply, _) = flume::bounded(1);
+            // A shard that has stopped has no handles.
+            let _ = self.shard.send((self.take_back)(self.handle, reply));
+        }
+    }
+}
+
 /// A chunk that was written and is visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sealed {
@@ -28,7 +66,7 @@ pub(crate) enum Command {
         size: u64,
         piece_size: u32,
         durable: bool,
-        reply: Reply<u64>,
+        reply: Reply<HandleGiven<u64>>,
     },
     Lease {
         handle: u64,
@@ -45,7 +83,7 @@ pub(crate) enum Command {
         handle: u64,
         id: ChunkId,
         size: u64,
-        reply: Reply<Sealed>,
+        reply: Reply<HandleGiven<Sealed>>,
     },
     Abort {
         handle: u64,
@@ -60,7 +98,7 @@ pub(crate) enum Command {
 
     Open {
         chunk: ChunkReference,
-        reply: Reply<ChunkOpened>,
+        reply: Reply<HandleGiven<ChunkOpened>>,
     },
     Next {
         handle: u64,

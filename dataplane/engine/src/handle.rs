@@ -11,7 +11,7 @@ use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
 use flow::wire::session::{ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, SlotRef};
 use memory::{Arena, Mapping};
 
-use crate::command::{Command, Reply, Sealed};
+use crate::command::{Command, HandleGiven, Reply, Sealed};
 use crate::transport::rdma::RdmaSettings;
 use crate::{EngineError, Event, Finding, Peer};
 
@@ -146,7 +146,8 @@ impl Handle {
     /// Begins a chunk; gives its handle. `durable`: every piece reaches NVMe before the chunk is sealed.
     pub async fn create(&self, size: u64, piece_size: u32, durable: bool) -> Result<u64, EngineError> {
         let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        self.ask(shard, |reply| Command::Create { size, piece_size, durable, reply }).await
+        let given = self.ask(shard, |reply| Command::Create { size, piece_size, durable, reply }).await;
+        given.map(HandleGiven::take)
     }
 
     /// Slots for pieces `first..first + count` of a chunk that is being written; waits for at least one.
@@ -161,7 +162,8 @@ impl Handle {
 
     /// Makes a written chunk visible under its id, and opens it, so that it stays until whoever wrote it has closed it.
     pub async fn seal(&self, handle: u64, id: ChunkId, size: u64) -> Result<Sealed, EngineError> {
-        self.ask(shard_of(handle), |reply| Command::Seal { handle, id, size, reply }).await
+        let given = self.ask(shard_of(handle), |reply| Command::Seal { handle, id, size, reply }).await;
+        given.map(HandleGiven::take)
     }
 
     /// Gives up a chunk that is not sealed. Unknown handles are ignored.
@@ -171,7 +173,8 @@ impl Handle {
 
     /// Opens a chunk for reading and begins to fetch what is not here.
     pub async fn open(&self, chunk: ChunkReference) -> Result<ChunkOpened, EngineError> {
-        self.ask(self.owner(&chunk.id), |reply| Command::Open { chunk, reply }).await
+        let given = self.ask(self.owner(&chunk.id), |reply| Command::Open { chunk, reply }).await;
+        given.map(HandleGiven::take)
     }
 
     /// Verified pieces of an open chunk, each once; waits for at least one.

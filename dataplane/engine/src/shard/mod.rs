@@ -27,9 +27,10 @@ use flow::chunk::ChunkId;
 use flow::swarm::serve::Serve;
 use flow::time::Instant;
 use flow::wire::control::ReplicaRecord;
+use flow::wire::session::ChunkOpened;
 use memory::Arena;
 
-use crate::command::Command;
+use crate::command::{Command, HandleGiven};
 use crate::notify::Notify;
 use crate::ring::DataRing;
 use crate::store::ChunkStore;
@@ -95,18 +96,31 @@ impl Shard {
             };
         }
         match command {
-            Command::Create { size, piece_size, durable, reply } => {
-                answer!(reply, self.create(size, piece_size, durable))
-            }
+            Command::Create { size, piece_size, durable, reply } => answer!(reply, async {
+                let handle = self.clone().create(size, piece_size, durable).await?;
+                Ok(HandleGiven::to_write(handle, handle, self.commands()))
+            }),
             Command::Lease { handle, first, count, reply } => {
                 answer!(reply, self.lease(handle, first, count))
             }
             Command::Fill { handle, pieces, reply } => drop(reply.send(self.fill(handle, &pieces))),
-            Command::Seal { handle, id, size, reply } => answer!(reply, self.seal(handle, id, size)),
+            Command::Seal { handle, id, size, reply } => answer!(reply, async {
+                let sealed = self.clone().seal(handle, id, size).await?;
+                // The shard that owns the chunk has given out the handle.
+                let owner = &self.shards[usize::from(id.shard(self.shards.len() as u16))];
+                Ok(HandleGiven::to_read(sealed, sealed.handle, owner))
+            }),
             Command::Abort { handle, reply } => drop(reply.send(self.abort(handle))),
             Command::Adopt { chunk, reply } => drop(reply.send(self.adopt(*chunk))),
 
-            Command::Open { chunk, reply } => drop(reply.send(self.open(&chunk))),
+            Command::Open { chunk, reply } => {
+                let opened = self.clone().open(&chunk);
+                let given = |opened: ChunkOpened| {
+                    let handle = opened.handle;
+                    HandleGiven::to_read(opened, handle, self.commands())
+                };
+                drop(reply.send(opened.map(given)));
+            }
             Command::Next { handle, first, count, limit, reply } => {
                 answer!(reply, self.next(handle, first, count, limit))
             }
@@ -134,6 +148,11 @@ impl Shard {
             Command::Mapped { connection, memory } => self.on_mapped(connection, memory),
             Command::Stop { .. } => {}
         }
+    }
+
+    /// The way to this shard.
+    fn commands(&self) -> &flume::Sender<Command> {
+        &self.shards[usize::from(self.index)]
     }
 
     /// Ends everything that waits for others.

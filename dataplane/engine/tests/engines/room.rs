@@ -1,8 +1,10 @@
 //! Memory that runs short.
 
+use std::time::Duration;
+
 use engine::EngineError;
 use flow::wire::session::Device;
-use futures_lite::future::block_on;
+use futures_lite::future::{block_on, poll_once};
 
 use crate::cluster::{Cluster, bytes, get, put};
 
@@ -82,5 +84,23 @@ fn large_chunks_that_come_at_once_share_memory() {
             scope.spawn(move || assert!(get(handle, chunk).unwrap() == *content));
         }
     });
+    cluster.stop();
+}
+
+#[test]
+fn a_handle_that_nobody_waited_for_keeps_nothing() {
+    let cluster = Cluster::new(&[1], 64 << 20);
+    let handle = cluster.handle(1);
+    let chunk = put(handle, &bytes(1, 40 << 20), true).unwrap();
+    // Dropped before the shard has heard of it, after it has answered, or between.
+    for delay_us in [0, 50, 100, 200, 500, 1000, 2000, 5000, 20_000, 50_000] {
+        let mut opening = Box::pin(handle.open(chunk));
+        if let Some(opened) = block_on(poll_once(&mut opening)) {
+            block_on(handle.close(opened.unwrap().handle)).unwrap();
+        }
+        std::thread::sleep(Duration::from_micros(delay_us));
+    }
+    // The chunk is on NVMe too, so it makes room unless somebody reads it.
+    put(handle, &bytes(2, 40 << 20), false).unwrap();
     cluster.stop();
 }
