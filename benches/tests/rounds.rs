@@ -52,7 +52,7 @@ fn every_scenario_is_played() {
     }
     let expected = [
         ("stream", "shoal tcp-discard tcp-keep"),
-        ("broadcast-4", "mpi-bcast mpi-pipeline shoal tcp-star"),
+        ("broadcast-4", "mpi-bcast mpi-pipeline mpi-shm shoal tcp-star"),
         ("put", "fio shoal"),
         ("get", "memcpy shoal"),
     ];

@@ -332,10 +332,31 @@ impl Counts {
 fn any(words: usize, salt: u64, word_at: impl Fn(usize) -> u64) -> Option<u32> {
     let spread = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let begin = (spread >> 32) as usize % words.max(1);
-    let turn = (spread >> 26) as u32 % 64;
     (begin..words).chain(0..begin).find_map(|at| {
-        let word = word_at(at);
-        let bit = (word.rotate_right(turn).trailing_zeros() + turn) % 64;
-        (word != 0).then_some(at as u32 * 64 + bit)
+        let mut word = word_at(at);
+        if word == 0 {
+            return None;
+        }
+        // Each piece of the word as likely as any other: sources of a small chunk would otherwise choose the same one.
+        for _ in 0..(spread >> 26) as u32 % word.count_ones() {
+            word &= word - 1;
+        }
+        Some(at as u32 * 64 + word.trailing_zeros())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::any;
+
+    #[test]
+    fn no_piece_of_a_small_chunk_is_preferred() {
+        let mut chosen = [0; 24];
+        for grant in 0..2400 {
+            chosen[any(1, grant << 32 | grant, |_| (1 << 24) - 1).unwrap() as usize] += 1;
+        }
+        assert!(chosen.iter().all(|count| (50..=150).contains(count)), "{chosen:?}");
+        assert_eq!(any(2, 7, |_| 0), None);
+        assert_eq!(any(2, 7, |at| (at as u64) << 63), Some(127));
+    }
 }
