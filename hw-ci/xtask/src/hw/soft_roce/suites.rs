@@ -81,14 +81,13 @@ const SUITES: &[Suite] = &[
         runs_shoal: false,
         apart: true,
     },
-    // One after the other: the devices are slow, and each takes memory that cannot be swapped.
     Suite {
         package: "suites",
         test: Some("cluster"),
-        arguments: &["rdma", "--test-threads", "1", "--nocapture"],
+        arguments: &["rdma"],
         devices: RXE,
         runs_shoal: true,
-        apart: false,
+        apart: true,
     },
 ];
 
