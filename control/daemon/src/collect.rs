@@ -153,9 +153,8 @@ async fn round(node: &Arc<Node>) -> usize {
 }
 
 fn may_be_dropped(replica: &ReplicaRecord) -> bool {
-    let pieces = replica.geometry.pieces();
-    let whole = replica.dram_pieces >= pieces || replica.nvme_pieces >= pieces;
-    whole && !replica.pinned && !replica.fetching
+    // What is here in part is left from a fetch that was cancelled.
+    !replica.pinned && !replica.fetching
 }
 
 #[cfg(test)]
