@@ -1,4 +1,4 @@
-//! What leaves memory when room is wanted, and in which order.
+//! What leaves memory when room is wanted, in which order, and what is not kept there to begin with.
 
 /// How a replica stands when room is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,15 @@ pub fn steps<R: Clone>(replicas: impl IntoIterator<Item = (R, Standing)>) -> Vec
     copies.chain(alone.map(|(replica, _)| Step::Drop(replica.clone()))).collect()
 }
 
+/// One part in so many of the memory stays free for others when a large chunk takes the rest.
+const LEFT_TO_OTHERS: u64 = 16;
+
+/// Whether a chunk of `size` bytes, kept in memory of `all` bytes of which `free` are free, would leave too little to
+/// others. Such a chunk goes through a file.
+pub fn would_crowd(size: u64, all: u64, free: u64) -> bool {
+    size > all / 2 && size + all / LEFT_TO_OTHERS > free
+}
+
 fn may_drop_copies(standing: &Standing) -> bool {
     standing.has_file && !(standing.pinned && standing.whole_in_memory)
 }
@@ -58,6 +67,14 @@ mod tests {
         in_use: false,
     };
     const DURABLE: Standing = Standing { has_file: true, ..VOLATILE };
+
+    #[test]
+    fn a_large_chunk_crowds_only_where_there_is_no_room_for_it() {
+        assert!(!would_crowd(50, 100, 0), "half of the memory is made room for");
+        assert!(!would_crowd(60, 100, 66));
+        assert!(would_crowd(60, 100, 65));
+        assert!(would_crowd(1000, 100, 100));
+    }
 
     #[test]
     fn copies_go_first_and_the_longest_unused_of_each() {

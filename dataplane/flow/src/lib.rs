@@ -13,4 +13,5 @@ pub mod wire; // frames, messages, handshake
 pub mod swarm; // who fetches which piece from whom, and what a source sends next
 pub mod part_length; // how much of a piece is handed to a connection at a time
 pub mod verify; // checksums of pieces, digests of chunks
+pub mod backoff; // when something that failed is tried again
 pub mod eviction; // what leaves memory when room is wanted

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flow::bitmap::Bitmap;
 use flow::chunk::{ChunkId, Descriptor};
+use flow::eviction::would_crowd;
 use flow::limits::GRANTS_PER_CHUNK;
 use flow::swarm::fetch::{Action, Fetch, Settings};
 use flow::swarm::patience::Patience;
@@ -27,8 +28,6 @@ use crate::{EngineError, Event};
 const TICK: Duration = Duration::from_millis(10);
 /// How often at the most.
 const TICK_MIN: Duration = Duration::from_micros(500);
-/// One part in so many of the memory stays free for others when a large chunk takes the rest.
-const LEFT_TO_OTHERS: u64 = 16;
 /// Points of the progress curve that a report holds.
 const PROGRESS_POINTS: u32 = 64;
 
@@ -99,7 +98,8 @@ impl Shard {
         replica.failure.take();
         self.fetches.borrow_mut().insert(replica.id, fetching.clone());
         self.fetch_started.notify();
-        if device == Device::Nvme || self.would_crowd(replica.geometry.size()) {
+        let (all, free) = (self.arena.size(), self.arena.free_bytes());
+        if device == Device::Nvme || would_crowd(replica.geometry.size(), all, free) {
             self.lead_through_file(&fetching);
         } else {
             let shard = self.clone();
@@ -110,12 +110,6 @@ impl Shard {
             .detach();
         }
         outcome
-    }
-
-    /// Whether a chunk of that size would leave too little memory to others.
-    fn would_crowd(&self, size: u64) -> bool {
-        let (all, free) = (self.arena.size(), self.arena.free_bytes());
-        size > all / 2 && size + all / LEFT_TO_OTHERS > free
     }
 
     /// Gives a fetch a file, brings what is in memory there, and lets the fetch go on. From then on its pieces may leave

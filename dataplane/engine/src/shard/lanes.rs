@@ -11,6 +11,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flow::backoff::Backoff;
 use flow::time::Instant;
 use flow::wire::lane::{LaneAddress, LaneClosed, LaneOffer};
 use futures_lite::future::{or, yield_now};
@@ -30,8 +31,6 @@ use crate::transport::rdma::{
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// A lane that lasted this long was a good one.
-const GOOD: Duration = Duration::from_secs(10);
 /// How long to wait for a device at most before it is looked after.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -72,23 +71,9 @@ pub(super) struct Lane {
     pub(super) writing: RefCell<BTreeMap<u32, Writing>>,
 }
 
-/// When a connection may be given lanes again.
-#[derive(Default)]
-pub(super) struct Pause {
-    until: Cell<Option<Instant>>,
-    length: Cell<Duration>,
-}
-
-impl Pause {
-    fn is_over(&self, now: Instant) -> bool {
-        self.until.get().is_none_or(|until| until <= now)
-    }
-
-    fn begin(&self, now: Instant) {
-        let length = (self.length.get() * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-        self.length.set(length);
-        self.until.set(Some(now + length));
-    }
+/// When a connection may be given lanes again: at once, until one breaks or is refused.
+pub(super) fn lane_backoff() -> RefCell<Backoff> {
+    RefCell::new(Backoff::new(PAUSE_MIN, PAUSE_MAX))
 }
 
 impl Rails {
@@ -213,7 +198,7 @@ impl Shard {
 
     /// Offers a lane on each device that this connection has none on.
     pub(super) fn offer_lanes(self: &Rc<Self>, connection: &Rc<Connection>) {
-        if !connection.lane_pause.is_over(self.now()) {
+        if !connection.lane_backoff.borrow().is_due(self.now()) {
             return;
         }
         for (index, rail) in (0..).zip(&self.rails.rails) {
@@ -300,7 +285,7 @@ impl Shard {
     /// The peer's end of a lane is gone.
     pub(super) fn on_lane_closed(&self, connection: &Rc<Connection>, ours: u64) {
         if let Some(lane) = self.lane_of(connection.peer, ours) {
-            connection.lane_pause.begin(self.now());
+            connection.lane_backoff.borrow_mut().failed(self.now(), self.now().since(lane.since));
             lane.close();
         }
     }
@@ -363,18 +348,15 @@ impl Shard {
             if let Some(theirs) = lane.theirs() {
                 connection.writer.message(LaneClosed { lane: theirs });
             }
-            if self.now().since(lane.since) >= GOOD {
-                connection.lane_pause.length.set(Duration::ZERO);
-            }
             if !matches!(error, RdmaError::Reclaimed) {
-                connection.lane_pause.begin(self.now());
+                connection.lane_backoff.borrow_mut().failed(self.now(), self.now().since(lane.since));
             }
         }
         self.give_up_lane(lane);
     }
 
     fn note_refusal(&self, connection: &Connection, error: &RdmaError) {
-        connection.lane_pause.begin(self.now());
+        connection.lane_backoff.borrow_mut().failed(self.now(), Duration::ZERO);
         tracing::debug!(peer = format_args!("{:016x}", connection.peer.node), %error, "there is no lane over RDMA");
     }
 }

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use flow::backoff::Backoff;
 use flow::chunk::ChunkId;
 use flow::wire::Message;
 use flow::wire::control::NodeId;
@@ -18,7 +19,7 @@ use memory::Mapping;
 use super::Shard;
 use super::arriving::Incoming;
 use super::counters::add;
-use super::lanes::{Lane, Pause};
+use super::lanes::{Lane, lane_backoff};
 use crate::transport::{ConnectionError, PeerShard, Reader, Writer, take_over};
 use crate::{Event, Peer};
 
@@ -40,7 +41,7 @@ pub(super) struct Connection {
     /// The peer's memory, where it is on this host.
     pub(super) memory: RefCell<Option<Arc<Mapping>>>,
     pub(super) lanes: RefCell<Vec<Rc<Lane>>>,
-    pub(super) lane_pause: Pause,
+    pub(super) lane_backoff: RefCell<Backoff>,
     socket: Rc<OwnedFd>,
 }
 
@@ -120,7 +121,7 @@ impl Shard {
             writer: Writer::new(),
             memory: RefCell::default(),
             lanes: RefCell::default(),
-            lane_pause: Pause::default(),
+            lane_backoff: lane_backoff(),
             socket,
         });
         add(&self.counters.connections_opened, 1);
