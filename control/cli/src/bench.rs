@@ -36,12 +36,8 @@ Examples:
     P2p {
         #[command(flatten)]
         load: Load,
-        /// Name of the node that has the bytes [default: the node talked to]
-        #[arg(long, value_name = "NODE")]
-        from: Option<String>,
-        /// Name of the node that fetches them [default: the next one]
-        #[arg(long, value_name = "NODE")]
-        to: Option<String>,
+        #[command(flatten)]
+        pair: Pair,
     },
     /// Fetch chunks from one node to another over RDMA, and fail if another way was taken
     #[command(after_help = "\
@@ -53,12 +49,8 @@ Examples:
     Rdma {
         #[command(flatten)]
         load: Load,
-        /// Name of the node that has the bytes [default: the node talked to]
-        #[arg(long, value_name = "NODE")]
-        from: Option<String>,
-        /// Name of the node that fetches them [default: the next one]
-        #[arg(long, value_name = "NODE")]
-        to: Option<String>,
+        #[command(flatten)]
+        pair: Pair,
     },
     /// Fetch chunks from one node to all others at once
     #[command(after_help = "\
@@ -90,6 +82,17 @@ Examples:
         #[command(flatten)]
         load: Load,
     },
+}
+
+/// Who sends to whom.
+#[derive(clap::Args)]
+pub struct Pair {
+    /// Name of the node that has the bytes [default: the node talked to]
+    #[arg(long, value_name = "NODE")]
+    from: Option<String>,
+    /// Name of the node that fetches them [default: the next one]
+    #[arg(long, value_name = "NODE")]
+    to: Option<String>,
 }
 
 /// How much is moved.
@@ -165,12 +168,12 @@ impl Bench {
     pub fn run(self, global: &Global) -> Result<(), Failure> {
         let client = global.connect()?;
         let summary = match self {
-            Bench::P2p { load, from, to } => {
-                let [from, to] = Cluster::of(global, client)?.take_two(from, to)?;
+            Bench::P2p { load, pair } => {
+                let [from, to] = Cluster::of(global, client)?.take_two(pair)?;
                 fetches("p2p", global, &load, &from, &[to])?
             }
-            Bench::Rdma { load, from, to } => {
-                let [from, to] = Cluster::of(global, client)?.take_two(from, to)?;
+            Bench::Rdma { load, pair } => {
+                let [from, to] = Cluster::of(global, client)?.take_two(pair)?;
                 over_rdma(global, &load, &from, to)?
             }
             Bench::Broadcast { load, from, nodes } => {
@@ -290,7 +293,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// Two different nodes.
-    fn take_two(&mut self, from: Option<String>, to: Option<String>) -> Result<[Receiver; 2], Failure> {
+    fn take_two(&mut self, Pair { from, to }: Pair) -> Result<[Receiver; 2], Failure> {
         let from = self.take(from.as_deref())?;
         if to.as_ref() == Some(&from.name) {
             return Err(BenchError::SameNode { name: from.name }.into());
