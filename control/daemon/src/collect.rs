@@ -162,6 +162,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_cancelled_fetch_has_left_may_go() {
+        let whole = ReplicaRecord {
+            chunk: ChunkId([1; 32]),
+            geometry: flow::chunk::Geometry::new(4 << 20, 1 << 20).unwrap(),
+            descriptor_digest: [0; 32],
+            node: 1,
+            dram_pieces: 4,
+            nvme_pieces: 0,
+            pinned: false,
+            fetching: false,
+        };
+        assert!(may_be_dropped(&whole));
+        assert!(may_be_dropped(&ReplicaRecord { dram_pieces: 1, ..whole.clone() }));
+        assert!(!may_be_dropped(&ReplicaRecord { fetching: true, ..whole.clone() }));
+        assert!(!may_be_dropped(&ReplicaRecord { pinned: true, ..whole }));
+    }
+
+    #[test]
     fn rounds_leave_the_head_time_for_all_members() {
         assert_eq!(rest(0, 1), ROUND_SOON);
         assert_eq!(rest(1000, 200), 2 * ROUND_SOON);
