@@ -37,6 +37,8 @@ pub const LIST_ENTRIES_MAX: u32 = 10_000;
 pub const PEERS_PER_RECEIVER: usize = 24;
 /// Pieces that one node sends of at once, over all chunks.
 pub const UPLOADS_AT_ONCE: usize = 4;
+/// Longest address of a worker of UCX, in bytes. With tens of devices they have a few hundred.
+pub const WORKER_ADDRESS_MAX: usize = 16 << 10;
 /// Grants that a receiver holds open towards one source.
 pub const GRANTS_PER_PEER: usize = 4;
 /// Grants that a receiver holds open over all sources of one chunk.

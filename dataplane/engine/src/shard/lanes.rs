@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use flow::backoff::Backoff;
 use flow::time::Instant;
-use flow::wire::lane::{LaneAddress, LaneClosed, LaneOffer};
+use flow::wire::lane::{LaneClosed, LaneOpen};
 use futures_lite::future::{or, yield_now};
 use glommio::io::PollableFd;
 
@@ -23,9 +23,7 @@ use super::lane_pieces::{Granted, Placed, Writing};
 use super::mesh::Connection;
 use crate::notify::Notify;
 use crate::transport::PeerShard;
-use crate::transport::rdma::{
-    Adapter, Endpoint, Health, LaneEvent, LaneId, Next, ROOM, RdmaError, VerbsFabric, fabric,
-};
+use crate::transport::rdma::{Adapter, Endpoint, Fabric, Health, LaneEvent, LaneId, Next, ROOM, RdmaError};
 
 /// First pause after a lane broke or was refused.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -43,7 +41,7 @@ pub(super) struct Rails {
 
 /// One device as this shard uses it.
 pub(super) struct Rail {
-    pub(super) endpoint: RefCell<Endpoint<VerbsFabric>>,
+    pub(super) endpoint: RefCell<Endpoint<Box<dyn Fabric>>>,
     /// Something was done that the task of this rail must look after.
     pub(super) kick: Notify,
     /// The task is about to wait for the device.
@@ -78,8 +76,8 @@ pub(super) fn lane_backoff() -> RefCell<Backoff> {
 
 impl Rails {
     /// One rail for each adapter that lets this shard make its queues.
-    pub(super) fn open(adapters: &[Arc<Adapter>]) -> Self {
-        let open = |adapter: &Arc<Adapter>| match VerbsFabric::open(adapter, ROOM) {
+    pub(super) fn open(adapters: &[Arc<dyn Adapter>]) -> Self {
+        let open = |adapter: &Arc<dyn Adapter>| match adapter.clone().open(ROOM) {
             Ok(fabric) => Some(Rc::new(Rail {
                 endpoint: RefCell::new(Endpoint::new(fabric)),
                 kick: Notify::default(),
@@ -95,6 +93,15 @@ impl Rails {
 
     pub(super) fn is_empty(&self) -> bool {
         self.rails.is_empty()
+    }
+
+    /// From where to answer an offer: of the devices that reach it, the one whose turn it is by its place.
+    fn towards(&self, offer: &LaneOpen) -> Result<(u16, &Rc<Rail>), RdmaError> {
+        let reaches = |(_, rail): &(u16, &Rc<Rail>)| rail.endpoint.borrow().reaches(&offer.address);
+        let reaching: Vec<_> = (0..).zip(&self.rails).filter(reaches).collect();
+        let none = || RdmaError::NoDevice("none of this node reaches the one that the peer offers".into());
+        let turn = usize::from(offer.rail).checked_rem(reaching.len()).ok_or_else(none)?;
+        Ok(reaching[turn])
     }
 }
 
@@ -209,17 +216,16 @@ impl Shard {
             let offered = rail.endpoint.borrow_mut().offer(self.now());
             rail.kick.notify();
             match offered {
-                Ok((id, offer)) => {
-                    let lane = self.add_lane(connection, index, rail, id, None);
-                    let (lane, address) = (lane.number(), to_wire(&offer));
-                    connection.writer.message(LaneOffer { lane, answers: None, rail: index, address });
+                Ok((id, address)) => {
+                    let lane = self.add_lane(connection, index, rail, id, None).number();
+                    connection.writer.message(LaneOpen { lane, answers: None, rail: index, address });
                 }
                 Err(error) => self.note_refusal(connection, &error),
             }
         }
     }
 
-    pub(super) fn on_lane_offer(self: &Rc<Self>, connection: &Rc<Connection>, offer: &LaneOffer) {
+    pub(super) fn on_lane_offer(self: &Rc<Self>, connection: &Rc<Connection>, offer: &LaneOpen) {
         let taken = match offer.answers {
             Some(ours) => self.on_lane_answer(connection, ours, offer),
             None => self.answer_lane(connection, offer),
@@ -234,12 +240,11 @@ impl Shard {
         &self,
         connection: &Rc<Connection>,
         ours: u64,
-        offer: &LaneOffer,
+        offer: &LaneOpen,
     ) -> Result<(), RdmaError> {
         let lane = self.lane_of(connection.peer, ours).filter(|lane| !lane.is_connected());
         let lane = lane.ok_or(RdmaError::NoLane)?;
-        let accepted =
-            lane.rail.endpoint.borrow_mut().accept(lane.id, &from_wire(&offer.address), self.now());
+        let accepted = lane.rail.endpoint.borrow_mut().accept(lane.id, &offer.address, self.now());
         match &accepted {
             Ok(()) => self.on_lane_connected(&lane, offer.lane),
             Err(_) => self.remove_lane(&lane),
@@ -247,13 +252,8 @@ impl Shard {
         accepted
     }
 
-    fn answer_lane(self: &Rc<Self>, connection: &Rc<Connection>, offer: &LaneOffer) -> Result<(), RdmaError> {
-        let count = self.rails.rails.len();
-        if count == 0 {
-            return Err(RdmaError::NoDevice("this node uses none".into()));
-        }
-        let index = usize::from(offer.rail) % count;
-        let (rail, index) = (&self.rails.rails[index], index as u16);
+    fn answer_lane(self: &Rc<Self>, connection: &Rc<Connection>, offer: &LaneOpen) -> Result<(), RdmaError> {
+        let (index, rail) = self.rails.towards(offer)?;
         let present = connection.lanes.borrow().iter().find(|lane| lane.rail_index == index).cloned();
         if let Some(present) = present {
             if !present.is_connected() && self.config.node < connection.peer.node {
@@ -265,14 +265,13 @@ impl Shard {
             present.close();
             self.give_up_lane(&present);
         }
-        let (id, own) = rail.endpoint.borrow_mut().offer(self.now())?;
+        let (id, address) = rail.endpoint.borrow_mut().offer(self.now())?;
         rail.kick.notify();
-        rail.endpoint.borrow_mut().accept(id, &from_wire(&offer.address), self.now())?;
+        rail.endpoint.borrow_mut().accept(id, &offer.address, self.now())?;
         let lane = self.add_lane(connection, index, rail, id, Some(offer.lane));
         self.on_lane_connected(&lane, offer.lane);
-        let (number, address) = (lane.number(), to_wire(&own));
-        let answers = Some(offer.lane);
-        connection.writer.message(LaneOffer { lane: number, answers, rail: index, address });
+        let (lane, answers) = (lane.number(), Some(offer.lane));
+        connection.writer.message(LaneOpen { lane, answers, rail: index, address });
         Ok(())
     }
 
@@ -381,15 +380,4 @@ impl AsRawFd for Descriptor {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_fd().as_raw_fd()
     }
-}
-
-fn to_wire(offer: &fabric::LaneOffer) -> LaneAddress {
-    let fabric::LaneOffer { gid, lid, queue_pair, packet_sequence_number, mtu_bytes, key, base, length } =
-        *offer;
-    LaneAddress { gid, lid, queue_pair, packet_sequence_number, mtu_bytes, key, base, length }
-}
-
-fn from_wire(address: &LaneAddress) -> fabric::LaneOffer {
-    let LaneAddress { gid, lid, queue_pair, packet_sequence_number, mtu_bytes, key, base, length } = *address;
-    fabric::LaneOffer { gid, lid, queue_pair, packet_sequence_number, mtu_bytes, key, base, length }
 }

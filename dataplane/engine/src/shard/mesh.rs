@@ -204,7 +204,7 @@ impl Shard {
             Message::Grant(grant) => self.on_grant(peer, writer, grant),
             Message::Have(have) => self.on_have(peer, &have),
             Message::Interest(interest) => self.on_interest(peer, writer, interest),
-            Message::LaneOffer(offer) => self.on_lane_offer(connection, &offer),
+            Message::LaneOpen(offer) => self.on_lane_offer(connection, &offer),
             Message::LaneClosed(closed) => self.on_lane_closed(connection, closed.lane),
             Message::LaneGrant(granted) => self.on_lane_grant(connection, granted),
             Message::PieceWritten(written) => self.on_piece_written(peer, &written)?,

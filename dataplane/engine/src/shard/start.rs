@@ -19,7 +19,7 @@ use crate::command::Command;
 use crate::machine::probe_at_start;
 use crate::ring::DataRing;
 use crate::store::{ChunkStore, FoundChunk};
-use crate::transport::rdma::{Adapter, RdmaSettings};
+use crate::transport::rdma::{Adapter, RdmaSettings, VerbsAdapter};
 use crate::{Config, Event, Finding, StartError};
 
 /// glommio's own buffers serve control only; its default would be 10 MiB for each shard.
@@ -82,7 +82,7 @@ struct Parts {
     events: flume::Sender<Event>,
     shards: Vec<flume::Sender<Command>>,
     chunks: Vec<FoundChunk>,
-    adapters: Vec<Arc<Adapter>>,
+    adapters: Vec<Arc<dyn Adapter>>,
 }
 
 impl Parts {
@@ -149,16 +149,17 @@ impl Parts {
 }
 
 /// The RDMA devices that are used, and what to say of them.
-fn open_adapters(settings: Option<&RdmaSettings>, arena: &Arena) -> (Vec<Arc<Adapter>>, Finding) {
+fn open_adapters(settings: Option<&RdmaSettings>, arena: &Arena) -> (Vec<Arc<dyn Adapter>>, Finding) {
     let finding =
         |found, taken: &str, remedy| Finding { topic: "rdma", found, taken: taken.to_owned(), remedy };
     let Some(settings) = settings else {
         return (Vec::new(), finding("not among --transports".into(), "TCP", None));
     };
-    match Adapter::open_all(settings, arena) {
+    match VerbsAdapter::open_all(settings, arena) {
         Ok(adapters) => {
             let names: Vec<_> = adapters.iter().map(|adapter| adapter.name()).collect();
             let found = format!("{}, with the arena registered", names.join(", "));
+            let adapters = adapters.into_iter().map(|adapter| adapter as Arc<dyn Adapter>).collect();
             (adapters, finding(found, "RDMA to nodes that it reaches, TCP to others", None))
         }
         Err(error) => (Vec::new(), finding(error.to_string(), "TCP", None)),

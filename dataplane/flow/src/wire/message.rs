@@ -111,10 +111,10 @@ messages! {
     31 MemoryMapped,
     32 PieceAt,
     33 PieceTaken,
-    34 LaneOffer,
     35 LaneClosed,
     36 LaneGrant,
     37 PieceWritten,
+    38 LaneOpen,
 
     40 Join,
     41 Membership,

@@ -130,6 +130,10 @@ choices! {
     NodeState { |_| NodeState::Alive, |_| NodeState::Draining, |_| NodeState::Dead, }
     Holding { |_| Holding::Complete, |_| Holding::Partial, |_| Holding::None, }
     Want { |draw| Want::Piece(Sample::sample(draw)), |draw| Want::LeastSent(Sample::sample(draw)), }
+    LaneAddress {
+        |draw| LaneAddress::QueuePair(Sample::sample(draw)), |draw| LaneAddress::Listener(Sample::sample(draw)),
+        |draw| LaneAddress::Worker(Sample::sample(draw)),
+    }
     Device { |_| Device::Dram, |_| Device::Nvme, }
     FailureCode {
         |_| FailureCode::Invalid, |_| FailureCode::NotFound, |_| FailureCode::Conflict, |_| FailureCode::MemoryFull,
@@ -157,7 +161,9 @@ macro_rules! messages {
 }
 
 parts! {
-    LaneAddress { gid lid queue_pair packet_sequence_number mtu_bytes key base length }
+    QueuePairAddress { gid lid queue_pair packet_sequence_number mtu_bytes key base length }
+    ListenerAddress { ip port token key base length }
+    WorkerAddress { address token }
     ShardPair { from to }
     NodeRecord {
         node name address rack shards incarnation state head memory_limit memory_used nvme_used
@@ -193,10 +199,10 @@ messages! {
     MemoryMapped {}
     PieceAt { chunk grant piece length checksum offset }
     PieceTaken { grant }
-    LaneOffer { lane answers rail address }
     LaneClosed { lane }
     LaneGrant { chunk grant want lane tag offset length }
     PieceWritten { chunk grant piece length }
+    LaneOpen { lane answers rail address }
 
     Join { record }
     Membership { epoch cluster nodes forgotten }

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use ::verbs::WorkError;
 use flow::time::Instant;
+use flow::wire::lane::{LaneAddress, ListenerAddress, WorkerAddress};
 use memory::{Arena, Lease, SharedLease};
 
 use super::endpoint::{self, Endpoint, LaneEvent};
@@ -36,6 +37,7 @@ pub(super) fn check<R: Rig>(rig: impl Fn() -> R) {
     a_closed_lane_gives_back_what_was_posted(&rig());
     a_peer_without_receives_is_told_from_a_dead_one(&rig());
     lanes_do_not_disturb_each_other(&rig());
+    an_end_of_another_kind_is_refused(&rig());
     endpoints_move_pieces_both_ways(&rig());
 }
 
@@ -160,6 +162,20 @@ fn lanes_do_not_disturb_each_other<R: Rig>(rig: &R) {
     assert_eq!(a.written(rig).0, 5);
 }
 
+fn an_end_of_another_kind_is_refused<R: Rig>(rig: &R) {
+    let (mut a, _b) = ends(rig);
+    let listener = ListenerAddress { ip: [0; 16], port: 1, token: 0, key: 0, base: 0, length: 1 };
+    let worker = WorkerAddress { address: vec![0; 40], token: 0 };
+    for address in [LaneAddress::Listener(listener), LaneAddress::Worker(worker)] {
+        if !a.fabric.reaches(&address) {
+            a.lane = a.fabric.open_lane().unwrap().0;
+            assert!(matches!(a.fabric.connect(a.lane, &address), Err(RdmaError::OtherKind)));
+            let refused = a.write_to(1, RemoteSlot { offset: 0, length: 1 }, 1).unwrap_err();
+            assert!(matches!(refused, RdmaError::NoLane), "{refused}");
+        }
+    }
+}
+
 fn endpoints_move_pieces_both_ways<R: Rig>(rig: &R) {
     const PIECES: u32 = 30;
     let now = Instant::from_micros(1);
@@ -249,7 +265,12 @@ fn connected<R: Rig>(rig: &R) -> (End<R::Fabric>, End<R::Fabric>) {
 fn connect<F: Fabric>(a: &mut End<F>, b: &mut End<F>, lie: impl Fn(u32, u64) -> (u32, u64)) {
     let ((lane_a, offer_a), (lane_b, mut offer_b)) =
         (a.fabric.open_lane().unwrap(), b.fabric.open_lane().unwrap());
-    (offer_b.key, offer_b.length) = lie(offer_b.key, offer_b.length);
+    let (key, length) = match &mut offer_b {
+        LaneAddress::QueuePair(address) => (&mut address.key, &mut address.length),
+        LaneAddress::Listener(address) => (&mut address.key, &mut address.length),
+        LaneAddress::Worker(_) => unreachable!("a worker of UCX has no key"),
+    };
+    (*key, *length) = lie(*key, *length);
     a.fabric.connect(lane_a, &offer_b).unwrap();
     b.fabric.connect(lane_b, &offer_a).unwrap();
     (a.lane, b.lane) = (lane_a, lane_b);

@@ -6,12 +6,11 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use flow::time::Instant;
+use flow::wire::lane::LaneAddress;
 use memory::{Lease, SharedLease};
 
 use super::error::RdmaError;
-use super::fabric::{
-    Completion, Fabric, Health, LaneId, LaneOffer, Refused, RemoteSlot, Room, Unsent, Write,
-};
+use super::fabric::{Completion, Fabric, Health, LaneId, Refused, RemoteSlot, Room, Unsent, Write};
 use super::polling::{Next, Polling};
 use super::slots::{Filled, GrantedSlots};
 
@@ -108,9 +107,14 @@ impl<F: Fabric> Endpoint<F> {
         }
     }
 
+    /// Whether a lane from here could have its other end there.
+    pub(crate) fn reaches(&self, remote: &LaneAddress) -> bool {
+        self.fabric.reaches(remote)
+    }
+
     /// Begins a lane: what the peer is to be told. When there are as many as there may be, the one that was idle for the
     /// longest time is closed for it.
-    pub(crate) fn offer(&mut self, now: Instant) -> Result<(LaneId, LaneOffer), RdmaError> {
+    pub(crate) fn offer(&mut self, now: Instant) -> Result<(LaneId, LaneAddress), RdmaError> {
         match self.fabric.health() {
             Health::Up => {}
             health => return Err(self.illness(health)),
@@ -127,7 +131,12 @@ impl<F: Fabric> Endpoint<F> {
     }
 
     /// Connects a lane to what the peer has offered. When it fails the lane is gone, without an event.
-    pub(crate) fn accept(&mut self, lane: LaneId, remote: &LaneOffer, now: Instant) -> Result<(), RdmaError> {
+    pub(crate) fn accept(
+        &mut self,
+        lane: LaneId,
+        remote: &LaneAddress,
+        now: Instant,
+    ) -> Result<(), RdmaError> {
         let state = self.lanes.get_mut(&lane).filter(|state| !state.connected).ok_or(RdmaError::NoLane)?;
         state.connected = true;
         state.last_used = now;

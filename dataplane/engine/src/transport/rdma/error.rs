@@ -43,6 +43,9 @@ pub(crate) enum RdmaError {
     /// What came is not what lanes carry.
     #[error("the peer sent something that is no write of a piece")]
     Protocol,
+    /// The peer's end of a lane is connected in another way than this one.
+    #[error("the peer's end of the lane is of another kind")]
+    OtherKind,
     /// The port has no link.
     #[error("the port of {device} is down: look at its cable, its switch and its subnet manager")]
     PortDown {

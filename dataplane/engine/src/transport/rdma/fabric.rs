@@ -1,7 +1,9 @@
-//! What is needed of verbs: operations as data, completions as one enum. libibverbs does it, and a model in memory.
+//! What is needed of a device: operations as data, completions as one enum. libibverbs does it, and a model in memory.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
+use flow::wire::lane::LaneAddress;
 use memory::SharedLease;
 
 use super::error::RdmaError;
@@ -9,28 +11,6 @@ use super::error::RdmaError;
 /// One queue pair of this side. No two of a fabric have the same number, also not one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LaneId(pub(crate) u64);
-
-/// What the other end must know to connect to a lane and to write into the arena behind it. Plain data, carried by the
-/// caller; a peer can put anything there, and none of it can do harm on this side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LaneOffer {
-    /// Global address of the port.
-    pub(crate) gid: [u8; 16],
-    /// Address within an InfiniBand subnet; 0 on Ethernet.
-    pub(crate) lid: u16,
-    /// Number of the queue pair: 24 bits.
-    pub(crate) queue_pair: u32,
-    /// Number of the first packet: 24 bits.
-    pub(crate) packet_sequence_number: u32,
-    /// Largest packet that the port takes, in bytes. Both ends use the smaller one.
-    pub(crate) mtu_bytes: u32,
-    /// Remote key of the arena.
-    pub(crate) key: u32,
-    /// What requests call the first byte of the arena.
-    pub(crate) base: u64,
-    /// Bytes of the arena.
-    pub(crate) length: u64,
-}
 
 /// A range of the peer's arena that was granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +100,16 @@ pub(crate) struct Room {
     pub(crate) receives_per_lane: usize,
 }
 
-/// A device with the arena registered, as one shard uses it. Nothing of it waits.
+/// A device of the node with the arena registered, shared by all shards.
+pub(crate) trait Adapter: Send + Sync {
+    /// Name of the device, for people.
+    fn name(&self) -> &str;
+
+    /// The device as one shard uses it, with as much room as was asked for or the device has.
+    fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, RdmaError>;
+}
+
+/// A device as one shard uses it. Nothing of it waits.
 pub(crate) trait Fabric {
     /// Name of the device, for people.
     fn name(&self) -> &str;
@@ -128,11 +117,15 @@ pub(crate) trait Fabric {
     /// How much it has room for: what was asked for, or less.
     fn room(&self) -> Room;
 
-    /// Makes a queue pair, with all its receives posted.
-    fn open_lane(&mut self) -> Result<(LaneId, LaneOffer), RdmaError>;
+    /// Whether a lane from here could have its other end there, as far as that can be told beforehand.
+    fn reaches(&self, remote: &LaneAddress) -> bool;
 
-    /// Connects a lane. The peer can write from here on. When it fails, the lane is closed.
-    fn connect(&mut self, lane: LaneId, remote: &LaneOffer) -> Result<(), RdmaError>;
+    /// Makes this end of a lane, with all its receives posted, and says where it is.
+    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError>;
+
+    /// Connects a lane to its other end, which a peer has told: it can be anything, and none of it can do harm on this side.
+    /// The peer can write from here on. When it fails, the lane is closed.
+    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError>;
 
     /// Posts a write on a connected lane. Its lease comes back by a completion, or from [`Fabric::close_lane`].
     fn write(&mut self, lane: LaneId, write: Write) -> Result<(), Refused>;
@@ -156,4 +149,50 @@ pub(crate) trait Fabric {
     /// What to wait for: the first becomes readable with a completion after [`Fabric::arm`], the second when
     /// [`Fabric::health`] may have changed.
     fn descriptors(&self) -> [BorrowedFd<'_>; 2];
+}
+
+impl<F: Fabric + ?Sized> Fabric for Box<F> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn room(&self) -> Room {
+        (**self).room()
+    }
+
+    fn reaches(&self, remote: &LaneAddress) -> bool {
+        (**self).reaches(remote)
+    }
+
+    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {
+        (**self).open_lane()
+    }
+
+    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError> {
+        (**self).connect(lane, remote)
+    }
+
+    fn write(&mut self, lane: LaneId, write: Write) -> Result<(), Refused> {
+        (**self).write(lane, write)
+    }
+
+    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError> {
+        (**self).poll(into)
+    }
+
+    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, RdmaError> {
+        (**self).close_lane(lane)
+    }
+
+    fn arm(&mut self) -> Result<(), RdmaError> {
+        (**self).arm()
+    }
+
+    fn health(&mut self) -> Health {
+        (**self).health()
+    }
+
+    fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        (**self).descriptors()
+    }
 }

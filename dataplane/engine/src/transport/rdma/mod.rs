@@ -7,8 +7,8 @@
 //!
 //! ```text
 //! receiver                                    sender
-//! offer() ────────── LaneOffer ─────────────► offer(), accept(LaneOffer)
-//! accept(LaneOffer) ◄─────── LaneOffer ──────
+//! offer() ────────── LaneAddress ───────────► offer(), accept(LaneAddress)
+//! accept(LaneAddress) ◄───── LaneAddress ────
 //! grant(tag, lease) ─ RemoteSlot, tag ──────► write(lease, RemoteSlot, tag)
 //! Arrived { tag, lease } ◄════ the bytes ════ Sent { tag, lease }
 //! ```
@@ -21,7 +21,7 @@
 //! trusted with its memory. A slot is safe from writes that are late, not from a peer that wants to do harm.
 
 mod error; // what fails, and what to do
-pub(crate) mod fabric; // what is needed of verbs
+pub(crate) mod fabric; // what is needed of a device
 mod verbs; // on libibverbs
 mod devices; // which devices to use
 mod slots; // memory that peers may write to: pure
@@ -32,9 +32,9 @@ pub use devices::RdmaSettings;
 
 pub(crate) use endpoint::{Endpoint, LaneEvent, ROOM};
 pub(crate) use error::RdmaError;
-pub(crate) use fabric::{Health, LaneId, RemoteSlot, Write};
+pub(crate) use fabric::{Adapter, Fabric, Health, LaneId, RemoteSlot, Write};
 pub(crate) use polling::Next;
-pub(crate) use verbs::{Adapter, VerbsFabric};
+pub(crate) use verbs::VerbsAdapter;
 
 #[cfg(test)]
 mod conformance; // what every fabric must do

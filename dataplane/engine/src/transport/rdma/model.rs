@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use flow::wire::lane::{LaneAddress, QueuePairAddress};
 use memory::{Arena, Mapping, SharedLease};
 use rustix::event::EventfdFlags;
 
 use super::error::RdmaError;
-use super::fabric::{Completion, Fabric, Health, LaneId, LaneOffer, Refused, Room, Unsent, Write};
+use super::fabric::{Completion, Fabric, Health, LaneId, Refused, Room, Unsent, Write};
 
 /// How often things go wrong, of 256 times each.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,7 +59,7 @@ struct Node {
 struct Queue {
     lane: LaneId,
     packet_sequence_number: u32,
-    peer: Option<LaneOffer>,
+    peer: Option<QueuePairAddress>,
     has_failed: bool,
     receives: usize,
     posted: VecDeque<Posted>,
@@ -314,7 +315,11 @@ impl Fabric for ModelFabric {
         self.network.0.borrow().nodes[self.node].room
     }
 
-    fn open_lane(&mut self) -> Result<(LaneId, LaneOffer), RdmaError> {
+    fn reaches(&self, remote: &LaneAddress) -> bool {
+        matches!(remote, LaneAddress::QueuePair(_))
+    }
+
+    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {
         let state = &mut *self.network.0.borrow_mut();
         let (number, packet_sequence_number) = (state.number(), state.random.next() as u32 & 0xff_ffff);
         let node = &mut state.nodes[self.node];
@@ -328,13 +333,18 @@ impl Fabric for ModelFabric {
         gid[15] = self.node as u8;
         let (queue_pair, mtu_bytes) = (number, 4096);
         let (key, length) = (node.key, node.length);
-        Ok((
-            lane,
-            LaneOffer { gid, lid: 0, queue_pair, packet_sequence_number, mtu_bytes, key, base: 0, length },
-        ))
+        let lid = 0;
+        let base = 0;
+        let address =
+            QueuePairAddress { gid, lid, queue_pair, packet_sequence_number, mtu_bytes, key, base, length };
+        Ok((lane, LaneAddress::QueuePair(address)))
     }
 
-    fn connect(&mut self, lane: LaneId, remote: &LaneOffer) -> Result<(), RdmaError> {
+    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError> {
+        let LaneAddress::QueuePair(remote) = remote else {
+            self.close_lane(lane)?;
+            return Err(RdmaError::OtherKind);
+        };
         let state = &mut *self.network.0.borrow_mut();
         let queue = state.nodes[self.node].queues.get_mut(&(lane.0 as u32)).ok_or(RdmaError::NoLane)?;
         queue.peer = Some(*remote);

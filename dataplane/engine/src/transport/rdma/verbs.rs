@@ -11,11 +11,12 @@ use ::verbs::{
     Initialised, Mapping, MemoryRegion, Mtu, Opcode, Operation, ProtectionDomain, QueuePair, Ready,
     Reliability, RemoteRange, Segments, Sizes,
 };
+use flow::wire::lane::{LaneAddress, QueuePairAddress};
 use memory::{Arena, SharedLease};
 
 use super::devices::{Candidate, RdmaSettings, arena_numa_node, candidates, nearest_first};
 use super::error::RdmaError;
-use super::fabric::{Completion, Fabric, Health, LaneId, LaneOffer, Refused, Room, Unsent, Write};
+use super::fabric::{Adapter, Completion, Fabric, Health, LaneId, Refused, Room, Unsent, Write};
 
 /// How hard queue pairs try. A peer that is gone is noticed after about a second, a port without a link by its event.
 const RELIABILITY: Reliability = Reliability {
@@ -34,7 +35,7 @@ const RELIABILITY: Reliability = Reliability {
 };
 
 /// A device of the node with the arena registered, shared by all shards.
-pub(crate) struct Adapter {
+pub(crate) struct VerbsAdapter {
     context: Arc<Context>,
     domain: Arc<ProtectionDomain>,
     region: Arc<MemoryRegion>,
@@ -43,7 +44,7 @@ pub(crate) struct Adapter {
     health: Mutex<Health>,
 }
 
-impl Adapter {
+impl VerbsAdapter {
     /// The devices that can be used, the nearest to the memory first. At least one, or why there is none.
     ///
     /// Takes all memory of the arena from the machine, since a device reaches only what is there and cannot be moved.
@@ -84,11 +85,6 @@ impl Adapter {
         Ok(Self { context, domain, region, port, settings: settings.clone(), health })
     }
 
-    /// Name of the device.
-    pub(crate) fn name(&self) -> &str {
-        self.context.device().name()
-    }
-
     /// The port and the address of it, as they are at this time: a link that comes up again may have others.
     fn attachment(&self) -> Result<Attachment, RdmaError> {
         let port = self.context.port(self.port)?;
@@ -118,6 +114,16 @@ impl Adapter {
     }
 }
 
+impl Adapter for VerbsAdapter {
+    fn name(&self) -> &str {
+        self.context.device().name()
+    }
+
+    fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, RdmaError> {
+        Ok(Box::new(VerbsFabric::open(&self, wanted)?))
+    }
+}
+
 /// What a failure to register the arena means.
 fn registration_error(error: Error, device: &str, bytes: u64) -> RdmaError {
     match error.os_error() {
@@ -134,7 +140,7 @@ pub(crate) struct VerbsFabric {
     lanes: HashMap<LaneId, Lane>,
     completions: Rc<CompletionQueue<Held>>,
     channel: Rc<CompletionChannel>,
-    adapter: Arc<Adapter>,
+    adapter: Arc<VerbsAdapter>,
     room: Room,
     next_lane: u64,
     batch: Vec<::verbs::Completion<Held>>,
@@ -153,7 +159,7 @@ struct Held {
 
 impl VerbsFabric {
     /// A completion queue and its channel on an adapter, with as much room as was asked for or the device has.
-    pub(crate) fn open(adapter: &Arc<Adapter>, wanted: Room) -> Result<Self, RdmaError> {
+    pub(crate) fn open(adapter: &Arc<VerbsAdapter>, wanted: Room) -> Result<Self, RdmaError> {
         let device = adapter.context.attributes()?;
         let queue_max = device.work_requests_max as usize;
         let writes_per_lane = wanted.writes_per_lane.clamp(1, queue_max.max(1));
@@ -222,7 +228,11 @@ impl Fabric for VerbsFabric {
         self.room
     }
 
-    fn open_lane(&mut self) -> Result<(LaneId, LaneOffer), RdmaError> {
+    fn reaches(&self, remote: &LaneAddress) -> bool {
+        matches!(remote, LaneAddress::QueuePair(_))
+    }
+
+    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {
         let attachment = self.adapter.attachment()?;
         let arena = self.adapter.region.remote(0, self.adapter.region.length())?;
         let Room { writes_per_lane, receives_per_lane, .. } = self.room;
@@ -239,7 +249,7 @@ impl Fabric for VerbsFabric {
         }
         let Endpoint { lid, gid, queue_pair_number, packet_sequence_number, mtu } = pair.endpoint();
         self.lanes.insert(lane, Lane::Offered(pair));
-        let offer = LaneOffer {
+        let address = QueuePairAddress {
             gid: gid.0,
             lid,
             queue_pair: queue_pair_number,
@@ -249,10 +259,14 @@ impl Fabric for VerbsFabric {
             base: arena.address,
             length: arena.length,
         };
-        Ok((lane, offer))
+        Ok((lane, LaneAddress::QueuePair(address)))
     }
 
-    fn connect(&mut self, lane: LaneId, remote: &LaneOffer) -> Result<(), RdmaError> {
+    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError> {
+        let LaneAddress::QueuePair(remote) = remote else {
+            self.close_lane(lane)?;
+            return Err(RdmaError::OtherKind);
+        };
         let pair = match self.lanes.remove(&lane) {
             Some(Lane::Offered(pair)) => pair,
             Some(connected) => {

@@ -13,9 +13,9 @@ use crate::transport::rdma::conformance::{self, Rig};
 use crate::transport::rdma::devices::RdmaSettings;
 use crate::transport::rdma::endpoint::{Endpoint, LaneEvent, ROOM};
 use crate::transport::rdma::error::RdmaError;
-use crate::transport::rdma::fabric::{Health, LaneId, Room, Write};
+use crate::transport::rdma::fabric::{Adapter, Health, LaneId, Room, Write};
 use crate::transport::rdma::model::{pattern, patterned};
-use crate::transport::rdma::verbs::{Adapter, VerbsFabric};
+use crate::transport::rdma::verbs::{VerbsAdapter, VerbsFabric};
 
 /// After this long a completion is taken for lost, in seconds. Far more than any takes.
 const LOST_S: i64 = 60;
@@ -29,7 +29,7 @@ impl Rig for Devices {
     type Fabric = VerbsFabric;
 
     fn open(&self, end: usize, arena: &Arena, room: Room) -> VerbsFabric {
-        let adapters = Adapter::open_all(&RdmaSettings::default(), arena).unwrap();
+        let adapters = VerbsAdapter::open_all(&RdmaSettings::default(), arena).unwrap();
         let at = if self.apart && end == 1 { adapters.len() - 1 } else { 0 };
         VerbsFabric::open(&adapters[at], room).unwrap()
     }
@@ -53,7 +53,7 @@ const NOW: Instant = Instant::from_micros(1);
 #[test]
 fn libibverbs_conforms() {
     let arena = Arena::new(16 << 20, 1).unwrap();
-    match Adapter::open_all(&RdmaSettings::default(), &arena) {
+    match VerbsAdapter::open_all(&RdmaSettings::default(), &arena) {
         Ok(adapters) => {
             let names: Vec<&str> = adapters.iter().map(|adapter| adapter.name()).collect();
             println!("on {}", names.join(", "));
@@ -76,7 +76,7 @@ fn libibverbs_conforms() {
 /// An endpoint on rxe0 and one on rxe1.
 struct Linked {
     arenas: [Arena; 2],
-    adapters: [Arc<Adapter>; 2],
+    adapters: [Arc<VerbsAdapter>; 2],
     ends: [Endpoint<VerbsFabric>; 2],
 }
 
@@ -85,7 +85,7 @@ impl Linked {
         let arenas = [(); 2].map(|()| Arena::new(16 << 20, 1).unwrap());
         let adapter = |end: usize| {
             let settings = RdmaSettings { devices: vec![format!("rxe{end}")], ..RdmaSettings::default() };
-            Adapter::open_all(&settings, &arenas[end]).unwrap().remove(0)
+            VerbsAdapter::open_all(&settings, &arenas[end]).unwrap().remove(0)
         };
         let adapters = [adapter(0), adapter(1)];
         let ends =

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use flow::time::Instant;
+use flow::wire::lane::LaneAddress;
 use memory::Arena;
 use proptest::prelude::*;
 
 use crate::transport::rdma::endpoint::{Endpoint, LaneEvent};
 use crate::transport::rdma::error::RdmaError;
-use crate::transport::rdma::fabric::{Health, LaneId, LaneOffer, RemoteSlot, Room, Unsent, Write};
+use crate::transport::rdma::fabric::{Health, LaneId, RemoteSlot, Room, Unsent, Write};
 use crate::transport::rdma::model::{Faults, ModelFabric, Network, pattern, patterned};
 
 const ROOM: Room = Room { lanes: 4, writes_per_lane: 2, receives_per_lane: 6 };
@@ -21,8 +22,8 @@ const SLOT_BYTES: u32 = 6000;
 /// What nodes tell each other over their connection. Each names the lane by a number that both have for it.
 #[derive(Debug)]
 enum Letter {
-    Offer(LaneOffer),
-    Answer(LaneOffer),
+    Offer(LaneAddress),
+    Answer(LaneAddress),
     Grant { tag: u32, to: RemoteSlot },
     Revoke { tag: u32 },
     Decline { tag: u32 },
@@ -196,7 +197,7 @@ impl World {
         }
     }
 
-    fn answer(&mut self, at: usize, number: u32, offer: &LaneOffer) {
+    fn answer(&mut self, at: usize, number: u32, offer: &LaneAddress) {
         let now = self.now;
         let Some(side) = &mut self.sides[at] else { return };
         let made = side.endpoint.offer(now).and_then(|(lane, own)| {
