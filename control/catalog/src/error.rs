@@ -45,6 +45,96 @@ pub enum CatalogError {
         /// What there is.
         found: u64,
     },
+    /// A key changed after the revision that a write depends on.
+    #[error("keys that begin with '{prefix}' were changed after revision {revision}; read them again")]
+    Changed {
+        /// The prefix, or the key.
+        prefix: String,
+        /// The revision that the caller knew.
+        revision: u64,
+    },
+    /// An operation needs a key that is not there.
+    #[error("there is no key '{key}'")]
+    NoKey {
+        /// The key.
+        key: String,
+    },
+    /// A key that lives for ever was to live longer.
+    #[error("key '{key}' does not expire, so that nothing can be added to its time; set one instead")]
+    NoExpiry {
+        /// The key.
+        key: String,
+    },
+    /// A write is larger than every engine takes.
+    #[error("a write has {found} {what}, at most {most} fit; split it")]
+    TooLarge {
+        /// What of.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many fit.
+        most: usize,
+    },
+    /// A value is too large to be kept inline.
+    #[error(
+        "the value of key '{key}' has {size} bytes, at most {} fit; put it as chunks instead",
+        crate::VALUE_SIZE_MAX
+    )]
+    ValueSize {
+        /// The key.
+        key: String,
+        /// Bytes of the value.
+        size: usize,
+    },
+    /// Two operations of a write name the same key.
+    #[error("a write names key '{key}' twice")]
+    Twice {
+        /// The key.
+        key: String,
+    },
+    /// A text or number that cannot be.
+    #[error("{what} cannot be {found}: {reason}")]
+    Invalid {
+        /// What it is.
+        what: &'static str,
+        /// What was given, shortened.
+        found: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A service that nobody keeps alive cannot own anything.
+    #[error("there is no service '{name}'; register it first (`shoal service add`)")]
+    NoService {
+        /// Its name.
+        name: String,
+    },
+    /// Changes that were asked for are not kept any more.
+    #[error(
+        "changes up to revision {asked} are wanted, but only those after {kept} are kept; read the keys anew and follow \
+         from there"
+    )]
+    ChangesGone {
+        /// The revision after which changes were wanted.
+        asked: u64,
+        /// The revision after which they are kept.
+        kept: u64,
+    },
+    /// A snapshot is too old to be read from.
+    #[error("the catalog at revision {revision} is not kept any more; begin again")]
+    SnapshotGone {
+        /// Its revision.
+        revision: u64,
+    },
+    /// The catalog cannot be reached. Whether a write was carried out is not known when `maybe_done`.
+    #[error("the catalog cannot be reached: {reason}; try again in {retry_ms} ms")]
+    Unreachable {
+        /// Who did not answer, and why.
+        reason: String,
+        /// When it makes sense to try again, in milliseconds.
+        retry_ms: u64,
+        /// Whether a write may have been carried out all the same.
+        maybe_done: bool,
+    },
     /// There are too many leases.
     #[error(
         "{} versions are leased, which is the most; close readers or wait until their leases expire",

@@ -5,23 +5,27 @@
 //! fsync. Reads do not wait for it and see acknowledged or about-to-be-acknowledged writes only, never half a group.
 //!
 //! A version that is superseded or removed stays for [`GRACE_MS`], and for as long as somebody holds a lease on
-//! it; until then its chunks count as referenced. [`Catalog::sweep`] forgets it afterwards.
+//! it; until then its chunks count as referenced. [`Embedded::sweep`] forgets it afterwards.
 //!
 //! No async runtime is needed: the futures wait for a channel, and any executor, or a plain `block_on`, drives
 //! them.
 #![forbid(unsafe_code)]
 
-mod catalog; // the handle: what callers ask
+mod catalog; // what every engine does
+mod entry; // what a key has
+mod read; // what is asked to be read
+mod write; // what is asked to be written
+mod change; // what has been written, in order
 mod error; // what can go wrong
-mod fence; // notices writes that were lost
-mod group; // what a group of writes does, as one batch
-mod lease; // who still reads which version
-mod record; // how a value lies on disk
-mod rows; // which values there are
-mod writer; // the thread that writes
+mod embedded; // the engine in one process, on disk
 
-pub use catalog::{Catalog, Committed, Entry, Summary};
+pub use catalog::{Catalog, Service, Snapshot, Swept};
+pub use change::{Change, ChangeKind, ChangeStream, Selector, Start};
+pub use embedded::{Committed, Embedded, Opened, Summary};
+pub use entry::{Content, Entry, LABEL_LENGTH_MAX, LABELS_MAX, MANIFEST_SIZE_MAX, VALUE_SIZE_MAX};
 pub use error::CatalogError;
+pub use read::{Consistency, Found, GET_KEYS_MAX, Page, SCAN_LIMIT_MAX, SCAN_SIZE_MAX, Scan};
+pub use write::{Condition, Expiry, OPERATIONS_MAX, Operation, Put, WRITE_SIZE_MAX, Write, Written};
 
 /// A superseded or removed version stays for this long, in milliseconds. Whoever reads for longer holds a lease.
 pub const GRACE_MS: u64 = 2_000;
@@ -32,10 +36,5 @@ pub const REOPENED_GRACE_MS: u64 = 60_000;
 pub const LEASE_MS: u64 = 30_000;
 /// Most leases at once.
 pub const LEASES_MAX: usize = 1 << 20;
-/// Largest manifest root, in bytes.
-pub const MANIFEST_SIZE_MAX: usize = 1 << 20;
 /// Most lines of one listing.
 pub const LIST_ENTRIES_MAX: usize = 10_000;
-
-#[cfg(test)]
-mod tests;

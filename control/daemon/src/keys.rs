@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::{Catalog, CatalogError};
+use catalog::{CatalogError, Embedded as Catalog};
 use flow::chunk::ChunkId;
 use flow::limits::{LIST_ENTRIES_MAX, MANIFEST_ROOT_MAX};
 use flow::wire::Message;
@@ -130,8 +130,8 @@ fn read(catalog: &Catalog, message: Message) -> Result<Message, Failure> {
     }
 }
 
-fn entry_message(entry: catalog::Entry, lease: u64) -> KeyEntry {
-    let catalog::Entry { key, version, revision, created_ms, manifest } = entry;
+fn entry_message(entry: catalog::Opened, lease: u64) -> KeyEntry {
+    let catalog::Opened { key, version, revision, created_ms, manifest } = entry;
     KeyEntry { key, version, revision, created_ms, manifest, lease }
 }
 

@@ -182,7 +182,7 @@ fn advertised(settings: &Settings, listening: SocketAddr) -> Option<String> {
 
 async fn open_catalog(data_dir: &DataDir) -> Result<Head, ServeError> {
     let directory = data_dir.path().join("catalog");
-    let opened = tokio::task::spawn_blocking(move || catalog::Catalog::open(&directory)).await;
+    let opened = tokio::task::spawn_blocking(move || catalog::Embedded::open(&directory)).await;
     match opened {
         Ok(Ok(catalog)) => Ok(Head::new(catalog)),
         Ok(Err(error)) => Err(ServeError::Catalog(crate::keys::in_full(&error))),

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use catalog::Catalog;
+use catalog::Embedded as Catalog;
 use flow::limits::NODES_MAX;
 use flow::wire::control::{self, Heartbeat, Join};
 use flow::wire::session::{Failure, NodeListing};

@@ -42,7 +42,7 @@ impl World {
             prefault: false,
         };
         let (engine, _events) = engine::Engine::start(config).unwrap();
-        let catalog = catalog::Catalog::open(&directory.path().join("catalog")).unwrap();
+        let catalog = catalog::Embedded::open(&directory.path().join("catalog")).unwrap();
         let seat = Seat::Head(crate::cluster::Head::new(catalog));
         let node = Arc::new(crate::serve::assemble(identity, seat, &engine).unwrap());
         let world = World { node, engine: Some(engine), _directory: directory };

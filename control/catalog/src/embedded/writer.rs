@@ -5,12 +5,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::catalog::Committed;
+use super::Committed;
+use super::fence::Fence;
+use super::group::{Group, Proposal, Step};
+use super::lease::Leases;
+use super::rows::Rows;
 use crate::error::CatalogError;
-use crate::fence::Fence;
-use crate::group::{Group, Proposal, Step};
-use crate::lease::Leases;
-use crate::rows::Rows;
 use crate::{GRACE_MS, REOPENED_GRACE_MS};
 
 /// Requests that wait before callers must.

@@ -8,12 +8,12 @@ use std::ops::Bound;
 
 use plan::manifest::Manifest;
 
-use crate::MANIFEST_SIZE_MAX;
-use crate::catalog::Committed;
-use crate::error::CatalogError;
-use crate::rows::{
+use super::Committed;
+use super::rows::{
     Batch, Current, REVISION, Retired, Rows, Table, Version, View, number, retired_row, version_row,
 };
+use crate::MANIFEST_SIZE_MAX;
+use crate::error::CatalogError;
 
 /// Keys that one step of a recursive remove takes, and versions that one step of a sweep looks at.
 const STEP_LENGTH: usize = 4096;

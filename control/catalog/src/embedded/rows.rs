@@ -18,8 +18,8 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistM
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::record::{self, RecordError};
 use crate::error::CatalogError;
-use crate::record::{self, RecordError};
 
 /// Memory for blocks that are read often, in bytes.
 const CACHE_SIZE: u64 = 64 << 20;

@@ -8,8 +8,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::record;
 use crate::error::CatalogError;
-use crate::record;
 
 const NAME: &str = "fence";
 

@@ -8,6 +8,7 @@ use plan::manifest::{ChunkEntry, FileEntry, FileKind, Files, Manifest, Shape};
 use proptest::prelude::*;
 
 use super::*;
+use crate::{GRACE_MS, LEASE_MS, MANIFEST_SIZE_MAX, REOPENED_GRACE_MS};
 
 fn chunk(number: u8) -> [u8; 32] {
     [number; 32]
@@ -28,27 +29,27 @@ fn manifest(chunks: &[u8]) -> Vec<u8> {
         .encode()
 }
 
-fn put(catalog: &Catalog, key: &str, chunks: &[u8], now_ms: u64) -> Committed {
+fn put(catalog: &Embedded, key: &str, chunks: &[u8], now_ms: u64) -> Committed {
     block_on(catalog.commit_at(key.into(), manifest(chunks), None, now_ms)).unwrap()
 }
 
-fn put_if(catalog: &Catalog, key: &str, expected: u64) -> Result<Committed, CatalogError> {
+fn put_if(catalog: &Embedded, key: &str, expected: u64) -> Result<Committed, CatalogError> {
     block_on(catalog.commit_at(key.into(), manifest(&[1]), Some(expected), 0))
 }
 
-fn remove(catalog: &Catalog, key: &str, recursive: bool, now_ms: u64) -> u64 {
+fn remove(catalog: &Embedded, key: &str, recursive: bool, now_ms: u64) -> u64 {
     block_on(catalog.remove_at(key.into(), recursive, now_ms)).unwrap()
 }
 
-fn sweep(catalog: &Catalog, now_ms: u64) -> u64 {
+fn sweep(catalog: &Embedded, now_ms: u64) -> u64 {
     block_on(catalog.sweep(now_ms)).unwrap()
 }
 
-fn referenced(catalog: &Catalog, number: u8) -> bool {
+fn referenced(catalog: &Embedded, number: u8) -> bool {
     catalog.references(&[chunk(number)]).unwrap() == [true]
 }
 
-fn keys(catalog: &Catalog, prefix: &str, after: &str, limit: usize) -> (Vec<String>, bool) {
+fn keys(catalog: &Embedded, prefix: &str, after: &str, limit: usize) -> (Vec<String>, bool) {
     let (lines, more) = catalog.list(prefix, after, limit).unwrap();
     (lines.into_iter().map(|line| line.key).collect(), more)
 }
@@ -56,16 +57,16 @@ fn keys(catalog: &Catalog, prefix: &str, after: &str, limit: usize) -> (Vec<Stri
 #[test]
 fn a_commit_is_read_back_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(directory.path()).unwrap();
+    let catalog = Embedded::open(directory.path()).unwrap();
     let (first, second) = (put(&catalog, "a/b", &[1], 5), put(&catalog, "a/b", &[2], 6));
     assert_eq!((first.version, second.version), (1, 2));
     assert!(second.revision > first.revision);
     let cluster = catalog.cluster_id();
     drop(catalog);
-    let catalog = Catalog::open(directory.path()).unwrap();
+    let catalog = Embedded::open(directory.path()).unwrap();
     assert_eq!(catalog.cluster_id(), cluster);
     let Committed { version, revision } = second;
-    let entry = Entry { key: "a/b".into(), version, revision, created_ms: 6, manifest: manifest(&[2]) };
+    let entry = Opened { key: "a/b".into(), version, revision, created_ms: 6, manifest: manifest(&[2]) };
     assert_eq!(catalog.get("a/b").unwrap(), Some(entry));
     assert_eq!(catalog.get("a").unwrap(), None);
     let third = put(&catalog, "a/b", &[3], 7);
@@ -75,7 +76,7 @@ fn a_commit_is_read_back_after_a_restart() {
 #[test]
 fn an_expected_version_must_be_the_current_one() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(directory.path()).unwrap();
+    let catalog = Embedded::open(directory.path()).unwrap();
     assert!(matches!(put_if(&catalog, "k", 1), Err(CatalogError::Conflict { expected: 1, found: 0, .. })));
     assert_eq!(put_if(&catalog, "k", 0).unwrap().version, 1);
     assert!(matches!(put_if(&catalog, "k", 0), Err(CatalogError::Conflict { expected: 0, found: 1, .. })));
@@ -88,7 +89,7 @@ fn an_expected_version_must_be_the_current_one() {
 #[test]
 fn bad_input_is_refused_and_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(directory.path()).unwrap();
+    let catalog = Embedded::open(directory.path()).unwrap();
     let commit = |key: &str, bytes: Vec<u8>| block_on(catalog.commit(key.into(), bytes, None)).unwrap_err();
     assert!(matches!(commit("a//b", manifest(&[])), CatalogError::Key(_)));
     assert!(matches!(commit("a", vec![1, 2, 3]), CatalogError::Manifest { .. }));
@@ -103,7 +104,7 @@ fn bad_input_is_refused_and_changes_nothing() {
 #[test]
 fn a_listing_is_ordered_and_goes_page_by_page() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(directory.path()).unwrap();
+    let catalog = Embedded::open(directory.path()).unwrap();
     for key in ["b", "a/2", "a", "a-x", "a/1/x", "c"] {
         put(&catalog, key, &[], 3);
     }
@@ -123,7 +124,7 @@ fn a_listing_is_ordered_and_goes_page_by_page() {
 #[test]
 fn removing_a_tree_leaves_its_neighbours() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(directory.path()).unwrap();
+    let catalog = Embedded::open(directory.path()).unwrap();
     for key in ["a", "a/1", "a/2/x", "a-x", "a0", "b"] {
         put(&catalog, key, &[], 0);
     }
@@ -138,7 +139,7 @@ fn removing_a_tree_leaves_its_neighbours() {
 #[test]
 fn a_tree_larger_than_one_step_goes_whole() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open_at(directory.path(), 0).unwrap();
+    let catalog = Embedded::open_at(directory.path(), 0).unwrap();
     let bytes = manifest(&[1]);
     thread::scope(|scope| {
         for worker in 0..64 {
@@ -161,7 +162,7 @@ fn a_tree_larger_than_one_step_goes_whole() {
 #[test]
 fn references_last_for_the_grace_and_are_shared() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open_at(directory.path(), 0).unwrap();
+    let catalog = Embedded::open_at(directory.path(), 0).unwrap();
     put(&catalog, "a", &[1, 2, 2], 0);
     put(&catalog, "b", &[2, 3], 0);
     assert_eq!(catalog.references(&[chunk(3), chunk(9), chunk(1)]).unwrap(), [true, false, true]);
@@ -178,7 +179,7 @@ fn references_last_for_the_grace_and_are_shared() {
 #[test]
 fn a_lease_outlives_the_grace_while_it_is_renewed() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open_at(directory.path(), 0).unwrap();
+    let catalog = Embedded::open_at(directory.path(), 0).unwrap();
     put(&catalog, "a", &[1], 0);
     assert_eq!(catalog.open_leased("none", 0).unwrap(), None);
     let (entry, lease) = catalog.open_leased("a", 0).unwrap().unwrap();
@@ -197,13 +198,13 @@ fn a_lease_outlives_the_grace_while_it_is_renewed() {
 #[test]
 fn readers_of_the_previous_run_get_the_grace() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open_at(directory.path(), 0).unwrap();
+    let catalog = Embedded::open_at(directory.path(), 0).unwrap();
     put(&catalog, "a", &[1], 0);
     let (_, lease) = catalog.open_leased("a", 0).unwrap().unwrap();
     remove(&catalog, "a", false, 0);
     drop(catalog);
     let opened_ms = 5 * GRACE_MS;
-    let catalog = Catalog::open_at(directory.path(), opened_ms).unwrap();
+    let catalog = Embedded::open_at(directory.path(), opened_ms).unwrap();
     assert_eq!(catalog.renew(&[lease], opened_ms), [lease]);
     // What is put and removed since then has nothing to wait for.
     put(&catalog, "b", &[2], opened_ms);
@@ -219,7 +220,7 @@ fn concurrent_commits_are_all_there_afterwards() {
     const THREADS: u64 = 16;
     const COMMITS: u64 = 25;
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(directory.path()).unwrap();
+    let catalog = Embedded::open(directory.path()).unwrap();
     let mut versions = BTreeSet::new();
     let mut revisions = BTreeSet::new();
     thread::scope(|scope| {
@@ -242,7 +243,7 @@ fn concurrent_commits_are_all_there_afterwards() {
         }
     });
     drop(catalog);
-    let catalog = Catalog::open(directory.path()).unwrap();
+    let catalog = Embedded::open(directory.path()).unwrap();
     assert_eq!(versions, (1..=THREADS * COMMITS).collect());
     assert_eq!(revisions, (1..=2 * THREADS * COMMITS).collect());
     assert_eq!(catalog.get("shared").unwrap().unwrap().version, THREADS * COMMITS);
@@ -253,7 +254,7 @@ fn concurrent_commits_are_all_there_afterwards() {
 #[test]
 fn requests_of_one_group_see_each_other() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(directory.path()).unwrap();
+    let catalog = Embedded::open(directory.path()).unwrap();
     let commit = |expected| catalog.commit("k".into(), manifest(&[1]), Some(expected));
     let all = zip(zip(commit(0), commit(1)), zip(catalog.remove("k".into(), true), commit(0)));
     let ((first, second), (removed, third)) = block_on(all);
@@ -264,24 +265,24 @@ fn requests_of_one_group_see_each_other() {
 #[test]
 fn a_directory_in_use_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(directory.path()).unwrap();
-    assert!(matches!(Catalog::open(directory.path()), Err(CatalogError::Locked(_))));
+    let catalog = Embedded::open(directory.path()).unwrap();
+    assert!(matches!(Embedded::open(directory.path()), Err(CatalogError::Locked(_))));
     drop(catalog);
-    Catalog::open(directory.path()).unwrap();
+    Embedded::open(directory.path()).unwrap();
 }
 
 #[test]
 fn lost_writes_are_noticed() {
     let directory = tempfile::tempdir().unwrap();
-    drop(Catalog::open(directory.path()).unwrap());
+    drop(Embedded::open(directory.path()).unwrap());
     let (rows, old) = (directory.path().join("rows"), directory.path().join("old"));
     copy(&rows, &old);
-    let catalog = Catalog::open(directory.path()).unwrap();
+    let catalog = Embedded::open(directory.path()).unwrap();
     put(&catalog, "a", &[1], 0);
     drop(catalog);
     fs::remove_dir_all(&rows).unwrap();
     fs::rename(&old, &rows).unwrap();
-    let opened = Catalog::open(directory.path()).map(drop);
+    let opened = Embedded::open(directory.path()).map(drop);
     assert!(matches!(opened, Err(CatalogError::LostWrites { found: 0, fenced: 1, .. })));
 }
 
@@ -310,15 +311,15 @@ fn rot(directory: &Path, table: &str) {
     }
 }
 
-fn rotten(table: &str) -> (tempfile::TempDir, Catalog) {
+fn rotten(table: &str) -> (tempfile::TempDir, Embedded) {
     let directory = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open_at(directory.path(), 0).unwrap();
+    let catalog = Embedded::open_at(directory.path(), 0).unwrap();
     put(&catalog, "gone", &[7], 0);
     remove(&catalog, "gone", false, 0);
     put(&catalog, "rotten", &[8], 0);
     drop(catalog);
     rot(directory.path(), table);
-    let catalog = Catalog::open_at(directory.path(), 0).unwrap();
+    let catalog = Embedded::open_at(directory.path(), 0).unwrap();
     (directory, catalog)
 }
 
@@ -363,11 +364,11 @@ fn rot_in_the_catalogs_own_numbers_is_told() {
     drop(directory);
 }
 
-fn rotten_meta() -> (tempfile::TempDir, Result<Catalog, CatalogError>) {
+fn rotten_meta() -> (tempfile::TempDir, Result<Embedded, CatalogError>) {
     let directory = tempfile::tempdir().unwrap();
-    put(&Catalog::open(directory.path()).unwrap(), "a", &[], 0);
+    put(&Embedded::open(directory.path()).unwrap(), "a", &[], 0);
     rot(directory.path(), "meta");
-    let opened = Catalog::open(directory.path());
+    let opened = Embedded::open(directory.path());
     (directory, opened)
 }
 
@@ -444,7 +445,7 @@ proptest! {
     #[test]
     fn any_history_agrees_with_a_plain_map(acts in prop::collection::vec(act(), 1..40)) {
         let directory = tempfile::tempdir().unwrap();
-        let mut catalog = Catalog::open_at(directory.path(), 0).unwrap();
+        let mut catalog = Embedded::open_at(directory.path(), 0).unwrap();
         let (mut model, mut now_ms) = (Model::default(), 0);
         for act in acts {
             match act {
@@ -490,7 +491,7 @@ proptest! {
                 Act::Wait(ms) => now_ms += ms,
                 Act::Reopen => {
                     drop(catalog);
-                    catalog = Catalog::open_at(directory.path(), now_ms).unwrap();
+                    catalog = Embedded::open_at(directory.path(), now_ms).unwrap();
                     model.leases.clear();
                     model.opened_ms = now_ms;
                     let current = model.current.iter().map(|(key, (version, _))| (key.clone(), *version));
