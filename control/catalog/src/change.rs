@@ -68,4 +68,9 @@ pub enum Selector {
 pub trait ChangeStream: Send {
     /// The changes of the next write that has any of those selected; waits for one. Dropping the future loses nothing.
     async fn next(&mut self) -> Result<Vec<Change>, CatalogError>;
+
+    /// The revision up to which everything selected has come, or nothing was: a stream that begins [`Start::After`] it misses
+    /// nothing. It grows also while nothing selected is written, so that who waits for long does not fall behind what is
+    /// kept.
+    fn position(&self) -> u64;
 }

@@ -135,6 +135,12 @@ pub enum CatalogError {
         /// Whether a write may have been carried out all the same.
         maybe_done: bool,
     },
+    /// The node that keeps the catalog has failed, in a way that only its own log tells in full.
+    #[error("the node that keeps the catalog failed: {message}")]
+    Elsewhere {
+        /// What it said.
+        message: String,
+    },
     /// There are too many leases.
     #[error(
         "{} versions are leased, which is the most; close readers or wait until their leases expire",

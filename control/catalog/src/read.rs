@@ -55,4 +55,7 @@ pub struct Found {
     pub revision: u64,
     /// For each key in the order asked, what there is.
     pub entries: Vec<Option<Entry>>,
+    /// Whether this is what was read earlier, since the catalog cannot be reached. Only [`Consistency::One`] gets it; what is
+    /// not remembered makes the read fail.
+    pub stale: bool,
 }
