@@ -6,11 +6,11 @@ use std::process::Command;
 
 use super::Error;
 use super::cache::{Cache, remove};
-use super::packages::{Apt, require};
+use super::packages::{Apt, Closure, require};
 use super::pipeline::{feed, program, run};
 
 /// The series that the configuration is for: its rxe knows network namespaces. The newest patch level is taken.
-const SERIES: &str = "7.2";
+pub(super) const SERIES: &str = "7.2";
 const CONFIGURATION: &str = include_str!("../../../../soft-roce/kernel.config");
 /// What the build runs besides make and gcc.
 const TOOLS: &[&str] = &["bc", "bison", "flex", "m4"];
@@ -39,7 +39,7 @@ fn build(cache: &Cache, folder: &Path) -> Result<(), Error> {
     eprintln!("soft-roce: fetching the kernel's source (165 MB), once");
     let (tools, tree) = (folder.join("tools"), folder.join("tree"));
     let apt = Apt::open(cache)?;
-    apt.unpack(TOOLS, &tools)?;
+    apt.unpack(TOOLS, Closure::Lacking, &tools)?;
     let source = format!("linux-source-{SERIES}");
     let package = apt.download(&source, folder)?;
     unpack(&package, &source, &tree)?;

@@ -1,6 +1,7 @@
-//! Runs a command in the kernel: hands it its folders, its output on as it comes, and its status back.
+//! Runs a command in a kernel: hands it its folders, its output on as it comes, and its status back.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tempfile::TempDir;
 
 use super::pipeline::ending;
+use super::stock::Stock;
 use super::{Device, Error};
 
 /// Exit status when the time limit ran out.
@@ -35,10 +37,28 @@ const LOOK: Duration = Duration::from_millis(10);
 /// What a kernel says of its own faults.
 const FAULTS: [&str; 4] = ["BUG:", "WARNING:", "Kernel panic", "rcu: INFO:"];
 
+/// What is started.
+#[derive(Clone, Debug)]
+pub(super) enum Kernel {
+    /// A User Mode Linux kernel, which is a program.
+    UserMode(PathBuf),
+    /// Debian's own, in QEMU.
+    Stock(Stock),
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UserMode(program) => write!(text, "{}", program.display()),
+            Self::Stock(stock) => write!(text, "{}", stock.description()),
+        }
+    }
+}
+
 /// A kernel that can be started, each time from nothing.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
-    pub(super) kernel: PathBuf,
+    pub(super) kernel: Kernel,
     pub(super) packages: PathBuf,
     pub(super) memory_mib: u32,
     pub(super) cpus: u32,
@@ -54,8 +74,24 @@ impl Machine {
     /// Runs a command with the caller's environment and `variables`; the exit status for the caller.
     pub(super) fn run(&self, command: &[OsString], variables: &[(&str, &str)]) -> Result<u8, Error> {
         let folder = self.prepare(command, variables)?;
+        let end = self.drive(folder.path())?;
+        Ok(self.judge(end, folder.path()))
+    }
+
+    /// Whether the kernel starts and ends by itself here. Says nothing of why it did not.
+    pub(super) fn starts(&self) -> Result<bool, Error> {
+        let folder = self.prepare(&["true".into()], &[])?;
+        let end = self.drive(folder.path())?;
+        if STOPPED.contains(&end) {
+            return Err(Error::Stopped);
+        }
+        Ok(end == DIED && status(folder.path()) == Some(0))
+    }
+
+    /// Starts the kernel with a folder that was prepared, and waits; DIED when it ended, by itself or not.
+    fn drive(&self, folder: &Path) -> Result<u8, Error> {
         let caught = catch_signals()?;
-        let mut child = self.start(folder.path())?;
+        let mut child = self.start(folder)?;
         let copies = [
             child.stdout.take().map(|output| hand_on(output, io::stdout())),
             child.stderr.take().map(|output| hand_on(output, io::stderr())),
@@ -78,7 +114,7 @@ impl Machine {
             thread::sleep(LOOK);
         };
         finish(child, copies);
-        Ok(self.judge(end, folder.path()))
+        Ok(end)
     }
 
     /// Makes the folder that the kernel and its first process read.
@@ -89,8 +125,10 @@ impl Machine {
         if folder.path().as_os_str().as_bytes().iter().any(u8::is_ascii_whitespace) {
             return Err(Error::Space { path: folder.path().to_owned(), variable: "TMPDIR" });
         }
-        let shares: Vec<&[u8]> = self.shares.iter().map(|share| share.as_os_str().as_bytes()).collect();
-        let shares = [shares.join(&b'\n'), b"\n".to_vec()].concat();
+        let shares = self.shares.iter().enumerate().flat_map(|(number, share)| {
+            [Self::tag(number).as_bytes(), b" ", share.as_os_str().as_bytes(), b"\n"].concat()
+        });
+        let shares: Vec<u8> = shares.collect();
         // Inside, output goes to a terminal whoever reads it here.
         let plain = [("TERM", "dumb"), ("NO_COLOR", "1")];
         let plain = plain.into_iter().filter(|_| !io::stdout().is_terminal());
@@ -115,11 +153,27 @@ impl Machine {
         shared.unwrap_or_else(|| crate::cargo::root().to_owned())
     }
 
+    /// The name by which QEMU offers a shared folder.
+    pub(super) fn tag(number: usize) -> String {
+        format!("share{number}")
+    }
+
     fn start(&self, folder: &Path) -> Result<Child, Error> {
-        let run = folder.display();
         let mut command = Command::new("sh");
-        command.args(["-c", START, "sh"]).arg(folder.join("log")).arg(&self.kernel);
-        command.args([format!("mem={}M", self.memory_mib), format!("ncpus={}", self.cpus)]);
+        command.args(["-c", START, "sh"]).arg(folder.join("log"));
+        match &self.kernel {
+            Kernel::UserMode(program) => self.user_mode(program, folder, &mut command),
+            Kernel::Stock(stock) => stock.words(self, folder, &mut command),
+        }
+        command.process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().map_err(|source| Error::Spawn { program: "sh".into(), source })
+    }
+
+    /// Adds User Mode Linux and its settings to a command line.
+    fn user_mode(&self, program: &Path, folder: &Path, command: &mut Command) {
+        let run = folder.display();
+        command.arg(program).args([format!("mem={}M", self.memory_mib), format!("ncpus={}", self.cpus)]);
         command.args(["seccomp=on", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"]);
         // Kernel messages, then what the command writes to standard output and to standard error.
         command.args(["con=null", "con0=null,fd:1", "con1=null,fd:3", "con2=null,fd:4"]);
@@ -128,9 +182,7 @@ impl Machine {
             format!("packages={}", self.packages.display()),
             format!("device={}", self.device.name()),
         ]);
-        command.env("TMPDIR", self.memory_folder()).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().map_err(|source| Error::Spawn { program: "sh".into(), source })
+        command.args(["files=hostfs", "output=tty1", "errors=tty2"]).env("TMPDIR", self.memory_folder());
     }
 
     /// A folder for the file that is the kernel's memory. It is executed from, and /dev/shm keeps it off the disk.
@@ -150,8 +202,7 @@ impl Machine {
         for line in log.lines().filter(|line| FAULTS.iter().any(|fault| line.contains(fault))) {
             eprintln!("soft-roce: the kernel says: {line}");
         }
-        let status = fs::read_to_string(folder.join("status")).ok();
-        match (end, status.and_then(|status| status.trim().parse().ok())) {
+        match (end, status(folder)) {
             (DIED, Some(status)) => return status,
             (DIED, None) => {
                 eprintln!(
@@ -164,6 +215,11 @@ impl Machine {
         }
         end
     }
+}
+
+/// The command's exit status, if it came to its end.
+fn status(folder: &Path) -> Option<u8> {
+    fs::read_to_string(folder.join("status")).ok()?.trim().parse().ok()
 }
 
 /// Ends the kernel with all its processes, and waits until their output is out.

@@ -1,5 +1,5 @@
 //! libibverbs without hardware and without root: a User Mode Linux kernel, which is an ordinary process, with Soft-RoCE
-//! (`rxe`) and Soft-iWARP (`siw`) built in. docs/soft-roce.md says what works in it.
+//! (`rxe`) and Soft-iWARP (`siw`) built in; or Debian's own kernel in QEMU. docs/soft-roce.md says what works in them.
 
 mod cache; // what is made once, and how it is found again
 mod check; // shows that the lane works
@@ -7,6 +7,7 @@ mod kernel; // builds the kernel
 mod machine; // runs a command in the kernel
 mod packages; // Debian's packages, unpacked and never installed
 mod pipeline; // programs whose output feeds the next
+mod stock; // Debian's own kernel in QEMU
 mod suites; // the tests that need verbs
 
 use std::path::PathBuf;
@@ -14,7 +15,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cache::Cache;
-use machine::Machine;
+use machine::{Kernel, Machine};
+use stock::Stock;
 
 pub(crate) const HELP: &str = "\
 The command runs as root of that kernel, beside a peer: rxe0 with 10.98.0.1 is in its network namespace, rxe1 with
@@ -29,6 +31,7 @@ Examples:
   cargo xtask hw soft-roce                                    the suites that need verbs
   cargo xtask hw soft-roce --self-check                       whether the lane itself works
   cargo xtask hw soft-roce -- ibv_devinfo                     a command
+  cargo xtask hw soft-roce --qemu -- uname -a                 the same in Debian's own kernel
   cargo xtask hw soft-roce -- sh -c 'ip netns exec peer ip addr; tc qdisc add dev shoal0 root netem loss 1%'";
 
 #[derive(clap::Args)]
@@ -39,6 +42,9 @@ pub(crate) struct Arguments {
     /// Make packages and kernel ready, and run nothing
     #[arg(long, conflicts_with_all = ["command", "self_check"])]
     prepare: bool,
+    /// Take Debian's own kernel in QEMU, with KVM where it boots that and in software elsewhere; it has no siw
+    #[arg(long)]
+    qemu: bool,
     /// End the kernel after this time
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     time_limit: u64,
@@ -98,6 +104,12 @@ pub(crate) enum Error {
     Configuration(String),
     #[error("{} has a space in it, which a kernel's command line cannot hold; choose another folder with {variable}", path.display())]
     Space { path: PathBuf, variable: &'static str },
+    #[error("Debian's kernel {kernel} has no module {name}")]
+    Driver { name: String, kernel: String },
+    #[error("Debian's kernel is built without siw; leave --qemu out, or choose --device rxe")]
+    Siw,
+    #[error("stopped")]
+    Stopped,
     #[error("cannot read the workspace: {0}")]
     Metadata(#[from] cargo_metadata::Error),
     #[error("the suite {0} does not build; cargo's output above says why")]
@@ -126,10 +138,19 @@ fn attempt(arguments: &Arguments) -> Result<u8, Error> {
         let what = format!("User Mode Linux does not run on {}", std::env::consts::ARCH);
         return Err(Error::Missing { what, remedy: "use a machine with x86-64" });
     }
+    if arguments.qemu && arguments.device == Some(Device::Siw) {
+        return Err(Error::Siw);
+    }
     let cache = Cache::open()?;
-    let machine = Machine {
-        packages: packages::ready(&cache)?,
-        kernel: kernel::ready(&cache)?,
+    let packages = packages::ready(&cache)?;
+    let kernel = if arguments.qemu {
+        Kernel::Stock(Stock::ready(&cache, &packages)?)
+    } else {
+        Kernel::UserMode(kernel::ready(&cache)?)
+    };
+    let mut machine = Machine {
+        packages,
+        kernel,
         memory_mib: arguments.memory,
         cpus: arguments.cpus,
         device: arguments.device.unwrap_or(Device::Rxe),
@@ -137,9 +158,12 @@ fn attempt(arguments: &Arguments) -> Result<u8, Error> {
         shares: shares(arguments)?,
         scratch: cache.folder().to_owned(),
     };
+    if let Kernel::Stock(stock) = machine.kernel.clone() {
+        machine.kernel = Kernel::Stock(stock.accelerated(&machine)?);
+    }
     drop(cache);
     if arguments.prepare {
-        eprintln!("soft-roce: {} and {}", machine.kernel.display(), machine.packages.display());
+        eprintln!("soft-roce: {} and {}", machine.kernel, machine.packages.display());
         return Ok(0);
     }
     if arguments.self_check {
@@ -208,6 +232,13 @@ mod tests {
         assert!(parse(&["--cpus", "0"]).is_err() && parse(&["--memory", "1"]).is_err());
         assert!(parse(&["--self-check", "--", "true"]).is_err());
         assert!(parse(&["true"]).is_err());
+    }
+
+    #[test]
+    fn debians_kernel_has_no_siw() {
+        let arguments = parse(&["--qemu", "--device", "siw", "--", "true"]).unwrap();
+        let error = attempt(&arguments).unwrap_err().to_string();
+        assert!(error.contains("without siw"), "{error}");
     }
 
     #[test]

@@ -21,6 +21,8 @@ const PROGRAMS: &[&str] = &[
 ];
 /// Where the kernel's source comes from: the release after the one that the programs are for may have a newer one.
 const SOURCE_SUITE: &str = "trixie-backports";
+/// What nobody reads in a folder of unpacked packages.
+const UNREAD: [&str; 3] = ["./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*"];
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const MIRROR: &str = "http://deb.debian.org/debian";
 const NETWORK: &str = "the machine needs a Debian mirror within reach: see the sources in /etc/apt";
@@ -30,8 +32,17 @@ pub(super) fn ready(cache: &Cache) -> Result<PathBuf, Error> {
     let suite = suite()?;
     cache.entry("packages", &[&suite, &PROGRAMS.join(" ")], |folder| {
         eprintln!("soft-roce: fetching the programs of Debian {suite}, once");
-        Apt::open(cache)?.unpack(PROGRAMS, folder)
+        Apt::open(cache)?.unpack(PROGRAMS, Closure::Lacking, folder)
     })
+}
+
+/// What is fetched along with packages.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Closure {
+    /// What they need and the machine lacks.
+    Lacking,
+    /// All that they need, down to the libc, whatever the machine has.
+    Whole,
 }
 
 /// apt with lists and folders of its own.
@@ -57,17 +68,20 @@ impl Apt {
         Ok(apt)
     }
 
-    /// Fetches packages, with all that they need and the machine lacks, and unpacks them into a folder.
-    pub(super) fn unpack(&self, packages: &[&str], folder: &Path) -> Result<(), Error> {
+    /// Fetches packages, with what they need, and unpacks them into a folder.
+    pub(super) fn unpack(&self, packages: &[&str], closure: Closure, folder: &Path) -> Result<(), Error> {
         let archives = self.folder.join("archives");
         empty(&archives.join("partial"))?;
         let mut fetch = self.get(&["--yes", "--download-only", "--reinstall", "install"]);
         fetch.args(packages);
+        if closure == Closure::Whole {
+            fetch.args(["-o", "Dir::State::status=/dev/null"]);
+        }
         run(fetch).map_err(|error| missing(&packages.join(" "), error))?;
         merge_directories(folder)?;
         for package in listed(&archives)? {
             let mut unpack = program("tar", ["-x", "--keep-directory-symlink", "--no-same-owner", "-C"]);
-            unpack.arg(folder);
+            unpack.arg(folder).args(UNREAD.map(|pattern| format!("--exclude={pattern}")));
             let mut archive = program("dpkg-deb", ["--fsys-tarfile"]);
             archive.arg(&package);
             feed([archive, unpack])?;
@@ -85,6 +99,18 @@ impl Apt {
             |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&begins));
         let found = listed(folder)?.into_iter().find(names);
         found.ok_or_else(|| Error::Missing { what: format!("apt did not fetch {package}"), remedy: NETWORK })
+    }
+
+    /// The newest version of a series of packages whose names differ in it alone.
+    pub(super) fn newest(&self, before: &str, series: &str, after: &str) -> Result<String, Error> {
+        let mut list = program("apt-cache", ["-c"]);
+        list.arg(self.folder.join("apt.conf")).args(["pkgnames", &format!("{before}{series}.")]);
+        let listed = list.output();
+        let listed = listed.map_err(|source| Error::Spawn { program: "apt-cache".into(), source })?;
+        newest(&String::from_utf8_lossy(&listed.stdout), before, series, after).ok_or_else(|| {
+            let what = format!("{SOURCE_SUITE} has no {before}{series}…{after}");
+            Error::Missing { what, remedy: NETWORK }
+        })
     }
 
     fn get(&self, words: &[&str]) -> std::process::Command {
@@ -111,6 +137,18 @@ pub(super) fn require(tool: &str, remedy: &'static str) -> Result<(), Error> {
     Err(Error::Missing { what: format!("there is no {tool} here"), remedy })
 }
 
+/// Of names such as `before7.2.12+deb13after`, what stands between in the one with the greatest patch level.
+fn newest(names: &str, before: &str, series: &str, after: &str) -> Option<String> {
+    let versions = names.lines().filter_map(|name| name.strip_prefix(before)?.strip_suffix(after));
+    let levels = versions.filter_map(|version| {
+        let level = version.strip_prefix(series)?.strip_prefix('.')?;
+        let (level, rest) = level.split_once('+')?;
+        // Flavours, as in `+deb13-cloud`, have their word before the end.
+        Some((level.parse::<u32>().ok()?, version)).filter(|_| !rest.contains('-'))
+    });
+    levels.max().map(|(_, version)| version.to_owned())
+}
+
 fn missing(what: &str, error: Error) -> Error {
     let reason = match error {
         Error::Program { output, .. } => output,
@@ -120,7 +158,7 @@ fn missing(what: &str, error: Error) -> Error {
 }
 
 /// The machine's own release of Debian: its programs run on the machine's own libc.
-fn suite() -> Result<String, Error> {
+pub(super) fn suite() -> Result<String, Error> {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
     release(&text).ok_or_else(|| Error::Missing {
         what: "this machine does not run a release of Debian".into(),
@@ -207,6 +245,17 @@ mod tests {
         assert_eq!(release(debian).as_deref(), Some("bookworm"));
         assert_eq!(release("ID=ubuntu\nVERSION_CODENAME=noble\n"), None);
         assert_eq!(release(""), None);
+    }
+
+    #[test]
+    fn the_newest_kernel_is_of_the_series_and_of_no_flavour() {
+        let names =
+            ["9+deb13-amd64", "12+deb13-amd64", "13+deb13-cloud-amd64", "14+deb13-arm64", "x+deb13-amd64"];
+        let names = names.map(|end| format!("linux-binary-7.2.{end}")).join("\n")
+            + "\nlinux-binary-7.21.1+deb13-amd64";
+        let found = newest(&names, "linux-binary-", "7.2", "-amd64");
+        assert_eq!(found.as_deref(), Some("7.2.12+deb13"));
+        assert_eq!(newest(&names, "linux-binary-", "7.3", "-amd64"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use cargo_metadata::Message;
 
-use super::machine::{LATE, Machine, STOPPED};
+use super::machine::{Kernel, LATE, Machine, STOPPED};
 use super::{Device, Error};
 use crate::cargo::{cargo, spelled};
 
@@ -25,6 +25,8 @@ struct Suite {
     /// separate ranges of memory, as each is a mapping of this machine's (`vm.max_map_count`): at the limit its threads
     /// repeat the same page fault for ever. Ranges become shorter the longer a kernel has run.
     apart: bool,
+    /// Whether it is for Debian's own kernel too. What is not has deadlines that software emulation is too slow for.
+    stock: bool,
 }
 
 const RXE: &[Device] = &[Device::Rxe];
@@ -40,6 +42,7 @@ const SUITES: &[Suite] = &[
         devices: RXE,
         runs_shoal: false,
         apart: false,
+        stock: true,
     },
     Suite {
         package: "verbs",
@@ -48,6 +51,7 @@ const SUITES: &[Suite] = &[
         devices: BOTH,
         runs_shoal: false,
         apart: false,
+        stock: true,
     },
     Suite {
         package: "verbs",
@@ -56,6 +60,7 @@ const SUITES: &[Suite] = &[
         devices: SIW,
         runs_shoal: false,
         apart: false,
+        stock: false,
     },
     Suite {
         package: "verbs",
@@ -64,6 +69,7 @@ const SUITES: &[Suite] = &[
         devices: RXE,
         runs_shoal: false,
         apart: false,
+        stock: true,
     },
     Suite {
         package: "engine",
@@ -72,6 +78,7 @@ const SUITES: &[Suite] = &[
         devices: RXE,
         runs_shoal: false,
         apart: false,
+        stock: true,
     },
     Suite {
         package: "engine",
@@ -80,6 +87,7 @@ const SUITES: &[Suite] = &[
         devices: RXE,
         runs_shoal: false,
         apart: true,
+        stock: false,
     },
     Suite {
         package: "suites",
@@ -88,15 +96,19 @@ const SUITES: &[Suite] = &[
         devices: RXE,
         runs_shoal: true,
         apart: true,
+        stock: false,
     },
 ];
 
-/// Runs every suite on its devices, or on one of them alone; the first status that is not zero. A suite that
+/// Runs every suite that is for the kernel, on its devices or on one of them alone; the first status that is not zero. A suite that
 /// failed counts before one that took too long.
 pub(super) fn run(machine: &Machine, only: Option<Device>) -> Result<u8, Error> {
     let mut first = 0;
-    for suite in SUITES {
-        let wanted = |device: &Device| only.is_none_or(|only| only == *device);
+    let is_stock = matches!(machine.kernel, Kernel::Stock(_));
+    for suite in SUITES.iter().filter(|suite| suite.stock || !is_stock) {
+        let wanted = |device: &Device| {
+            only.is_none_or(|only| only == *device) && !(is_stock && *device == Device::Siw)
+        };
         let devices: Vec<Device> = suite.devices.iter().copied().filter(wanted).collect();
         if devices.is_empty() {
             continue;
