@@ -58,7 +58,8 @@ pub enum Selector {
     Key(String),
     /// All that begin with it; empty for all.
     Prefix(String),
-    /// All that a pattern matches: `*` any run of characters, also of `/`; `?` one character; `[a-z]` one of them.
+    /// All that a pattern matches: `*` any run of characters, also of `/`; `?` one character; `[a-z]` one of them,
+    /// `[!a-z]` one of all others.
     Glob(String),
 }
 

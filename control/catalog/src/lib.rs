@@ -17,6 +17,8 @@ mod read; // what is asked to be read
 mod write; // what is asked to be written
 mod change; // what has been written, in order
 mod error; // what can go wrong
+pub mod check; // what every engine refuses
+mod selection; // whose changes are wanted
 mod embedded; // the engine in one process, on disk
 
 pub use catalog::{Catalog, Service, Snapshot, Swept};
@@ -25,7 +27,10 @@ pub use embedded::{Committed, Embedded, Opened, Summary};
 pub use entry::{Content, Entry, LABEL_LENGTH_MAX, LABELS_MAX, MANIFEST_SIZE_MAX, VALUE_SIZE_MAX};
 pub use error::CatalogError;
 pub use read::{Consistency, Found, GET_KEYS_MAX, Page, SCAN_LIMIT_MAX, SCAN_SIZE_MAX, Scan};
-pub use write::{Condition, Expiry, OPERATIONS_MAX, Operation, Put, WRITE_SIZE_MAX, Write, Written};
+pub use selection::Selection;
+pub use write::{
+    Condition, Expiry, OPERATIONS_MAX, Operation, Put, TTL_MAX_MS, WRITE_SIZE_MAX, Write, Written,
+};
 
 /// A superseded or removed version stays for this long, in milliseconds. Whoever reads for longer holds a lease.
 pub const GRACE_MS: u64 = 2_000;

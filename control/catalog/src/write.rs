@@ -7,8 +7,10 @@ use crate::entry::Content;
 /// Most operations, and most conditions, of one write. It is what etcd takes, and every engine refuses more, so that what
 /// works on one works on all.
 pub const OPERATIONS_MAX: usize = 128;
-/// Most bytes of contents in one write. Below etcd's limit for a request, 1.5 MiB.
+/// Most bytes of keys, contents, labels and owners in one write. Below etcd's limit for a request, 1.5 MiB.
 pub const WRITE_SIZE_MAX: usize = 1400 << 10;
+/// Longest time to live, in milliseconds: a century.
+pub const TTL_MAX_MS: u64 = 36_525 * 24 * 3600 * 1000;
 
 /// Operations that are carried out together, at one revision, if all conditions hold; otherwise nothing is changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
