@@ -53,5 +53,15 @@ pub const NODES_MAX: usize = 16_384;
 pub const SWARM_MEMBERS_MAX: usize = 16_384;
 /// Operations of one client connection that run at once; more wait in the socket.
 pub const CLIENT_OPERATIONS_AT_ONCE: usize = 256;
+/// Longest that a question for changes of the catalog is held, in milliseconds.
+pub const CHANGES_WAIT_MAX_MS: u32 = 20_000;
+/// A snapshot that nobody has read from for so long ends, in milliseconds.
+pub const SNAPSHOT_IDLE_MS: u64 = 120_000;
+/// Snapshots that a node keeps at once for others.
+pub const SNAPSHOTS_MAX: usize = 4096;
+/// Transactions that are open on a node at once.
+pub const TRANSACTIONS_MAX: usize = 1024;
+/// Transactions that one connection has open at once.
+pub const TRANSACTIONS_PER_CONNECTION: usize = 64;
 /// Client connections that a node serves at once.
 pub const CLIENTS_MAX: usize = 1024;

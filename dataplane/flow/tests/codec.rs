@@ -9,6 +9,10 @@ use flow::limits::{
     FRAME_BODY_MAX, HANDSHAKE_BODY_MAX, KEY_LENGTH_MAX, LIST_ENTRIES_MAX, MANIFEST_ROOT_MAX, NAME_LENGTH_MAX,
     NODES_MAX, PIECE_SIZE_MAX, PIECES_MAX,
 };
+use flow::wire::catalog::{
+    CatalogCondition, CatalogContent, CatalogGet, CatalogOperation, CatalogPut, CatalogWrite, KeyVersion,
+    ReadConsistency,
+};
 use flow::wire::control::{Membership, NodeRecord, NodeState, ReplicaRecord, ReplicaReport};
 use flow::wire::data::{Description, Grant, Interest, Want};
 use flow::wire::frame::{FLAG_MORE, HEADER_LENGTH, VERSION};
@@ -59,7 +63,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bodies_are_errors_or_values(number in 0u16..130, body in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn random_bodies_are_errors_or_values(number in 0u16..160, body in prop::collection::vec(any::<u8>(), 0..300)) {
         let known = Message::ALL.iter().any(|(known, _)| *known == number);
         let outcome = decode_hostile(number, &body);
         prop_assert_eq!(outcome == Err(MessageError::UnknownType(number)), !known);
@@ -84,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn a_body_of_another_type_is_an_error_or_a_value(seed: u64, number in 0u16..130) {
+    fn a_body_of_another_type_is_an_error_or_a_value(seed: u64, number in 0u16..160) {
         for message in samples::all(seed) {
             let frame = message.encode(0, 0);
             let _ = decode_hostile(number, split(&frame).1);
@@ -209,7 +213,14 @@ fn the_largest_messages_fit_their_frames() {
     let page = |entries: usize| vec![replica.clone(); entries];
     let entries = LIST_ENTRIES_MAX as usize;
     let silent = vec!["n".repeat(NAME_LENGTH_MAX); NODES_MAX];
-    let largest: [Message; 7] = [
+    let condition = CatalogCondition::Version(KeyVersion { key: key.clone(), version: 1 });
+    let labels = vec![("n".repeat(256), "v".repeat(256)); 32];
+    let content = CatalogContent::Value(vec![0; (1400 << 10) / 128]);
+    let put = CatalogPut { key: key.clone(), content, ttl_ms: Some(1), owner: Some("o".repeat(256)), labels };
+    let (conditions, operations) = (vec![condition; 128], vec![CatalogOperation::Put(put); 128]);
+    let largest: [Message; 9] = [
+        CatalogWrite { conditions, operations }.into(),
+        CatalogGet { keys: vec![key.clone(); 1024], consistency: ReadConsistency::All, snapshot: 1 }.into(),
         Interest { chunk, pieces: PIECES_MAX, have: words(), reply: true }.into(),
         Grant { chunk, grant: 1, want: Want::LeastSent(words()) }.into(),
         Description { descriptor: Descriptor { id: chunk, geometry, checksums } }.into(),

@@ -3,6 +3,7 @@
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
 
+use super::catalog::*;
 use super::control::*;
 use super::data::*;
 use super::frame::{HEADER_LENGTH, Header};
@@ -167,6 +168,36 @@ messages! {
     117 NodeDrain,
     118 StatusQuery,
     119 Status,
+
+    120 CatalogGet,
+    121 CatalogFound,
+    122 CatalogScan,
+    123 CatalogPage,
+    124 CatalogCount,
+    125 CatalogCounted,
+    126 CatalogWrite,
+    127 CatalogWritten,
+    128 CatalogChanges,
+    129 CatalogChanged,
+    130 CatalogServices,
+    131 CatalogServiceListing,
+    132 ServiceKeep,
+    133 ServiceEnd,
+    134 SnapshotOpen,
+    135 SnapshotOpened,
+    136 SnapshotClose,
+    137 TransactionBegin,
+    138 TransactionBegun,
+    139 TransactionGet,
+    140 TransactionScan,
+    141 TransactionWrite,
+    142 TransactionCommit,
+    143 TransactionRollback,
+    144 CatalogLease,
+    145 CatalogLeased,
+    146 CatalogRenew,
+    147 CatalogRenewed,
+    148 CatalogRefused,
 }
 
 impl Message {

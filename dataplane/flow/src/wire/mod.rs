@@ -3,6 +3,7 @@
 //! A frame is a fixed [`frame::Header`] of 32 bytes, a body, and for [`data::PieceData`] and [`data::PiecePart`] alone a payload. Bodies
 //! are rkyv archives, checked before they are read. A message type never changes; a change is a new type.
 
+pub mod catalog; // client to node, node to head: entries, changes, transactions
 pub mod control; // node to node: membership, trackers
 pub mod data; // shard to shard: grants, pieces, who has what
 pub mod frame; // the header

@@ -53,6 +53,8 @@ pub enum FailureCode {
     Io,
     /// A defect of Shoal.
     Internal,
+    /// What was there is not kept any more: a snapshot, a transaction, changes.
+    Gone,
 }
 
 /// A request was carried out and there is nothing to say.

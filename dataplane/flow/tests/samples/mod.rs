@@ -5,6 +5,7 @@
 
 use flow::chunk::{ChunkId, Descriptor, Geometry};
 use flow::wire::Message;
+use flow::wire::catalog::*;
 use flow::wire::control::*;
 use flow::wire::data::*;
 use flow::wire::handshake::*;
@@ -134,7 +135,49 @@ choices! {
         |draw| LaneAddress::QueuePair(Sample::sample(draw)), |draw| LaneAddress::Listener(Sample::sample(draw)),
         |draw| LaneAddress::Worker(Sample::sample(draw)),
     }
+    ReadConsistency {
+        |_| ReadConsistency::One, |_| ReadConsistency::Quorum, |_| ReadConsistency::Serial, |_| ReadConsistency::All,
+    }
+    CatalogContent {
+        |draw| CatalogContent::Value(Sample::sample(draw)), |draw| CatalogContent::Manifest(Sample::sample(draw)),
+    }
+    CatalogCondition {
+        |draw| CatalogCondition::Version(Sample::sample(draw)), |draw| CatalogCondition::Unchanged(Sample::sample(draw)),
+    }
+    CatalogExpiry {
+        |draw| CatalogExpiry::In(draw.next()), |draw| CatalogExpiry::Later(draw.next()), |_| CatalogExpiry::Never,
+    }
+    CatalogOperation {
+        |draw| CatalogOperation::Put(Sample::sample(draw)), |draw| CatalogOperation::Delete(Sample::sample(draw)), |draw| CatalogOperation::Expire(Sample::sample(draw)),
+    }
+    CatalogStart {
+        |_| CatalogStart::Now, |draw| CatalogStart::After(draw.next()), |draw| CatalogStart::At(draw.next()),
+    }
+    CatalogSelector {
+        |draw| CatalogSelector::Key(Sample::sample(draw)), |draw| CatalogSelector::Prefix(Sample::sample(draw)),
+        |draw| CatalogSelector::Glob(Sample::sample(draw)),
+    }
+    CatalogChangeKind {
+        |draw| CatalogChangeKind::Put(Sample::sample(draw)), |draw| CatalogChangeKind::Delete(draw.next()),
+        |draw| CatalogChangeKind::Expire(draw.next()), |draw| CatalogChangeKind::OwnerEnded(draw.next()),
+    }
+    TransactionIsolation {
+        |_| TransactionIsolation::ReadCommitted, |_| TransactionIsolation::Snapshot,
+        |_| TransactionIsolation::Serializable,
+    }
+    CatalogReason {
+        |draw| CatalogReason::Conflict(Sample::sample(draw)),
+        |draw| CatalogReason::Changed(Sample::sample(draw)),
+        |draw| CatalogReason::NoKey(Sample::sample(draw)),
+        |draw| CatalogReason::NoExpiry(Sample::sample(draw)),
+        |draw| CatalogReason::NoService(Sample::sample(draw)),
+        |draw| CatalogReason::ChangesGone(Sample::sample(draw)),
+        |draw| CatalogReason::SnapshotGone(Sample::sample(draw)),
+        |draw| CatalogReason::TransactionGone(Sample::sample(draw)),
+        |draw| CatalogReason::Unreachable(Sample::sample(draw)),
+    }
     Device { |_| Device::Dram, |_| Device::Nvme, }
+    // A code that came later is not among them: it would be drawn in place of others, and vectors that hold one would change.
     FailureCode {
         |_| FailureCode::Invalid, |_| FailureCode::NotFound, |_| FailureCode::Conflict, |_| FailureCode::MemoryFull,
         |_| FailureCode::DiskFull, |_| FailureCode::Corrupt, |_| FailureCode::Unavailable,
@@ -174,6 +217,18 @@ parts! {
     SlotRef { piece length offset }
     FilledPiece { piece length checksum }
     ChunkReference { id geometry descriptor_digest }
+    CatalogEntry {
+        key version revision created_ms updated_ms expires_ms owner labels size files content
+    }
+    CatalogChange { revision at_ms key kind }
+    KeyVersion { key version }
+    UnchangedSince { prefix exact revision }
+    CatalogPut { key content ttl_ms owner labels }
+    CatalogExpire { key when }
+    VersionConflict { key expected found }
+    ChangesKept { asked kept }
+    TryAgain { retry_ms maybe_done }
+    ServiceRecord { name ttl_ms left_ms keys }
 }
 
 messages! {
@@ -257,4 +312,34 @@ messages! {
     NodeDrain { node }
     StatusQuery {}
     Status { node findings counters }
+
+    CatalogGet { keys consistency snapshot }
+    CatalogFound { revision entries stale }
+    CatalogScan { prefix after limit contents consistency snapshot }
+    CatalogPage { revision entries next }
+    CatalogCount { prefix consistency }
+    CatalogCounted { count }
+    CatalogWrite { conditions operations }
+    CatalogWritten { revision versions }
+    CatalogChanges { start selector wait_ms size_limit }
+    CatalogChanged { changes position }
+    CatalogServices {}
+    CatalogServiceListing { services }
+    ServiceKeep { name ttl_ms }
+    ServiceEnd { name }
+    SnapshotOpen {}
+    SnapshotOpened { snapshot revision }
+    SnapshotClose { snapshot }
+    TransactionBegin { isolation timeout_ms }
+    TransactionBegun { transaction }
+    TransactionGet { transaction keys }
+    TransactionScan { transaction prefix after limit contents }
+    TransactionWrite { transaction operations }
+    TransactionCommit { transaction }
+    TransactionRollback { transaction }
+    CatalogLease { key }
+    CatalogLeased { entry lease }
+    CatalogRenew { leases }
+    CatalogRenewed { gone }
+    CatalogRefused { failure reason }
 }
