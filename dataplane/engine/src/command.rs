@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flow::chunk::ChunkId;
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
@@ -58,6 +59,21 @@ pub struct Sealed {
     pub chunk: ChunkReference,
     /// An open handle that keeps it from being evicted or dropped until it is closed.
     pub handle: u64,
+}
+
+/// The requests to one shard, on its side. When that is gone, those that it has not taken are dropped, so that nobody
+/// waits for their answers.
+pub(crate) struct Inbox {
+    pub(crate) commands: flume::Receiver<Command>,
+    /// Nothing that is sent after this was set is answered.
+    pub(crate) is_closed: Arc<AtomicBool>,
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        drop(self.commands.drain());
+    }
 }
 
 /// One request to one shard.

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use flow::chunk::ChunkId;
@@ -12,6 +12,7 @@ use flow::wire::session::{ChunkFetched, ChunkOpened, ChunkReference, Device, Fil
 use memory::{Arena, Mapping};
 
 use crate::command::{Command, HandleGiven, Reply, Sealed};
+use crate::shard::{Adapters, open_adapters};
 use crate::transport::rdma::RdmaSettings;
 use crate::{EngineError, Event, Finding, Peer};
 
@@ -94,9 +95,17 @@ impl Engine {
     /// Starts all shards; chunks that are on NVMe are found again before this returns. Events come out of the
     /// receiver.
     pub fn start(config: Config) -> Result<(Self, flume::Receiver<Event>), StartError> {
-        let started = crate::shard::start(config)?;
-        let shards = started.senders.into();
-        let handle = Handle { arena: started.arena, shards, next: Arc::default() };
+        Self::start_on(config, open_adapters)
+    }
+
+    /// As [`Engine::start`], on other devices than this machine's.
+    pub(crate) fn start_on(
+        config: Config,
+        open_adapters: impl FnOnce(&Config, &Arena) -> Adapters,
+    ) -> Result<(Self, flume::Receiver<Event>), StartError> {
+        let started = crate::shard::start(config, open_adapters)?;
+        let (shards, closed) = (started.senders.into(), started.closed.into());
+        let handle = Handle { arena: started.arena, shards, closed, next: Arc::default() };
         Ok((Self { handle, findings: started.findings, threads: started.threads }, started.events))
     }
 
@@ -129,6 +138,8 @@ impl Engine {
 pub struct Handle {
     arena: Arena,
     shards: Arc<[flume::Sender<Command>]>,
+    /// For each shard whether it is gone.
+    closed: Arc<[Arc<AtomicBool>]>,
     next: Arc<AtomicUsize>,
 }
 
@@ -301,9 +312,13 @@ impl Handle {
         command: impl FnOnce(Reply<T>) -> Command,
     ) -> Result<T, EngineError> {
         let (reply, answer) = flume::bounded(1);
-        let shard =
-            self.shards.get(shard).ok_or_else(|| EngineError::Invalid("the handle names no shard".into()))?;
-        shard.send_async(command(reply)).await.map_err(|_| EngineError::Stopping)?;
+        let nobody = || EngineError::Invalid("the handle names no shard".into());
+        let (sender, is_closed) = self.shards.get(shard).zip(self.closed.get(shard)).ok_or_else(nobody)?;
+        sender.send_async(command(reply)).await.map_err(|_| EngineError::Stopping)?;
+        // A shard that goes says so before it drops what it has not taken. So either it drops this, or it is seen here.
+        if is_closed.load(Ordering::SeqCst) {
+            return Err(EngineError::Stopping);
+        }
         answer.recv_async().await.map_err(|_| EngineError::Stopping)?
     }
 }

@@ -14,6 +14,9 @@ mod shard; // one executor: replicas, fetches, serving
 mod store; // chunk files on NVMe
 mod transport; // frames and pieces over a connection
 
+#[cfg(test)]
+mod tests; // engines beside each other
+
 pub use command::Sealed;
 pub use error::EngineError;
 pub use event::{Event, Fault};

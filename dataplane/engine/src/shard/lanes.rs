@@ -128,8 +128,9 @@ impl Lane {
 }
 
 impl Shard {
-    /// Begins to look after the devices.
-    pub(super) fn start_rails(self: &Rc<Self>) {
+    /// Begins to look after the devices, for as long as the tasks are kept.
+    pub(super) fn start_rails(self: &Rc<Self>) -> Vec<glommio::Task<()>> {
+        let mut tasks = Vec::new();
         for (index, rail) in self.rails.rails.iter().enumerate() {
             let descriptors = rail.endpoint.borrow().descriptors().map(|fd| fd.try_clone_to_owned());
             for descriptor in descriptors {
@@ -137,14 +138,13 @@ impl Shard {
                     PollableFd::new(Descriptor(descriptor)).map_err(|error| error.to_string())
                 });
                 match watched {
-                    Ok(watched) => {
-                        glommio::spawn_local(watch(Rc::downgrade(rail), watched)).detach();
-                    }
+                    Ok(watched) => tasks.push(glommio::spawn_local(watch(Rc::downgrade(rail), watched))),
                     Err(error) => tracing::warn!(error, "an RDMA device is looked at from time to time only"),
                 }
             }
-            glommio::spawn_local(self.clone().run_rail(index as u16, rail.clone())).detach();
+            tasks.push(glommio::spawn_local(self.clone().run_rail(index as u16, rail.clone())));
         }
+        tasks
     }
 
     /// Takes what the device has done, for as long as the shard runs.

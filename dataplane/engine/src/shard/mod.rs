@@ -22,6 +22,7 @@ mod writing; // chunks that clients write
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use flow::chunk::ChunkId;
 use flow::swarm::serve::Serve;
@@ -44,8 +45,13 @@ use reading::Reading;
 use replica::Replica;
 use writing::Writing;
 
-pub(crate) use start::start;
+pub(crate) use start::{Adapters, open_adapters, start};
 pub(crate) use writing::Adopted;
+
+/// Longest wait for the tasks of a shard that stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+/// How often they are looked at meanwhile.
+const STOP_LOOK: Duration = Duration::from_millis(1);
 
 /// Everything of one shard. Tasks of its executor share it.
 pub(crate) struct Shard {
@@ -74,17 +80,28 @@ pub(crate) struct Shard {
 impl Shard {
     /// Carries out commands until told to stop.
     async fn run(self: Rc<Self>, commands: flume::Receiver<Command>) {
-        glommio::spawn_local(self.clone().watch_fetches()).detach();
-        self.start_rails();
+        let mut lasting = self.start_rails();
+        lasting.push(glommio::spawn_local(self.clone().watch_fetches()));
         while let Ok(command) = commands.recv_async().await {
             match command {
                 Command::Stop { reply } => {
                     self.stop();
+                    drop(lasting);
+                    self.let_tasks_end().await;
                     let _ = reply.send(Ok(()));
                     return;
                 }
                 command => self.clone().carry_out(command),
             }
+        }
+    }
+
+    /// Lets the tasks end that have nothing to wait for any more, so that what they hold is given back: the executor ends
+    /// without those that are left.
+    async fn let_tasks_end(self: &Rc<Self>) {
+        let until = self.now() + STOP_PATIENCE;
+        while Rc::strong_count(self) > 1 && self.now() < until {
+            glommio::timer::sleep(STOP_LOOK).await;
         }
     }
 

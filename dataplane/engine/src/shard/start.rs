@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use flow::limits::UPLOADS_AT_ONCE;
@@ -15,11 +16,11 @@ use super::lanes::Rails;
 use super::mesh::Mesh;
 use super::replica::Replica;
 use super::{RefCell, Shard};
-use crate::command::Command;
+use crate::command::{Command, Inbox};
 use crate::machine::probe_at_start;
 use crate::ring::DataRing;
 use crate::store::{ChunkStore, FoundChunk};
-use crate::transport::rdma::{Adapter, RdmaSettings, VerbsAdapter};
+use crate::transport::rdma::{Adapter, VerbsAdapter};
 use crate::{Config, Event, Finding, StartError};
 
 /// glommio's own buffers serve control only; its default would be 10 MiB for each shard.
@@ -29,13 +30,21 @@ const EXECUTOR_BUFFER_BYTES: usize = 64 << 10;
 pub(crate) struct Started {
     pub(crate) arena: Arena,
     pub(crate) senders: Vec<flume::Sender<Command>>,
+    /// For each shard whether it is gone.
+    pub(crate) closed: Vec<Arc<AtomicBool>>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) events: flume::Receiver<Event>,
 }
 
-/// Starts all shards; returns when each is ready for commands.
-pub(crate) fn start(config: Config) -> Result<Started, StartError> {
+/// The RDMA devices that are used, and what to say of them.
+pub(crate) type Adapters = (Vec<Arc<dyn Adapter>>, Finding);
+
+/// Starts all shards, on the adapters that `open_adapters` gives for the arena; returns when each is ready for commands.
+pub(crate) fn start(
+    config: Config,
+    open_adapters: impl FnOnce(&Config, &Arena) -> Adapters,
+) -> Result<Started, StartError> {
     let data_dir = |source| StartError::DataDir { path: config.data_dir.clone(), source };
     std::fs::create_dir_all(&config.data_dir).map_err(data_dir)?;
     let (store, found) = ChunkStore::open(&config.data_dir).map_err(data_dir)?;
@@ -44,7 +53,7 @@ pub(crate) fn start(config: Config) -> Result<Started, StartError> {
         arena.prefault().map_err(|source| StartError::Prefault { size: arena.size(), source })?;
     }
     let mut findings = findings(&arena, &store, found.len());
-    let (adapters, finding) = open_adapters(config.rdma.as_ref(), &arena);
+    let (adapters, finding) = open_adapters(&config, &arena);
     findings.push(finding);
 
     // What stands in these channels is bounded by who sends: each asker waits for its answer, and each connection,
@@ -56,8 +65,14 @@ pub(crate) fn start(config: Config) -> Result<Started, StartError> {
         chunks[usize::from(chunk.descriptor.id.shard(config.shards))].push(chunk);
     }
 
+    let closed: Vec<Arc<AtomicBool>> = receivers.iter().map(|_| Arc::default()).collect();
+    let inboxes = receivers
+        .into_iter()
+        .zip(&closed)
+        .map(|(commands, is_closed)| Inbox { commands, is_closed: is_closed.clone() });
+
     let mut threads = Vec::new();
-    for (index, (commands, chunks)) in (0..config.shards).zip(receivers.into_iter().zip(chunks)) {
+    for (index, (inbox, chunks)) in (0..config.shards).zip(inboxes.zip(chunks)) {
         let parts = Parts {
             index,
             config: config.clone(),
@@ -68,9 +83,9 @@ pub(crate) fn start(config: Config) -> Result<Started, StartError> {
             chunks,
             adapters: adapters.clone(),
         };
-        threads.push(parts.spawn(commands)?);
+        threads.push(parts.spawn(inbox)?);
     }
-    Ok(Started { arena, senders, findings, threads, events })
+    Ok(Started { arena, senders, closed, findings, threads, events })
 }
 
 /// What a shard is made of before it has an executor.
@@ -86,7 +101,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn spawn(self, commands: flume::Receiver<Command>) -> Result<JoinHandle<()>, StartError> {
+    fn spawn(self, inbox: Inbox) -> Result<JoinHandle<()>, StartError> {
         let index = self.index;
         let failed = move |message| StartError::Shard { shard: index, message };
         let (ready, started) = flume::bounded::<Result<(), String>>(1);
@@ -98,6 +113,7 @@ impl Parts {
                 Ok(executor) => executor,
                 Err(error) => return drop(ready.send(Err(error.to_string()))),
             };
+            let commands = inbox.commands.clone();
             executor.run(async move {
                 match DataRing::new() {
                     Ok(ring) => {
@@ -108,6 +124,7 @@ impl Parts {
                     Err(error) => drop(ready.send(Err(format!("io_uring: {error}")))),
                 }
             });
+            drop(inbox);
         };
         let thread = std::thread::Builder::new().name(format!("shoal-shard-{index}")).spawn(run);
         let thread = thread.map_err(|error| failed(error.to_string()))?;
@@ -148,11 +165,11 @@ impl Parts {
     }
 }
 
-/// The RDMA devices that are used, and what to say of them.
-fn open_adapters(settings: Option<&RdmaSettings>, arena: &Arena) -> (Vec<Arc<dyn Adapter>>, Finding) {
+/// The devices of this machine that the settings name.
+pub(crate) fn open_adapters(config: &Config, arena: &Arena) -> Adapters {
     let finding =
         |found, taken: &str, remedy| Finding { topic: "rdma", found, taken: taken.to_owned(), remedy };
-    let Some(settings) = settings else {
+    let Some(settings) = &config.rdma else {
         return (Vec::new(), finding("not among --transports".into(), "TCP", None));
     };
     match VerbsAdapter::open_all(settings, arena) {

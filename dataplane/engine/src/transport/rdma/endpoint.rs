@@ -27,10 +27,6 @@ const GRANTS_PER_LANE: usize = 32;
 /// A lane may be closed for another one when it was idle for this long, so that lanes are not closed as fast as they are
 /// made.
 const IDLE_MIN: Duration = Duration::from_secs(1);
-/// A write that has no outcome after this long never will. Far longer than all retries.
-const WRITE_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a slot that was revoked may stay with the peer until the lane is closed to get it back.
-const LIMBO_PATIENCE: Duration = Duration::from_secs(30);
 /// The device is asked how it is before and after each wait, and once in so many polls between two waits: it is a call
 /// of the kernel, and a poll is not.
 const POLLS_PER_CHECK: u32 = 256;
@@ -63,6 +59,11 @@ pub(crate) enum LaneEvent {
 pub(crate) struct Endpoint<F: Fabric> {
     fabric: F,
     room: Room,
+    /// A write that has no outcome after this long never will.
+    write_patience: Duration,
+    /// How long a slot that was revoked may stay with the peer until the lane is closed to get it back: longer than a
+    /// write may take, so that the peer has time to give it up first.
+    limbo_patience: Duration,
     lanes: BTreeMap<LaneId, Lane>,
     /// The memory that peers may write to.
     slots: GrantedSlots<Lease>,
@@ -91,9 +92,11 @@ struct Lane {
 impl<F: Fabric> Endpoint<F> {
     /// Without lanes.
     pub(crate) fn new(fabric: F) -> Self {
-        let room = fabric.room();
+        let (room, write_patience) = (fabric.room(), fabric.patience());
         Self {
             room,
+            write_patience,
+            limbo_patience: write_patience * 3 / 2,
             fabric,
             lanes: BTreeMap::new(),
             slots: GrantedSlots::new(room.receives_per_lane),
@@ -251,8 +254,9 @@ impl<F: Fabric> Endpoint<F> {
         if !self.closing.is_empty() {
             return Some(Instant::ZERO);
         }
-        let write = self.lanes.values().filter_map(Lane::oldest).min().map(|since| since + WRITE_PATIENCE);
-        let slot = self.slots.oldest_in_limbo().map(|(since, _)| since + LIMBO_PATIENCE);
+        let write =
+            self.lanes.values().filter_map(Lane::oldest).min().map(|since| since + self.write_patience);
+        let slot = self.slots.oldest_in_limbo().map(|(since, _)| since + self.limbo_patience);
         write.into_iter().chain(slot).min()
     }
 
@@ -302,17 +306,18 @@ impl<F: Fabric> Endpoint<F> {
     }
 
     fn end_overdue(&mut self, now: Instant) {
-        let is_overdue = |lane: &Lane| lane.oldest().is_some_and(|since| now.since(since) >= WRITE_PATIENCE);
+        let is_overdue =
+            |lane: &Lane| lane.oldest().is_some_and(|since| now.since(since) >= self.write_patience);
         let overdue: Vec<LaneId> =
             self.lanes.iter().filter(|(_, lane)| is_overdue(lane)).map(|(id, _)| *id).collect();
         for lane in overdue {
-            self.end(lane, RdmaError::NoCompletion { seconds: WRITE_PATIENCE.as_secs() }, None);
+            self.end(lane, RdmaError::NoCompletion { seconds: self.write_patience.as_secs() }, None);
         }
         // One at a time is enough: the next poll finds the next.
         if let Some((since, lane)) = self.slots.oldest_in_limbo()
-            && now.since(since) >= LIMBO_PATIENCE
+            && now.since(since) >= self.limbo_patience
         {
-            self.end(lane, RdmaError::SlotKept { seconds: LIMBO_PATIENCE.as_secs() }, None);
+            self.end(lane, RdmaError::SlotKept { seconds: self.limbo_patience.as_secs() }, None);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flow::wire::lane::LaneAddress;
 use memory::SharedLease;
@@ -117,6 +118,11 @@ pub(crate) trait Fabric {
     /// How much it has room for: what was asked for, or less.
     fn room(&self) -> Room;
 
+    /// How long a write may take: one that has no outcome by then never will. Far longer than all retries.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(20)
+    }
+
     /// Whether a lane from here could have its other end there, as far as that can be told beforehand.
     fn reaches(&self, remote: &LaneAddress) -> bool;
 
@@ -158,6 +164,10 @@ impl<F: Fabric + ?Sized> Fabric for Box<F> {
 
     fn room(&self) -> Room {
         (**self).room()
+    }
+
+    fn patience(&self) -> Duration {
+        (**self).patience()
     }
 
     fn reaches(&self, remote: &LaneAddress) -> bool {

@@ -39,6 +39,6 @@ pub(crate) use verbs::VerbsAdapter;
 #[cfg(test)]
 mod conformance; // what every fabric must do
 #[cfg(test)]
-mod model; // a fabric in memory, with faults
+pub(crate) mod model; // a fabric in memory, with faults
 #[cfg(test)]
 mod tests;

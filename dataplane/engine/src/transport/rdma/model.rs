@@ -1,34 +1,58 @@
 //! A fabric in memory, for tests: bytes move from arena to arena, in packets and one step at a time, and all that may go
-//! wrong does, by a seed.
+//! wrong does, by a seed. Tests of lanes take the steps themselves; for whole engines a thread does.
 
-use std::cell::RefCell;
+mod device; // its devices as lanes use them
+
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use flow::wire::lane::{LaneAddress, QueuePairAddress};
+use flow::wire::lane::QueuePairAddress;
 use memory::{Arena, Mapping, SharedLease};
 use rustix::event::EventfdFlags;
 
+use self::device::ModelAdapter;
+pub(crate) use self::device::ModelFabric;
 use super::error::RdmaError;
-use super::fabric::{Completion, Fabric, Health, LaneId, Refused, Room, Unsent, Write};
+use super::fabric::{Adapter, Completion, Health, LaneId, Room, Unsent, Write};
 
 /// How often things go wrong, of 256 times each.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     /// The completion of a write never comes.
-    pub(super) lost: u8,
+    pub(crate) lost: u8,
     /// The same completion comes twice.
-    pub(super) twice: u8,
+    pub(crate) twice: u8,
+    /// A queue pair fails rather than send the next packet.
+    pub(crate) broken: u8,
+    /// Everything stands still for a while. Only where a thread takes the steps.
+    pub(crate) late: u8,
 }
+
+/// How long everything stands still when it does.
+const LATE: Duration = Duration::from_millis(1);
+/// How often the thread that takes the steps looks whether it is to go on.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The devices, and what connects them.
 #[derive(Clone)]
-pub(super) struct Network(Rc<RefCell<State>>);
+pub(crate) struct Network(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// There may be something to do.
+    changed: Condvar,
+}
 
 struct State {
     random: Random,
     faults: Faults,
+    /// How long the fabrics say that a write may take.
+    patience: Duration,
+    /// Steps until the thread that takes them stops.
+    steps_left: Option<u32>,
     nodes: Vec<Node>,
     next_number: u32,
 }
@@ -49,8 +73,8 @@ struct Node {
     /// To be polled.
     ready: VecDeque<Completion>,
     is_armed: bool,
-    completions: Rc<OwnedFd>,
-    news: Rc<OwnedFd>,
+    completions: Arc<OwnedFd>,
+    news: Arc<OwnedFd>,
     /// Where others may write, when a test has said so.
     writable: Option<Vec<(u64, u32)>>,
     trespasses: u32,
@@ -73,24 +97,68 @@ struct Posted {
     is_told: bool,
 }
 
-/// A device of the network.
-pub(super) struct ModelFabric {
-    network: Network,
-    node: usize,
-    completions: Rc<OwnedFd>,
-    news: Rc<OwnedFd>,
+/// A network that takes its steps by itself.
+pub(crate) struct Running {
+    is_over: Arc<AtomicBool>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Network {
-    pub(super) fn new(seed: u64, faults: Faults) -> Self {
-        Self(Rc::new(RefCell::new(State { random: Random(seed), faults, nodes: Vec::new(), next_number: 1 })))
+    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
+        Self::with_patience(seed, faults, Duration::from_secs(20))
+    }
+
+    /// As [`Network::new`], where writes are given up sooner.
+    pub(crate) fn with_patience(seed: u64, faults: Faults, patience: Duration) -> Self {
+        let (random, nodes, steps_left) = (Random(seed), Vec::new(), None);
+        let state = State { random, faults, patience, steps_left, nodes, next_number: 1 };
+        Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }))
+    }
+
+    /// Lets things happen by themselves from here on, until what this gives is dropped.
+    pub(crate) fn run(&self) -> Running {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (network, over) = (self.clone(), is_over.clone());
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                if network.0.turn() {
+                    std::thread::sleep(LATE);
+                }
+            }
+        });
+        Running { is_over }
+    }
+
+    /// Lets that many steps happen from here on, and nothing after them until there are more.
+    pub(crate) fn halt_after(&self, steps: Option<u32>) {
+        self.state().steps_left = steps;
+        self.0.changed.notify_all();
+    }
+
+    /// Whether all steps that there were have been taken.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.state().steps_left == Some(0)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state()
+    }
+
+    /// The way of a node with that arena to the network: each of its shards has a device of its own there.
+    pub(crate) fn adapter(&self, arena: &Arena) -> Arc<dyn Adapter> {
+        Arc::new(ModelAdapter { network: self.clone(), arena: arena.clone() })
     }
 
     /// Adds a device with an arena. Devices are numbered from 0.
     pub(super) fn open(&self, arena: &Arena, room: Room) -> ModelFabric {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         let event =
-            || Rc::new(rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap());
+            || Arc::new(rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap());
         let (completions, news) = (event(), event());
         let key = state.number();
         state.nodes.push(Node {
@@ -115,7 +183,7 @@ impl Network {
 
     /// Lets one thing happen that can; false when nothing can.
     pub(super) fn step(&self) -> bool {
-        self.0.borrow_mut().step()
+        self.state().step()
     }
 
     /// Lets everything happen that can.
@@ -124,8 +192,8 @@ impl Network {
     }
 
     /// The process of a node is gone, with its queue pairs.
-    pub(super) fn kill(&self, node: usize) {
-        let mut state = self.0.borrow_mut();
+    pub(crate) fn kill(&self, node: usize) {
+        let mut state = self.state();
         let node = &mut state.nodes[node];
         node.is_dead = true;
         node.queues.clear();
@@ -133,35 +201,57 @@ impl Network {
         node.ready.clear();
     }
 
-    pub(super) fn set_health(&self, node: usize, health: Health) {
-        let mut state = self.0.borrow_mut();
+    pub(crate) fn set_health(&self, node: usize, health: Health) {
+        let mut state = self.state();
         state.nodes[node].health = health;
         if health == Health::Gone {
             let queues: Vec<u32> = state.nodes[node].queues.keys().copied().collect();
             queues.into_iter().for_each(|number| state.fail(node, number, RdmaError::Flushed));
         }
         signal(&state.nodes[node].news);
+        self.0.changed.notify_all();
     }
 
     /// Queue pairs of the node cannot be destroyed from here on.
     pub(super) fn stick(&self, node: usize) {
-        self.0.borrow_mut().nodes[node].is_stuck = true;
+        self.state().nodes[node].is_stuck = true;
     }
 
     /// The arena is registered anew, so that offers made before open nothing.
     pub(super) fn change_key(&self, node: usize) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         state.nodes[node].key = state.number();
     }
 
     /// Where others may write to a node's arena. What is written elsewhere is counted.
     pub(super) fn set_writable(&self, node: usize, ranges: Vec<(u64, u32)>) {
-        self.0.borrow_mut().nodes[node].writable = Some(ranges);
+        self.state().nodes[node].writable = Some(ranges);
     }
 
     /// Packets that were written where none may be.
     pub(super) fn trespasses(&self) -> u32 {
-        self.0.borrow().nodes.iter().map(|node| node.trespasses).sum()
+        self.state().nodes.iter().map(|node| node.trespasses).sum()
+    }
+}
+
+impl Shared {
+    /// A test that failed elsewhere leaves a state that is as good as any.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a step, or waits for one to take. Whether nothing is to happen for a while.
+    fn turn(&self) -> bool {
+        let mut state = self.state();
+        if state.steps_left == Some(0) || !state.step() {
+            drop(self.changed.wait_timeout(state, LOOK));
+            return false;
+        }
+        if let Some(left) = &mut state.steps_left {
+            *left -= 1;
+        }
+        let late = state.faults.late;
+        state.random.happens(late)
     }
 }
 
@@ -202,6 +292,9 @@ impl State {
             }
             return;
         };
+        if self.random.happens(self.faults.broken) {
+            return self.fail(node, number, RdmaError::RetriesExceeded);
+        }
         let Some(queue) = self.nodes[node].queues.get_mut(&number) else { return };
         let Some(key) = queue.peer.as_ref().map(|offer| offer.key) else { return };
         let Some(posted) = queue.posted.front_mut() else { return };
@@ -255,12 +348,12 @@ impl State {
         let from = &self.nodes[node];
         let queue = from.queues.get(&number)?;
         let offer = queue.peer.as_ref()?;
-        let peer = usize::from(offer.gid[15]);
+        let peer = node_of(&offer.gid);
         let to = self.nodes.get(peer)?;
         let back = to.queues.get(&offer.queue_pair).filter(|back| !back.has_failed)?;
         let expected = back.peer.as_ref()?;
         let is_connected = expected.queue_pair == number
-            && usize::from(expected.gid[15]) == node
+            && node_of(&expected.gid) == node
             && expected.packet_sequence_number == queue.packet_sequence_number
             && back.packet_sequence_number == offer.packet_sequence_number;
         let carries = |node: &Node| node.health == Health::Up && !node.is_dead;
@@ -306,128 +399,6 @@ impl Node {
     }
 }
 
-impl Fabric for ModelFabric {
-    fn name(&self) -> &str {
-        "model"
-    }
-
-    fn room(&self) -> Room {
-        self.network.0.borrow().nodes[self.node].room
-    }
-
-    fn reaches(&self, remote: &LaneAddress) -> bool {
-        matches!(remote, LaneAddress::QueuePair(_))
-    }
-
-    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {
-        let state = &mut *self.network.0.borrow_mut();
-        let (number, packet_sequence_number) = (state.number(), state.random.next() as u32 & 0xff_ffff);
-        let node = &mut state.nodes[self.node];
-        let lane = LaneId(number.into());
-        let receives = node.room.receives_per_lane;
-        let (posted, lost) = (VecDeque::new(), Vec::new());
-        let queue =
-            Queue { lane, packet_sequence_number, peer: None, has_failed: false, receives, posted, lost };
-        node.queues.insert(number, queue);
-        let mut gid = [0; 16];
-        gid[15] = self.node as u8;
-        let (queue_pair, mtu_bytes) = (number, 4096);
-        let (key, length) = (node.key, node.length);
-        let lid = 0;
-        let base = 0;
-        let address =
-            QueuePairAddress { gid, lid, queue_pair, packet_sequence_number, mtu_bytes, key, base, length };
-        Ok((lane, LaneAddress::QueuePair(address)))
-    }
-
-    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError> {
-        let LaneAddress::QueuePair(remote) = remote else {
-            self.close_lane(lane)?;
-            return Err(RdmaError::OtherKind);
-        };
-        let state = &mut *self.network.0.borrow_mut();
-        let queue = state.nodes[self.node].queues.get_mut(&(lane.0 as u32)).ok_or(RdmaError::NoLane)?;
-        queue.peer = Some(*remote);
-        Ok(())
-    }
-
-    fn write(&mut self, lane: LaneId, write: Write) -> Result<(), Refused> {
-        let state = &mut *self.network.0.borrow_mut();
-        let node = &mut state.nodes[self.node];
-        let queue = node.queues.get_mut(&(lane.0 as u32));
-        let connected = queue.and_then(|queue| queue.peer.map(|offer| (queue, offer)));
-        let Some((queue, offer)) = connected else {
-            return Err(Refused { error: RdmaError::NoLane, write });
-        };
-        if let Err(error) = write.range_in(offer.length) {
-            return Err(Refused { error, write });
-        }
-        if queue.posted.len() >= node.room.writes_per_lane {
-            let error = RdmaError::LaneFull { count: queue.posted.len(), what: "writes" };
-            return Err(Refused { error, write });
-        }
-        if queue.has_failed {
-            let Write { tag, lease, .. } = write;
-            let (error, write) = (RdmaError::Flushed, Some(Unsent { tag, lease }));
-            node.delayed.push(Completion::Failed { lane, error, write });
-        } else {
-            queue.posted.push_back(Posted { write, moved: 0, is_told: false });
-        }
-        Ok(())
-    }
-
-    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError> {
-        let state = &mut *self.network.0.borrow_mut();
-        let batch = 1 + state.random.below(8);
-        let node = &mut state.nodes[self.node];
-        let count = node.ready.len().min(batch);
-        if count == 0 && node.health == Health::Gone {
-            return Err(RdmaError::DeviceGone { device: "model".to_owned() });
-        }
-        for completion in node.ready.drain(..count) {
-            if let Completion::Arrived { lane, .. } = &completion
-                && let Some(queue) = node.queues.get_mut(&(lane.0 as u32))
-            {
-                queue.receives = (queue.receives + 1).min(node.room.receives_per_lane);
-            }
-            into.push(completion);
-        }
-        Ok(count)
-    }
-
-    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, RdmaError> {
-        let state = &mut *self.network.0.borrow_mut();
-        let node = &mut state.nodes[self.node];
-        if node.is_stuck {
-            return Err(RdmaError::Protocol);
-        }
-        let Some(queue) = node.queues.remove(&(lane.0 as u32)) else { return Ok(Vec::new()) };
-        let is_of_lane = |completion: &mut Completion| match completion {
-            Completion::Written { lane: of, .. }
-            | Completion::Arrived { lane: of, .. }
-            | Completion::Failed { lane: of, .. } => *of == lane,
-        };
-        node.ready.extend(node.delayed.extract_if(.., is_of_lane));
-        let given_up = |Posted { write: Write { tag, lease, .. }, .. }| Unsent { tag, lease };
-        Ok(queue.posted.into_iter().map(given_up).chain(queue.lost).collect())
-    }
-
-    fn arm(&mut self) -> Result<(), RdmaError> {
-        take(&self.completions);
-        self.network.0.borrow_mut().nodes[self.node].is_armed = true;
-        Ok(())
-    }
-
-    fn health(&mut self) -> Health {
-        take(&self.news);
-        self.network.0.borrow().nodes[self.node].health
-    }
-
-    fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        [self.completions.as_fd(), self.news.as_fd()]
-    }
-}
-
 /// A lease of the node's with bytes that its tag decides.
 pub(super) fn patterned(arena: &Arena, length: u32, tag: u32) -> SharedLease {
     let mut lease = arena.lease(0, length).unwrap();
@@ -440,13 +411,12 @@ pub(super) fn pattern(length: u32, tag: u32) -> Vec<u8> {
     (0..length).map(|at| (at.wrapping_mul(31) ^ tag.wrapping_mul(0x9e37_79b9) >> 7 ^ at >> 8) as u8).collect()
 }
 
-fn signal(event: &OwnedFd) {
-    rustix::io::write(event, &1_u64.to_ne_bytes()).unwrap();
+fn node_of(gid: &[u8; 16]) -> usize {
+    usize::try_from(u128::from_be_bytes(*gid)).unwrap_or(usize::MAX)
 }
 
-fn take(event: &OwnedFd) {
-    // Nothing to be read is no error here.
-    let _ = rustix::io::read(event, &mut [0; 8]);
+fn signal(event: &OwnedFd) {
+    rustix::io::write(event, &1_u64.to_ne_bytes()).unwrap();
 }
 
 /// Numbers that look random and are the same for the same seed.

@@ -82,8 +82,8 @@ const SUITES: &[Suite] = &[
     },
     Suite {
         package: "engine",
-        test: Some("engines"),
-        arguments: &["rdma"],
+        test: None,
+        arguments: &["over_rdma", "tests::rdma::"],
         devices: RXE,
         runs_shoal: false,
         apart: true,

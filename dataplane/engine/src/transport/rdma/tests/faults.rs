@@ -364,9 +364,10 @@ proptest! {
         seed in any::<u64>(),
         lost in 0..40_u8,
         twice in 0..40_u8,
+        broken in 0..10_u8,
         acts in proptest::collection::vec(act(), 0..150),
     ) {
-        let mut world = World::new(seed, Faults { lost, twice });
+        let mut world = World::new(seed, Faults { lost, twice, broken, late: 0 });
         [Act::Connect, Act::Deliver(1), Act::Deliver(0)].into_iter().for_each(|act| world.act(act));
         acts.into_iter().for_each(|act| world.act(act));
         world.end();

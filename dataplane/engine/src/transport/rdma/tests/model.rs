@@ -175,7 +175,7 @@ fn a_device_that_is_gone_gives_everything_back_and_stays_gone() {
 
 #[test]
 fn a_write_whose_completion_is_lost_is_given_up_after_a_while() {
-    let network = Network::new(3, Faults { lost: 255, twice: 0 });
+    let network = Network::new(3, Faults { lost: 255, ..Faults::default() });
     let mut two = Two { network: network.clone(), ..two(ROOM) };
     two.ends = two.arenas.each_ref().map(|arena| Endpoint::new(network.open(arena, ROOM)));
     two.lanes = two.connect(NOW);

@@ -7,7 +7,7 @@ use futures_lite::future::block_on;
 
 use super::member::Member;
 use super::way::{Way, drop_all, eventually, fetching};
-use crate::cluster::{bytes, get, put};
+use crate::tests::cluster::{bytes, get, put};
 
 each_way! {
     many_chunks_travel_both_ways_at_once

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::cluster::{bytes, counter, get, put};
-use crate::conformance::way::{Way, eventually, fetching};
+use crate::tests::cluster::{bytes, counter, get, put};
+use crate::tests::conformance::way::{Way, eventually, fetching};
 
 const LINK: &str = "shoal0";
 

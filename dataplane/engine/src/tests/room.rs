@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use engine::EngineError;
 use flow::wire::session::Device;
 use futures_lite::future::{block_on, poll_once};
 
-use crate::cluster::{Cluster, bytes, get, put};
+use crate::EngineError;
+use crate::tests::cluster::{Cluster, bytes, get, put};
 
 #[test]
 fn volatile_chunks_make_room_unless_pinned() {

@@ -1,11 +1,10 @@
 //! The way falls away, or is not there: everything comes over TCP.
 
-use engine::Sharing;
-
 use super::death::half_way;
 use super::member::Member;
 use super::way::{Way, drop_all};
-use crate::cluster::{Cluster, bytes, counter, get, put};
+use crate::Sharing;
+use crate::tests::cluster::{Cluster, bytes, counter, get, put};
 
 each_way! { the_rest_comes_when_the_way_falls_away every_slot_comes_back }
 

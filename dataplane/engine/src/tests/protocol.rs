@@ -3,12 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use engine::{Engine, Handle, Peer};
 use flow::wire::Message;
 use flow::wire::data::{MemoryMapped, PieceAt, PieceData, PiecePart, PieceTaken};
 use flow::wire::session::ChunkReference;
 
-use crate::cluster::{bytes, config, get, put};
+use crate::tests::cluster::{bytes, config, get, put};
+use crate::{Engine, Handle, Peer};
 
 const STRANGE: u64 = 9;
 

@@ -6,7 +6,7 @@ macro_rules! each_way {
         mod $module {
             $(#[test]
             fn $test() {
-                let way = crate::conformance::way::Way::$way;
+                let way = crate::tests::conformance::way::Way::$way;
                 if way.is_here() {
                     super::$test(way);
                 }
@@ -17,6 +17,7 @@ macro_rules! each_way {
         each_way! { over_tcp, Tcp: $($test)* }
         each_way! { through_memory, Memory: $($test)* }
         each_way! { over_rdma, Rdma: $($test)* }
+        each_way! { over_the_model, Model: $($test)* }
     };
 }
 
@@ -26,6 +27,7 @@ pub mod way; // how pieces travel
 mod cancellation; // fetches that nobody waits for any more
 mod damage; // pieces that are not what they were
 mod death; // peers that go away at every step
+mod faults; // what only the model can do at will
 mod fallback; // the way falls away, or is not there
 mod order; // many pieces, chunks and directions at once
 mod revocation; // pieces that come too late

@@ -7,4 +7,5 @@ mod moving; // chunks from engine to engine
 mod protocol; // a member that breaks the protocol
 mod rdma; // a link that is cut
 mod room; // memory that runs short
+mod stopping; // engines that stop
 mod storing; // chunks on one engine

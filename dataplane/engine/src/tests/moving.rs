@@ -1,11 +1,11 @@
 //! Chunks from engine to engine.
 
-use engine::EngineError;
 use flow::wire::session::Device;
 use futures_lite::future::block_on;
 
-use crate::cluster::{Cluster, bytes, get, put};
-use crate::storing::flip_byte;
+use crate::EngineError;
+use crate::tests::cluster::{Cluster, bytes, get, put};
+use crate::tests::storing::flip_byte;
 
 #[test]
 fn a_chunk_reaches_nvme_through_little_memory() {

@@ -16,7 +16,7 @@ use flow::wire::{Header, Message};
 use memory::{Arena, Lease, Mapping};
 
 use super::way::Way;
-use crate::cluster::{Cluster, bytes};
+use crate::tests::cluster::{Cluster, bytes};
 
 /// Longest wait for what an engine must say.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,19 +1,16 @@
 //! Pieces that are not what they were.
 
-use engine::EngineError;
 use flow::limits::BAD_PIECES_PER_PEER;
 
 use super::member::Member;
 use super::way::{Way, drop_all, fetching};
-use crate::cluster::{Cluster, bytes, counter, get, put};
+use crate::EngineError;
+use crate::tests::cluster::{bytes, counter, get, put};
 
 each_way! { damage_on_the_way_is_found_and_fetched_again who_sends_nothing_good_is_not_asked_for_ever }
 
 fn damage_on_the_way_is_found_and_fetched_again(way: Way) {
-    let cluster = Cluster::with(&[1, 1], 128 << 20, |config| {
-        way.configure(config);
-        config.corrupt_one_in = 25;
-    });
+    let cluster = way.cluster_with(&[1, 1], 128 << 20, |config| config.corrupt_one_in = 25);
     way.settle(&cluster, 1, 2);
     let damaged = counter(cluster.handle(2), "pieces_corrupt");
     let content = bytes(1, 40 << 20);

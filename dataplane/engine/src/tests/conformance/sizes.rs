@@ -1,11 +1,11 @@
 //! From one byte to the largest piece.
 
-use engine::EngineError;
 use futures_lite::future::block_on;
 
 use super::member::Member;
 use super::way::{Way, drop_all, fetching};
-use crate::cluster::{Cluster, bytes, get, put};
+use crate::EngineError;
+use crate::tests::cluster::{bytes, get, put};
 
 each_way! { every_length_arrives_this_way any_number_of_shards_will_do the_largest_pieces_arrive }
 
@@ -30,7 +30,7 @@ fn every_length_arrives_this_way(way: Way) {
 
 fn any_number_of_shards_will_do(way: Way) {
     for shards in [[1, 3], [3, 2]] {
-        let cluster = Cluster::with(&shards, 64 << 20, |config| way.configure(config));
+        let cluster = way.cluster_with(&shards, 64 << 20, |_| {});
         for (seed, length) in [(1, 1), (2, 5000), (3, 9 * PIECE + 3), (4, PIECE), (5, 2 * PIECE - 1)] {
             let content = bytes(seed, length);
             let chunk = put(cluster.handle(1), &content, false).unwrap();

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use engine::{Config, EngineError, Handle, RdmaSettings, Sharing};
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
 use futures_lite::future::block_on;
 
-use crate::cluster::{Cluster, bytes, counter, put};
+use crate::tests::cluster::{Cluster, bytes, counter, put};
+use crate::transport::rdma::model::{Faults, Network};
+use crate::{Config, EngineError, Handle, RdmaSettings, Sharing};
 
 /// How pieces travel between the engines of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +18,14 @@ pub enum Way {
     Memory,
     /// The sender's RDMA device writes them into the receiver's memory.
     Rdma,
+    /// As over RDMA, on devices in memory that do things late and in any order.
+    Model,
 }
 
 impl Way {
-    pub fn configure(self, config: &mut Config) {
+    fn configure(self, config: &mut Config) {
         match self {
-            Self::Tcp => {}
+            Self::Tcp | Self::Model => {}
             Self::Memory => {
                 config.sharing = Some(Sharing { boot_id: "here".into(), socket: "/unused".into() });
             }
@@ -49,7 +52,7 @@ impl Way {
         match self {
             Self::Tcp => None,
             Self::Memory => Some("bytes_received_shm"),
-            Self::Rdma => Some("bytes_received_rdma"),
+            Self::Rdma | Self::Model => Some("bytes_received_rdma"),
         }
     }
 
@@ -60,7 +63,20 @@ impl Way {
 
     /// Engines with one shard each.
     pub fn cluster(self, engines: usize, memory_bytes: u64) -> Cluster {
-        Cluster::with(&vec![1; engines], memory_bytes, |config| self.configure(config))
+        self.cluster_with(&vec![1; engines], memory_bytes, |_| {})
+    }
+
+    /// One engine for each number of shards, with configurations adjusted.
+    pub fn cluster_with(self, shards: &[u16], memory_bytes: u64, adjust: impl Fn(&mut Config)) -> Cluster {
+        let adjust = |config: &mut Config| {
+            self.configure(config);
+            adjust(config);
+        };
+        if self != Self::Model {
+            return Cluster::with(shards, memory_bytes, adjust);
+        }
+        let network = Network::new(memory_bytes, Faults { late: 8, ..Faults::default() });
+        Cluster::on(&network, shards, memory_bytes, adjust)
     }
 
     /// Moves small chunks from one engine to another until they take this way, which is prepared from the first one on.

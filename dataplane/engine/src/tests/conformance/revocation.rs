@@ -1,11 +1,11 @@
 //! Pieces that come too late: their slots may be somebody else's by then.
 
-use flow::wire::data::{Grant, PieceData, PiecePart, Revoke};
+use flow::wire::data::{Grant, Interest, PieceData, PiecePart, Revoke};
 use futures_lite::future::block_on;
 
 use super::member::Member;
 use super::way::{Way, drop_all, fetching};
-use crate::cluster::{bytes, counter, get, put};
+use crate::tests::cluster::{bytes, counter, get, put};
 
 each_way! { what_was_withdrawn_is_dropped what_still_arrives_when_all_is_here_is_dropped }
 
@@ -64,7 +64,10 @@ fn what_still_arrives_when_all_is_here_is_dropped(way: Way) {
     let fetch = fetching(handle, held.chunk);
     let (mut line, mut other) = (slow.accept(), quick.accept());
     line.introduce(&held);
-    other.introduce(&same);
+    other.offer();
+    other.expect::<Interest>();
+    // It is asked for no description when the other one's came sooner.
+    other.tell_interest(&same);
     let (half, rest) = held.content.split_at(held.content.len() / 2);
     // Should the other one have been asked first, then its silence leads here.
     let grant = loop {

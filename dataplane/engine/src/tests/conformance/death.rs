@@ -1,13 +1,13 @@
 //! Peers that go away at every step.
 
-use engine::EngineError;
 use flow::wire::data::{Describe, Description, Grant, Interest, PieceAt, PieceData, PiecePart, Want};
 use flow::wire::session::Device;
 use futures_lite::future::block_on;
 
 use super::member::{Held, Line, Member};
 use super::way::{Way, drop_all, eventually, fetching};
-use crate::cluster::{Cluster, bytes, get, put};
+use crate::EngineError;
+use crate::tests::cluster::{Cluster, bytes, get, put};
 
 each_way! {
     a_source_that_dies_ends_the_fetch_when_it_was_the_only_one

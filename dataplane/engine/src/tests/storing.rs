@@ -2,11 +2,11 @@
 
 use std::os::unix::fs::FileExt;
 
-use engine::EngineError;
 use flow::wire::session::Device;
 use futures_lite::future::block_on;
 
-use crate::cluster::{Cluster, bytes, config, get, put};
+use crate::EngineError;
+use crate::tests::cluster::{Cluster, bytes, config, get, put};
 
 #[test]
 fn what_was_written_is_read() {
@@ -31,7 +31,7 @@ fn durable_chunks_survive_a_restart_and_volatile_ones_do_not() {
     let durable = put(cluster.handle(1), &content, true).unwrap();
     let volatile = put(cluster.handle(1), &bytes(2, 100), false).unwrap();
     let directory = cluster.stop();
-    let (engine, _events) = engine::Engine::start(config(directory.path(), 1, 1, 64 << 20)).unwrap();
+    let (engine, _events) = crate::Engine::start(config(directory.path(), 1, 1, 64 << 20)).unwrap();
     assert!(get(engine.handle(), durable).unwrap() == content);
     assert_eq!(block_on(engine.handle().verify(volatile.id)), Err(EngineError::NoChunk(volatile.id)));
     engine.stop();

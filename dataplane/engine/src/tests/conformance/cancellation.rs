@@ -6,7 +6,7 @@ use futures_lite::future::{block_on, poll_once};
 
 use super::member::{Line, Member};
 use super::way::{Way, drop_all, eventually, fetching};
-use crate::cluster::get;
+use crate::tests::cluster::get;
 
 each_way! {
     a_fetch_ends_when_whoever_asked_for_it_has_gone

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use engine::{Config, Engine, EngineError, Event, Fault, Handle, Peer};
 use flow::chunk::{ChunkId, Geometry};
 use flow::verify::{Digest, checksum_of};
 use flow::wire::control::{Holding, TrackerPeer};
@@ -14,11 +13,16 @@ use flow::wire::session::{ChunkReference, FilledPiece};
 use futures_lite::future::block_on;
 use memory::{Arena, Mapping};
 
+use crate::transport::rdma::model::{Network, Running};
+use crate::{Config, Engine, EngineError, Event, Fault, Finding, Handle, Peer};
+
 /// Engines 1, 2, … with shards, memory and directories of their own, and members that the test plays.
 pub struct Cluster {
     pub directory: tempfile::TempDir,
     nodes: Vec<Option<Engine>>,
     shared: Arc<Shared>,
+    /// The network that its devices are in, if that is a model.
+    network: Option<Running>,
 }
 
 #[derive(Default)]
@@ -62,20 +66,38 @@ impl Cluster {
 
     /// As [`Cluster::new`], with configurations adjusted.
     pub fn with(shards: &[u16], memory_bytes: u64, adjust: impl Fn(&mut Config)) -> Self {
+        Self::start(shards, memory_bytes, adjust, |config| Engine::start(config).unwrap())
+    }
+
+    /// As [`Cluster::with`], with a device of that network for each shard. It runs for as long as the cluster is there.
+    pub fn on(network: &Network, shards: &[u16], memory_bytes: u64, adjust: impl Fn(&mut Config)) -> Self {
+        let finding = || Finding { topic: "rdma", found: "a model".into(), taken: "it".into(), remedy: None };
+        let adapters = |_: &Config, arena: &Arena| (vec![network.adapter(arena)], finding());
+        let start = |config| Engine::start_on(config, adapters).unwrap();
+        let network = Some(network.run());
+        Self { network, ..Self::start(shards, memory_bytes, adjust, start) }
+    }
+
+    fn start(
+        shards: &[u16],
+        memory_bytes: u64,
+        adjust: impl Fn(&mut Config),
+        start: impl Fn(Config) -> (Engine, flume::Receiver<Event>),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let shared = Arc::new(Shared::default());
         let mut nodes = Vec::new();
         for (node, &shards) in (1..).zip(shards) {
             let mut config = config(directory.path(), node, shards, memory_bytes);
             adjust(&mut config);
-            let (engine, events) = Engine::start(config).unwrap();
+            let (engine, events) = start(config);
             shared.handles.lock().unwrap().insert(node, engine.handle().clone());
             nodes.push(Some(engine));
             let shared = shared.clone();
             std::thread::spawn(move || events.iter().for_each(|event| shared.on_event(node, event)));
         }
         shared.tell_members(None);
-        Self { directory, nodes, shared }
+        Self { directory, nodes, shared, network: None }
     }
 
     pub fn handle(&self, node: usize) -> &Handle {
@@ -144,6 +166,7 @@ impl Cluster {
     /// Stops every engine and gives the directory back.
     pub fn stop(self) -> tempfile::TempDir {
         self.nodes.into_iter().flatten().for_each(Engine::stop);
+        drop(self.network);
         self.directory
     }
 }
