@@ -376,10 +376,14 @@ impl Shard {
             _ => Holding::Partial,
         };
         self.tell(Event::Holding { chunk: replica.id, holding });
-        if holding == Holding::None {
-            self.replicas.borrow_mut().remove(&replica.id);
-        } else if holding == Holding::Partial && outcome.is_ok() {
-            self.mend(replica);
+        match holding {
+            Holding::None => {
+                self.replicas.borrow_mut().remove(&replica.id);
+                self.leave_swarm(replica);
+            }
+            Holding::Partial if outcome.is_ok() => self.mend(replica),
+            Holding::Partial => self.leave_sources(replica),
+            Holding::Complete => {}
         }
         *replica.failure.borrow_mut() = outcome.as_ref().err().cloned();
         fetching.waiters.take().into_iter().for_each(|waiter| drop(waiter.send(outcome.clone())));

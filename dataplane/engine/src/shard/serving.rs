@@ -38,6 +38,10 @@ impl Shard {
         let (Some(replica), Some(bitmap)) = (replica, bitmap) else {
             return writer.message(Leave { chunk });
         };
+        if !reply && bitmap.is_full() && !self.fetches.borrow().contains_key(&chunk) {
+            // The fetch that asked has ended, and the peer wants nothing.
+            return writer.message(Leave { chunk });
+        }
         let words = {
             let mut state = replica.state.borrow_mut();
             state.interested.insert(peer, pieces - bitmap.count());
@@ -117,12 +121,24 @@ impl Shard {
 
     /// Tells everybody who wanted to know that nothing is here any more.
     pub(super) fn leave_swarm(&self, replica: &Replica) {
-        let state = replica.state.borrow();
-        let mesh = self.mesh.borrow();
-        for writer in state.interested.keys().filter_map(|peer| mesh.writer(*peer)) {
-            writer.message(Leave { chunk: replica.id });
-        }
+        self.leave_peers(replica, |_| true);
         self.serve.borrow_mut().forget(&replica.id);
+    }
+
+    /// Tells peers that have every piece that this shard wants none any more: those that lack some may want what is here.
+    pub(super) fn leave_sources(&self, replica: &Replica) {
+        self.leave_peers(replica, |lacks| lacks == 0);
+    }
+
+    /// Ends what this shard and some peers are to each other in a chunk's swarm, by how many pieces they lack.
+    fn leave_peers(&self, replica: &Replica, is_left: impl Fn(u32) -> bool) {
+        let mesh = self.mesh.borrow();
+        let mut state = replica.state.borrow_mut();
+        for (peer, _) in state.interested.extract_if(|_, lacks| is_left(*lacks)) {
+            if let Some(writer) = mesh.writer(peer) {
+                writer.message(Leave { chunk: replica.id });
+            }
+        }
     }
 
     fn send_piece(self: &Rc<Self>, node: NodeId, chunk: ChunkId, grant: u64, piece: u32) {

@@ -1,6 +1,6 @@
 //! Fetches that nobody waits for any more.
 
-use flow::wire::data::{Grant, Revoke};
+use flow::wire::data::{Grant, Interest, Leave, Revoke, Want};
 use flow::wire::session::Device;
 use futures_lite::future::{block_on, poll_once};
 
@@ -12,6 +12,7 @@ each_way! {
     a_fetch_ends_when_whoever_asked_for_it_has_gone
     a_fetch_goes_on_while_somebody_waits_for_it
     a_fetch_ends_when_its_readers_have_closed
+    what_a_cancelled_fetch_has_left_is_served
 }
 
 /// A source that stands still ends the fetch no sooner: only its waiters do.
@@ -28,6 +29,8 @@ fn a_fetch_ends_when_whoever_asked_for_it_has_gone(way: Way) {
         give(&mut line, &held, pieces_sent);
         let late: Grant = line.expect();
         drop(fetch);
+        // Whoever has all of it need not hold it for a receiver any more.
+        assert_eq!(line.expect::<Leave>().chunk, held.chunk.id);
         eventually("the fetch has ended", || {
             block_on(handle.replicas(Some(held.chunk.id))).unwrap().iter().all(|replica| !replica.fetching)
         });
@@ -94,5 +97,30 @@ fn a_fetch_ends_when_its_readers_have_closed(way: Way) {
     line.give(&held, &late, false);
     line.sync();
     assert_eq!(handle.arena().free_bytes(), handle.arena().size());
+    cluster.stop();
+}
+
+fn what_a_cancelled_fetch_has_left_is_served(way: Way) {
+    let cluster = way.cluster(1, 32 << 20);
+    let handle = cluster.handle(1);
+    let (source, receiver) = (Member::join(&cluster, 8, way), Member::join(&cluster, 9, way));
+    let held = source.hold(&cluster, 1, 6 << 20, 1 << 20, true);
+    let mut fetch = Box::pin(handle.fetch(held.chunk, Device::Dram));
+    assert_eq!(block_on(poll_once(&mut fetch)), None);
+    let mut line = source.accept();
+    line.introduce(&held);
+    give(&mut line, &held, 2);
+    line.sync();
+    let mut ear = receiver.dial(&cluster, 1);
+    ear.take_part(&held.chunk);
+    let have = ear.expect::<Interest>().have;
+    drop(fetch);
+    assert_eq!(line.expect::<Leave>().chunk, held.chunk.id);
+    assert_eq!(ear.sync(), []);
+    let piece = have[0].trailing_zeros();
+    ear.send(Grant { chunk: held.chunk.id, grant: 1, want: Want::Piece(piece) });
+    assert!(ear.take(handle.arena()) == held.content[(piece as usize) << 20..][..1 << 20]);
+    drop_all(handle);
+    assert_eq!(ear.sync(), [held.chunk.id]);
     cluster.stop();
 }

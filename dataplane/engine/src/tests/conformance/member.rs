@@ -123,10 +123,13 @@ impl Line {
         self.expect_with_payload().0
     }
 
-    /// Waits until the engine has read all that was sent. What it says meanwhile is kept.
-    pub fn sync(&mut self) {
+    /// Waits until the engine has read all that was sent. What it says meanwhile is kept, but for the chunks whose swarm
+    /// it leaves: they are given.
+    pub fn sync(&mut self) -> Vec<ChunkId> {
         self.send(Describe { chunk: NOBODYS });
-        while self.expect::<Leave>().chunk != NOBODYS {}
+        std::iter::from_fn(|| Some(self.expect::<Leave>().chunk))
+            .take_while(|left| *left != NOBODYS)
+            .collect()
     }
 
     /// Offers memory where that is the way, and tells of a chunk that an engine is fetching.
