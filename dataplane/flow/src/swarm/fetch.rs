@@ -92,7 +92,7 @@ impl Default for Settings {
 /// What the caller shall do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Connect, say what is here and ask what is there; answered by [`Fetch::on_interest`] or [`Fetch::on_lost`].
+    /// Connect unless that is done, say what is here and ask what is there; answered by [`Fetch::on_interest`] or [`Fetch::on_lost`].
     Connect {
         /// The peer.
         peer: NodeId,
@@ -346,8 +346,8 @@ impl Fetch {
         self.close(grant);
         self.reopen();
         let rest = (self.pace / REST_DIVISOR).clamp(REST_MIN, REST_MAX);
-        if let Some(known) = self.peer_mut(peer) {
-            known.declined(now, rest);
+        if self.peer_mut(peer).is_some_and(|known| known.declined(now, rest)) {
+            self.pending.push_back(Action::Connect { peer });
         }
     }
 

@@ -15,6 +15,10 @@ const PATIENCE_MAX: Duration = Duration::from_secs(5);
 /// How often the rest of a source that declines doubles.
 const REST_DOUBLINGS_MAX: u32 = 2;
 
+/// A peer that declines so often in a row is asked again what it has, and whenever that has doubled: news of it may have
+/// been lost or overtaken, and refusals count as activity, so that nobody would doubt the fetch.
+const DECLINES_DOUBTED: u32 = 512;
+
 /// How far the acquaintance has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -116,9 +120,10 @@ impl Peer {
         self.window = (self.window / 2).max(1);
     }
 
-    /// It declined a grant: it rests for `rest`, longer each time in a row.
-    pub(super) fn declined(&mut self, now: Instant, rest: Duration) {
+    /// It declined a grant: it rests for `rest`, longer each time in a row. Whether to ask it again what it has.
+    pub(super) fn declined(&mut self, now: Instant, rest: Duration) -> bool {
         self.rest_until = now + rest * (1 << self.declines.min(REST_DOUBLINGS_MAX));
         self.declines = self.declines.saturating_add(1);
+        self.declines >= DECLINES_DOUBTED && self.declines.is_power_of_two()
     }
 }

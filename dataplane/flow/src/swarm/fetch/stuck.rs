@@ -32,6 +32,8 @@ impl Fetch {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use crate::bitmap::Bitmap;
     use crate::limits::BAD_PIECES_PER_PEER;
     use crate::swarm::{Action, Fetch, Settings};
@@ -88,5 +90,28 @@ mod tests {
             bad += 1;
         }
         assert!(fetch.is_stuck(&[(7, 4)]));
+    }
+
+    #[test]
+    fn who_declines_again_and_again_is_asked_again_what_it_has() {
+        let mut fetch = fetch(&[0, 1, 2]);
+        fetch.on_interest(NOW, 7, true, of(&[0, 3]));
+        let mut declined = 0;
+        let mut asked_after = Vec::new();
+        for step in 0..3000 {
+            let now = NOW + Duration::from_secs(step);
+            match fetch.poll(now, 1) {
+                Some(Action::Grant { peer, grant, .. }) => {
+                    declined += 1;
+                    fetch.on_declined(now, peer, grant);
+                }
+                Some(Action::Connect { peer: 7 }) => asked_after.push(declined),
+                _ => {}
+            }
+        }
+        assert_eq!(asked_after[..2], [512, 1024]);
+        assert!(!fetch.is_stuck(&[(7, 2)]));
+        fetch.on_interest(NOW, 7, true, of(&[0]));
+        assert!(fetch.is_stuck(&[(7, 1)]), "it has lost the piece");
     }
 }
