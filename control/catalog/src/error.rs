@@ -155,9 +155,10 @@ pub enum CatalogError {
         /// What the record is about.
         subject: String,
     },
-    /// A record was written by a newer build.
+    /// A record was written by a newer or older build.
     #[error(
-        "the catalog's record of {subject} has format {format}, which this build does not know; upgrade it"
+        "the catalog's record of {subject} has format {format}, which this build does not read; use the build that wrote it, \
+         or begin with an empty directory and put the keys again"
     )]
     Format {
         /// What the record is about.

@@ -23,7 +23,7 @@ mod embedded; // the engine in one process, on disk
 
 pub use catalog::{Catalog, Service, Snapshot, Swept};
 pub use change::{Change, ChangeKind, ChangeStream, Selector, Start};
-pub use embedded::{Committed, Embedded, Opened, Summary};
+pub use embedded::{Clock, Embedded, Settings, SystemClock};
 pub use entry::{Content, Entry, LABEL_LENGTH_MAX, LABELS_MAX, MANIFEST_SIZE_MAX, VALUE_SIZE_MAX};
 pub use error::CatalogError;
 pub use read::{Consistency, Found, GET_KEYS_MAX, Page, SCAN_LIMIT_MAX, SCAN_SIZE_MAX, Scan};
@@ -41,5 +41,3 @@ pub const REOPENED_GRACE_MS: u64 = 60_000;
 pub const LEASE_MS: u64 = 30_000;
 /// Most leases at once.
 pub const LEASES_MAX: usize = 1 << 20;
-/// Most lines of one listing.
-pub const LIST_ENTRIES_MAX: usize = 10_000;

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::{CatalogError, Embedded as Catalog};
+use catalog::{
+    Catalog, CatalogError, Condition, Consistency, Content, Entry, Operation, Page, Put, Scan, Write,
+};
 use flow::chunk::ChunkId;
 use flow::limits::{LIST_ENTRIES_MAX, MANIFEST_ROOT_MAX};
 use flow::wire::Message;
 use flow::wire::session::*;
 
-use crate::node::{Clock, Node, Seat};
+use crate::node::{Node, Seat};
 use crate::{failure, peers};
 
 /// How long the head may take to answer. A commit waits for a disk.
@@ -23,7 +25,7 @@ pub(crate) const REFERENCES_MAX: usize = 4096;
 pub(crate) async fn answer(node: &Node, message: Message) -> Result<Message, Failure> {
     check(&message)?;
     match &node.seat {
-        Seat::Head(head) => look_up(&head.catalog, message).await,
+        Seat::Head(head) => look_up(&*head.catalog, message).await,
         Seat::Member { head } => {
             let answer = node.peers.call(head, 0, &message, Some(HEAD_TIMEOUT)).await;
             match answer.map_err(failure::head_away)? {
@@ -81,75 +83,86 @@ fn check(message: &Message) -> Result<(), Failure> {
     }
 }
 
-async fn look_up(catalog: &Catalog, message: Message) -> Result<Message, Failure> {
-    match message {
-        Message::KeyCommit(KeyCommit { key, manifest, expected_version }) => {
-            let done =
-                catalog.commit(key, manifest, expected_version).await.map_err(|error| refusal(&error))?;
-            Ok(KeyCommitted { version: done.version, revision: done.revision }.into())
-        }
-        Message::KeyRemove(KeyRemove { key, recursive }) => {
-            let removed = catalog.remove(key.clone(), recursive).await.map_err(|error| refusal(&error))?;
-            if removed == 0 { Err(no_key(&key)) } else { Ok(KeyRemoved { count: removed }.into()) }
-        }
-        other => {
-            // Reading may wait for the disk, and heartbeats must not.
-            let catalog = catalog.clone();
-            let reading = tokio::task::spawn_blocking(move || read(&catalog, other));
-            reading.await.unwrap_or_else(|_| Err(failure::internal("reading the catalog failed")))
-        }
-    }
-}
-
-fn read(catalog: &Catalog, message: Message) -> Result<Message, Failure> {
+async fn look_up(catalog: &dyn Catalog, message: Message) -> Result<Message, Failure> {
     let refused = |error: CatalogError| refusal(&error);
     match message {
+        Message::KeyCommit(commit) => {
+            let written = catalog.write(write_of(commit)).await.map_err(refused)?;
+            let version = written.versions.first().copied().unwrap_or_default();
+            Ok(KeyCommitted { version, revision: written.revision }.into())
+        }
+        Message::KeyRemove(KeyRemove { key, recursive }) => {
+            let removed = catalog.remove(&key, recursive).await.map_err(refused)?;
+            if removed == 0 { Err(no_key(&key)) } else { Ok(KeyRemoved { count: removed }.into()) }
+        }
         Message::KeyOpen(KeyOpen { key, lease: true }) => {
-            let found = catalog.open_leased(&key, Clock::calendar_ms()).map_err(refused)?;
+            let found = catalog.open_leased(&key).await.map_err(refused)?;
             let (entry, lease) = found.ok_or_else(|| no_key(&key))?;
-            Ok(entry_message(entry, lease).into())
+            let message = entry_message(entry, lease);
+            if message.is_err() {
+                catalog.release(lease).await.map_err(refused)?;
+            }
+            Ok(message?.into())
         }
         Message::KeyOpen(KeyOpen { key, lease: false }) => {
-            let entry = catalog.get(&key).map_err(refused)?.ok_or_else(|| no_key(&key))?;
-            Ok(entry_message(entry, 0).into())
+            let found =
+                catalog.get(std::slice::from_ref(&key), Consistency::Quorum).await.map_err(refused)?;
+            let entry = found.entries.into_iter().next().flatten().ok_or_else(|| no_key(&key))?;
+            Ok(entry_message(entry, 0)?.into())
         }
         Message::LeaseRelease(LeaseRelease { lease }) => {
-            catalog.release(lease);
+            catalog.release(lease).await.map_err(refused)?;
             Ok(Done {}.into())
         }
         Message::KeyList(KeyList { prefix, after, limit }) => {
-            let limit = limit.min(LIST_ENTRIES_MAX) as usize;
-            let (lines, more) = catalog.list(&prefix, &after, limit).map_err(refused)?;
-            Ok(listing(lines, more).into())
+            let limit = limit.clamp(1, LIST_ENTRIES_MAX) as usize;
+            let after = Some(after).filter(|after| !after.is_empty());
+            let scan = Scan { prefix, after, limit, contents: false };
+            Ok(listing(catalog.scan(&scan, Consistency::Quorum).await.map_err(refused)?).into())
         }
         Message::ChunkReferences(ChunkReferences { chunks }) => {
             let chunks: Vec<[u8; 32]> = chunks.into_iter().map(|chunk| chunk.0).collect();
-            Ok(ChunkReferenced { referenced: catalog.references(&chunks).map_err(refused)? }.into())
+            Ok(ChunkReferenced { referenced: catalog.references(&chunks).await.map_err(refused)? }.into())
         }
         other => Err(failure::unexpected("a message about keys", other.name())),
     }
 }
 
-fn entry_message(entry: catalog::Opened, lease: u64) -> KeyEntry {
-    let catalog::Opened { key, version, revision, created_ms, manifest } = entry;
-    KeyEntry { key, version, revision, created_ms, manifest, lease }
+fn write_of(commit: KeyCommit) -> Write {
+    let KeyCommit { key, manifest, expected_version } = commit;
+    let condition = expected_version.map(|version| Condition::Version { key: key.clone(), version });
+    let put = Operation::Put(Put::new(key, Content::Manifest(manifest)));
+    Write { conditions: condition.into_iter().collect(), operations: vec![put] }
 }
 
-fn listing(lines: Vec<catalog::Summary>, more: bool) -> KeyListing {
+fn entry_message(entry: Entry, lease: u64) -> Result<KeyEntry, Failure> {
+    let Entry { key, version, revision, updated_ms, content, .. } = entry;
+    match content {
+        Some(Content::Manifest(manifest)) => {
+            Ok(KeyEntry { key, version, revision, created_ms: updated_ms, manifest, lease })
+        }
+        _ => {
+            let text = format!("key '{key}' holds a value, not files");
+            Err(failure::invalid(text, "`shoal kv get` reads values"))
+        }
+    }
+}
+
+fn listing(page: Page) -> KeyListing {
     let mut room = LISTING_BYTES_MAX;
-    let count = lines.len();
-    let fits = |line: &catalog::Summary| {
-        let size = line.key.len() + size_of::<KeySummary>();
+    let count = page.entries.len();
+    let fits = |entry: &Entry| {
+        let size = entry.key.len() + size_of::<KeySummary>();
         let fits = size <= room;
         room = room.saturating_sub(size);
         fits
     };
-    let shown = |line: catalog::Summary| {
-        let catalog::Summary { key, version, created_ms, size, files } = line;
-        KeySummary { key, version, created_ms, size, files }
+    let shown = |entry: Entry| {
+        let Entry { key, version, updated_ms, size, files, .. } = entry;
+        KeySummary { key, version, created_ms: updated_ms, size, files }
     };
-    let keys: Vec<KeySummary> = lines.into_iter().take_while(fits).map(shown).collect();
-    KeyListing { more: more || keys.len() < count, keys }
+    let keys: Vec<KeySummary> = page.entries.into_iter().take_while(fits).map(shown).collect();
+    KeyListing { more: page.next.is_some() || keys.len() < count, keys }
 }
 
 fn no_key(key: &str) -> Failure {
@@ -159,11 +172,13 @@ fn no_key(key: &str) -> Failure {
 
 fn refusal(error: &CatalogError) -> Failure {
     let code = match error {
-        CatalogError::Key(_) | CatalogError::Manifest { .. } | CatalogError::ManifestSize { .. } => {
-            FailureCode::Invalid
-        }
+        CatalogError::Key(_)
+        | CatalogError::Manifest { .. }
+        | CatalogError::ManifestSize { .. }
+        | CatalogError::TooLarge { .. }
+        | CatalogError::Invalid { .. } => FailureCode::Invalid,
         CatalogError::Conflict { .. } => FailureCode::Conflict,
-        CatalogError::Leases => FailureCode::Unavailable,
+        CatalogError::Leases | CatalogError::Unreachable { .. } => FailureCode::Unavailable,
         CatalogError::Engine { .. } | CatalogError::File { .. } => FailureCode::Io,
         CatalogError::Damaged { .. } | CatalogError::Format { .. } | CatalogError::LostWrites { .. } => {
             FailureCode::Corrupt
@@ -201,7 +216,7 @@ mod tests {
     #[test]
     fn keys_are_committed_opened_listed_and_removed() {
         let directory = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(directory.path()).unwrap();
+        let catalog = catalog::Embedded::open(directory.path()).unwrap();
         run(async {
             let ask = |message: Message| look_up(&catalog, message);
             let commit =
@@ -235,14 +250,21 @@ mod tests {
 
     #[test]
     fn a_listing_fits_into_a_frame() {
-        let line = |at: usize| catalog::Summary {
+        let entry = |at: usize| Entry {
             key: format!("{at:01000}"),
             version: 1,
+            revision: 1,
             created_ms: 0,
+            updated_ms: 0,
+            expires_ms: None,
+            owner: None,
+            labels: Default::default(),
             size: 0,
             files: 0,
+            content: None,
         };
-        let cut = listing((0..10_000).map(line).collect(), false);
+        let entries = (0..10_000).map(entry).collect();
+        let cut = listing(Page { revision: 1, entries, next: None });
         assert!(cut.more && cut.keys.len() > 1000);
         assert!(crate::frames::fits(&Message::from(cut).encode(0, 1)));
     }

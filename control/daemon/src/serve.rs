@@ -184,7 +184,7 @@ async fn open_catalog(data_dir: &DataDir) -> Result<Head, ServeError> {
     let directory = data_dir.path().join("catalog");
     let opened = tokio::task::spawn_blocking(move || catalog::Embedded::open(&directory)).await;
     match opened {
-        Ok(Ok(catalog)) => Ok(Head::new(catalog)),
+        Ok(Ok(catalog)) => Ok(Head::new(Arc::new(catalog))),
         Ok(Err(error)) => Err(ServeError::Catalog(crate::keys::in_full(&error))),
         Err(error) => Err(ServeError::Catalog(format!("opening the catalog failed: {error}"))),
     }

@@ -57,7 +57,7 @@ async fn answer(node: &Arc<Node>, from: NodeId, message: Message) -> Result<Mess
     match message {
         Message::Join(join) if join.record.node == from => cluster::join(node, join).map(Message::from),
         Message::Heartbeat(beat) if beat.record.node == from => {
-            cluster::heartbeat(node, beat).map(Message::from)
+            cluster::heartbeat(node, beat).await.map(Message::from)
         }
         Message::TrackerAnnounce(announce) => trackers::on_announce(node, from, announce),
         Message::TrackerJoin(join) => trackers::on_join(node, from, join),

@@ -3,14 +3,17 @@
 //! It takes what has queued up, carries it out as one group, makes the group durable with one fsync, and only
 //! then answers.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use super::Committed;
+use super::Settings;
 use super::fence::Fence;
-use super::group::{Group, Proposal, Step};
-use super::lease::Leases;
-use super::rows::Rows;
+use super::group::Group;
+use super::rows::number;
+use super::shared::Shared;
+use super::steps::{Cursor, Step};
+use crate::check::Checked;
 use crate::error::CatalogError;
+use crate::write::Written;
 use crate::{GRACE_MS, REOPENED_GRACE_MS};
 
 /// Requests that wait before callers must.
@@ -18,38 +21,31 @@ pub(crate) const QUEUE_LENGTH: usize = 256;
 /// Requests that one group carries out.
 const GROUP_LENGTH: usize = 256;
 
-/// What callers and the writer share.
-pub(crate) struct Shared {
-    pub(crate) rows: Rows,
-    leases: Mutex<Leases>,
-}
-
-impl Shared {
-    pub(crate) fn new(rows: Rows, leases: Leases) -> Self {
-        Self { rows, leases: Mutex::new(leases) }
-    }
-
-    pub(crate) fn leases(&self) -> MutexGuard<'_, Leases> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Something to write.
 pub(crate) enum Request {
-    /// Make `proposal` the next version of `key`.
-    Commit {
-        key: String,
-        proposal: Proposal,
-        expected_version: Option<u64>,
-        now_ms: u64,
-        reply: Reply<Committed>,
-    },
-    /// Remove `key`.
-    Remove { key: String, now_ms: u64, reply: Reply<u64> },
-    /// One step of removing `key` and what is below it.
-    RemoveTree { key: String, after: Option<Vec<u8>>, now_ms: u64, reply: Reply<Step> },
-    /// One step of a sweep.
-    Sweep { after: Option<Vec<u8>>, now_ms: u64, reply: Reply<Step> },
+    /// Carry out a write.
+    Write { checked: Box<Checked>, reply: Reply<Written> },
+    /// Register a service, or keep it alive; `false` when one of this name is to be ended before.
+    Keep { name: String, ttl_ms: u64, reply: Reply<bool> },
+    /// Say that a service has ended, also one that is alive only if `even_alive`; whether it was said.
+    BeginEnd { name: String, even_alive: bool, reply: Reply<bool> },
+    /// One step of something long.
+    Step { task: Task, cursor: Option<Cursor>, reply: Reply<Step> },
+}
+
+/// What goes in steps.
+#[derive(Debug, Clone)]
+pub(crate) enum Task {
+    /// Removing a key and what is below it.
+    RemoveTree(String),
+    /// Removing what an ended service owns.
+    Abandon(String),
+    /// Forgetting what was retired.
+    Forget,
+    /// Ending what has expired.
+    Expire,
+    /// Dropping old changes.
+    Trim,
 }
 
 pub(crate) type Reply<T> = flume::Sender<Result<T, CatalogError>>;
@@ -62,11 +58,14 @@ pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) queue: flume::Receiver<Request>,
     pub(crate) fence: Fence,
-    /// The last revision on disk.
-    pub(crate) revision: u64,
+    pub(crate) settings: Settings,
     /// When the catalog was opened, and the last revision at that time. The leases on versions up to then are lost.
     pub(crate) opened_ms: u64,
     pub(crate) opened_revision: u64,
+    /// Where the tables of retired versions and of expiries begin: what was before has been dealt with. Without it each
+    /// sweep would pass what earlier ones removed.
+    pub(crate) retired_from: Vec<u8>,
+    pub(crate) expiries_from: Vec<u8>,
 }
 
 impl Writer {
@@ -77,18 +76,18 @@ impl Writer {
             waiting = self.write_group(first);
         }
         // The writes are on disk with or without it; the fence only makes sure that a loss is noticed.
-        let _ = self.fence.advance(self.revision);
+        let _ = self.fence.advance(self.shared.moment().state.revision);
     }
 
     /// Writes one group; returns the request that was taken from the queue but must begin the next one.
     fn write_group(&mut self, first: Request) -> Option<Request> {
         let shared = self.shared.clone();
-        let mut group = Group::new(&shared.rows, self.revision);
+        let mut group = Group::new(&shared, shared.begin_group());
         let mut answers = vec![self.carry_out(&mut group, first)];
         let mut waiting = None;
         while answers.len() < GROUP_LENGTH && !group.is_full() {
             match self.queue.try_recv() {
-                Ok(next) if next.scans() => {
+                Ok(next @ Request::Step { .. }) => {
                     waiting = Some(next);
                     break;
                 }
@@ -96,48 +95,76 @@ impl Writer {
                 Err(_) => break,
             }
         }
-        let failed = group.write().map(|revision| self.revision = revision).err();
+        let failed = match group.write() {
+            Ok((state, recorded)) => {
+                shared.end_group(state, recorded);
+                None
+            }
+            Err(error) => {
+                shared.drop_group();
+                Some(error)
+            }
+        };
         answers.into_iter().for_each(|answer| answer(failed.clone()));
         waiting
     }
 
     fn carry_out(&mut self, group: &mut Group<'_>, request: Request) -> Answer {
         match request {
-            Request::Commit { key, proposal, expected_version, now_ms, reply } => {
-                answer(reply, group.commit(&key, &proposal, expected_version, now_ms))
+            Request::Write { checked, reply } => answer(reply, group.carry_out(*checked)),
+            Request::Keep { name, ttl_ms, reply } => answer(reply, Ok(group.keep(&name, ttl_ms))),
+            Request::BeginEnd { name, even_alive, reply } => {
+                answer(reply, Ok(group.begin_end(&name, even_alive)))
             }
-            Request::Remove { key, now_ms, reply } => answer(reply, group.remove(&key, now_ms)),
-            Request::RemoveTree { key, after, now_ms, reply } => {
-                answer(reply, group.remove_tree(&key, after, now_ms))
-            }
-            Request::Sweep { after, now_ms, reply } => answer(reply, self.sweep(group, after, now_ms)),
+            Request::Step { task, cursor, reply } => answer(reply, self.step(group, task, cursor)),
         }
     }
 
-    fn sweep(
+    fn step(
         &mut self,
         group: &mut Group<'_>,
-        after: Option<Vec<u8>>,
-        now_ms: u64,
+        task: Task,
+        cursor: Option<Cursor>,
     ) -> Result<Step, CatalogError> {
-        self.fence.advance(self.revision)?;
+        match task {
+            Task::RemoveTree(key) => group.remove_tree(&key, cursor),
+            Task::Abandon(name) => group.abandon(&name, cursor),
+            Task::Forget => self.forget(group, cursor),
+            Task::Expire => {
+                let step = group.expire(&self.expiries_from, cursor)?;
+                advance(&mut self.expiries_from, &step, group.now_ms);
+                Ok(step)
+            }
+            Task::Trim => {
+                let until_ms = group.now_ms.saturating_sub(self.settings.retention_ms);
+                group.trim(until_ms, self.settings.changes_size_max)
+            }
+        }
+    }
+
+    fn forget(&mut self, group: &mut Group<'_>, cursor: Option<Cursor>) -> Result<Step, CatalogError> {
+        let now_ms = group.now_ms;
+        self.fence.advance(self.shared.moment().state.revision)?;
         self.shared.leases().expire(now_ms);
         let Some(until_ms) = now_ms.checked_sub(GRACE_MS) else { return Ok(Step::default()) };
         let may_have_lost_leases = now_ms < self.opened_ms.saturating_add(REOPENED_GRACE_MS);
-        let opened_revision = self.opened_revision;
         // Asking version by version is enough: a lease is granted only on a version that is current at that
         // moment, and what the group sees as retired never becomes current again.
-        let is_leased = |revision| {
-            (may_have_lost_leases && revision <= opened_revision) || self.shared.leases().holds(revision)
+        let is_leased = |retired: &super::rows::Retired| {
+            (may_have_lost_leases && retired.revision <= self.opened_revision)
+                || self.shared.leases().holds(&retired.key, retired.version)
         };
-        group.sweep(until_ms, is_leased, after)
+        let step = group.forget(until_ms, &self.retired_from, is_leased, cursor)?;
+        advance(&mut self.retired_from, &step, until_ms);
+        Ok(step)
     }
 }
 
-impl Request {
-    /// Whether it reads rows that earlier requests of its group may have changed.
-    fn scans(&self) -> bool {
-        matches!(self, Request::RemoveTree { .. } | Request::Sweep { .. })
+/// Where a table begins after a pass over all its rows up to `until_ms`.
+fn advance(from: &mut Vec<u8>, step: &Step, until_ms: u64) {
+    let after = until_ms.saturating_add(1).to_be_bytes();
+    if step.next.is_none() && number(from) <= until_ms {
+        *from = step.left.clone().unwrap_or_else(|| after.to_vec());
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use catalog::Embedded as Catalog;
+use catalog::{Catalog, Swept};
 use flow::limits::NODES_MAX;
 use flow::wire::control::{self, Heartbeat, Join};
 use flow::wire::session::{Failure, NodeListing};
@@ -17,19 +17,19 @@ use crate::node::{Clock, Node, Seat};
 
 /// How often the head looks who has fallen silent.
 const TICK: Duration = Duration::from_millis(250);
-/// How often superseded versions are swept.
-const SWEEP: Duration = Duration::from_secs(1);
+/// How often the catalog is swept.
+const SWEEP: Duration = Duration::from_millis(500);
 
 /// What only the head has.
 pub(crate) struct Head {
-    pub(crate) catalog: Catalog,
+    pub(crate) catalog: Arc<dyn Catalog>,
     membership: Mutex<Membership>,
     /// Versions of keys that were forgotten.
     forgotten: AtomicU64,
 }
 
 impl Head {
-    pub(crate) fn new(catalog: Catalog) -> Self {
+    pub(crate) fn new(catalog: Arc<dyn Catalog>) -> Self {
         let membership = Membership::new(Clock::calendar_ms(), NODES_MAX);
         Self { catalog, membership: Mutex::new(membership), forgotten: AtomicU64::new(0) }
     }
@@ -72,7 +72,7 @@ pub(crate) fn join(node: &Arc<Node>, join: Join) -> Result<control::Membership, 
 }
 
 /// Notes a sign of life.
-pub(crate) fn heartbeat(node: &Arc<Node>, beat: Heartbeat) -> Result<control::Membership, Failure> {
+pub(crate) async fn heartbeat(node: &Arc<Node>, beat: Heartbeat) -> Result<control::Membership, Failure> {
     let head = head_of(node)?;
     let figures = figures_of(&beat.record);
     let now_ms = node.clock.uptime_ms();
@@ -81,9 +81,7 @@ pub(crate) fn heartbeat(node: &Arc<Node>, beat: Heartbeat) -> Result<control::Me
         HeartbeatError::Unknown { .. } => failure::not_found(error.to_string(), ""),
         HeartbeatError::Superseded { .. } => failure::conflict(error.to_string(), ""),
     })?;
-    if !beat.leases.is_empty() {
-        head.catalog.renew(&beat.leases, Clock::calendar_ms());
-    }
+    renew(head, &beat.leases).await;
     publish(node, head);
     Ok(head.membership_since(Some(beat.epoch)))
 }
@@ -111,7 +109,7 @@ pub(crate) async fn preside(node: Arc<Node>) {
         let Ok(head) = head_of(&node) else { return };
         look_round(&node, head);
         if count % every(SWEEP) == 0 {
-            head.catalog.renew(&node.leases.all(), Clock::calendar_ms());
+            renew(head, &node.leases.all()).await;
             tokio::spawn(sweep(node.clone()));
         }
     }
@@ -132,15 +130,28 @@ pub(super) fn look_round(node: &Arc<Node>, head: &Head) {
     publish(node, head);
 }
 
+/// Keeps leases alive. Their holders notice by themselves when one is lost.
+async fn renew(head: &Head, leases: &[u64]) {
+    if !leases.is_empty()
+        && let Err(error) = head.catalog.renew(leases).await
+    {
+        tracing::warn!(error = crate::keys::in_full(&error), "leases on keys could not be renewed");
+    }
+}
+
 async fn sweep(node: Arc<Node>) {
     let Ok(head) = head_of(&node) else { return };
-    match head.catalog.sweep(Clock::calendar_ms()).await {
-        Ok(0) => {}
-        Ok(count) => {
-            tracing::debug!(count, "superseded versions were forgotten");
-            // Members hear of it with their next heartbeat.
-            head.forgotten.fetch_add(count, Ordering::Relaxed);
-            node.collector.hurry();
+    match head.catalog.sweep().await {
+        Ok(Swept { forgotten, expired, abandoned }) => {
+            if expired + abandoned > 0 {
+                tracing::debug!(expired, abandoned, "keys have ended");
+            }
+            if forgotten > 0 {
+                tracing::debug!(forgotten, "superseded versions were forgotten");
+                // Members hear of it with their next heartbeat.
+                head.forgotten.fetch_add(forgotten, Ordering::Relaxed);
+                node.collector.hurry();
+            }
         }
         Err(error) => tracing::error!(error = crate::keys::in_full(&error), "sweeping the catalog failed"),
     }
