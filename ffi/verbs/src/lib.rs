@@ -34,7 +34,7 @@ pub use completion::{Completion, CompletionChannel, CompletionQueue, Opcode, Wor
 pub use connection::{
     AddressResolved, Answerer, Attached, Caller, ConnectError, Connecting, Connection, ConnectionChannel,
     ConnectionEvent, Established, Identifier, IdentifierNumber, Listener, PRIVATE_BYTES_MAX, Reached,
-    Request, RouteResolved, Unresolved,
+    Request, RouteResolved, Unresolved, addresses,
 };
 pub use device::{
     Attributes, Context, Device, Event, Gid, GidEntry, GidKind, LinkLayer, Mtu, Port, PortState, Transport,

@@ -77,15 +77,17 @@ const RETRIES_MAX: u8 = 7;
 
 impl<H> Attached<H, Caller> {
     /// Calls the other end, with up to [`crate::PRIVATE_BYTES_MAX`] bytes for it (`rdma_connect(3)`). Ends with
-    /// [`crate::ConnectionEvent::Established`] or with a failure. How long that takes is the network's choice. A driver of
-    /// iWARP may open its TCP connection within this call, which blocks for that time, and fails with ECONNREFUSED when
-    /// nobody listens.
+    /// [`crate::ConnectionEvent::Established`] or with a failure. How long that takes is the network's choice.
     pub fn connect(self, reliability: Reliability, private_data: &[u8]) -> Result<Connecting<H>, Error> {
         let mut parameters = self.parameters(&reliability, private_data)?;
-        let connect = self.raw.channel.functions().rdma_connect;
+        if self.raw.is_iwarp() {
+            self.raw.connect_apart(parameters, private_data)?;
+            return Ok(Connecting { pair: self.pair, raw: self.raw, confirms: None });
+        }
+        let connect = self.raw.functions().rdma_connect;
         // SAFETY: the identifier is there and has a device, which the function looks at; the parameters and the private
         // data live through the call.
-        let code = unsafe { connect(self.raw.pointer, &mut parameters) };
+        let code = unsafe { connect(self.raw.pointer(), &mut parameters) };
         self.raw.check("rdma_connect", code)?;
         Ok(Connecting { pair: self.pair, raw: self.raw, confirms: Some(reliability) })
     }
@@ -102,21 +104,22 @@ impl<H> Attached<H, Answerer> {
         if !self.raw.is_iwarp() {
             make_ready(&self.pair, &self.raw, &reliability, Some((in_max, out_max)))?;
         }
-        let accept = self.raw.channel.functions().rdma_accept;
+        let accept = self.raw.functions().rdma_accept;
         // SAFETY: as for calling.
-        let code = unsafe { accept(self.raw.pointer, &mut parameters) };
+        let code = unsafe { accept(self.raw.pointer(), &mut parameters) };
         self.raw.check("rdma_accept", code)?;
         Ok(Connecting { pair: self.pair, raw: self.raw, confirms: None })
     }
 }
 
-/// Waits for the other end. Dropping it gives that up; over iWARP the kernel waits for the outcome of a call then, so that
-/// the drop takes seconds when the other end takes its time (10 at most on Soft-iWARP).
+/// Waits for the other end. Dropping it gives that up. Over iWARP the kernel waits for the outcome of a call then: a drop
+/// before the event takes as long as the network needs for a TCP connection, and on Soft-iWARP up to 10 s more. Who cannot
+/// wait lets the queue pair fail ([`QueuePair::fail`]) and drops it after the event.
 #[derive(Debug)]
 pub struct Connecting<H> {
     pair: QueuePair<H, Managed>,
     raw: Raw,
-    /// What the queue pair of the end that calls is given before it confirms the answer.
+    /// What the queue pair of the end that calls is given before it confirms the answer, where the kernel does not.
     confirms: Option<Reliability>,
 }
 
@@ -135,13 +138,11 @@ impl<H> Connecting<H> {
     /// dropped.
     pub fn established(self, proof: &Established) -> Result<Connection<H>, Error> {
         self.raw.is_meant(proof.number)?;
-        if let Some(reliability) = self.confirms
-            && !self.raw.is_iwarp()
-        {
+        if let Some(reliability) = self.confirms {
             make_ready(&self.pair, &self.raw, &reliability, None)?;
-            let establish = self.raw.channel.functions().rdma_establish;
+            let establish = self.raw.functions().rdma_establish;
             // SAFETY: the identifier is there.
-            self.raw.check("rdma_establish", unsafe { establish(self.raw.pointer) })?;
+            self.raw.check("rdma_establish", unsafe { establish(self.raw.pointer()) })?;
         }
         Ok(Connection { pair: self.pair.connected(), raw: self.raw })
     }
@@ -207,9 +208,9 @@ impl<H> Connection<H> {
         if !self.raw.is_iwarp() {
             self.pair.fail()?;
         }
-        let disconnect = self.raw.channel.functions().rdma_disconnect;
+        let disconnect = self.raw.functions().rdma_disconnect;
         // SAFETY: the identifier is there.
-        self.raw.check("rdma_disconnect", unsafe { disconnect(self.raw.pointer) })
+        self.raw.check("rdma_disconnect", unsafe { disconnect(self.raw.pointer()) })
     }
 
     /// Closes the queue pair as [`QueuePair::close`] does, and ends the connection.

@@ -1,7 +1,7 @@
 //! What happens to identifiers (`rdma_get_cm_event(3)`).
 
 use std::marker::PhantomData;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::channel::ConnectionChannel;
 use super::identifier::{self, AddressResolved, IdentifierNumber, Request, RouteResolved};
@@ -78,7 +78,7 @@ pub enum ConnectError {
         /// What the kernel says.
         status: i32,
     },
-    /// Nobody listens at that port. Over iWARP it is a rejection, or an error of the call itself.
+    /// Nobody listens at that port. Over iWARP it may be a rejection.
     #[error("nobody listens at that port")]
     NobodyListens,
     /// The other end rejected the connection.
@@ -107,6 +107,14 @@ fn reason(status: i32) -> String {
 }
 
 impl ConnectError {
+    /// What a call says itself instead of an event.
+    pub(super) fn of_call(error: &std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ECONNREFUSED) => ConnectError::NobodyListens,
+            code => ConnectError::Unreachable { status: code.unwrap_or(0).saturating_neg() },
+        }
+    }
+
     fn from_raw(event: u32, status: i32, private_data: &[u8]) -> Option<Self> {
         Some(match event {
             sys::RDMA_CM_EVENT_ADDR_ERROR => ConnectError::AddressNotFound { status },
@@ -128,7 +136,7 @@ impl ConnectionEvent {
     /// The event came from `rdma_get_cm_event` of that channel and was not acknowledged, so that what it points to is
     /// there; it is taken once.
     pub(super) unsafe fn from_raw(
-        channel: &Rc<ConnectionChannel>,
+        channel: &Arc<ConnectionChannel>,
         raw: &rdma_cm_event,
     ) -> (IdentifierNumber, Self) {
         // SAFETY: all identifiers are for reliable connections, whose events set this member or leave it zero.
@@ -194,6 +202,13 @@ mod tests {
         assert_eq!(error(sys::RDMA_CM_EVENT_ADDR_ERROR, status), ConnectError::AddressNotFound { status });
         assert_eq!(error(sys::RDMA_CM_EVENT_UNREACHABLE, status), ConnectError::Unreachable { status });
         assert_eq!(ConnectError::from_raw(sys::RDMA_CM_EVENT_DISCONNECTED, 0, b""), None);
+    }
+
+    #[test]
+    fn a_call_that_is_refused_says_so() {
+        let error = |code| ConnectError::of_call(&std::io::Error::from_raw_os_error(code));
+        assert_eq!(error(libc::ECONNREFUSED), ConnectError::NobodyListens);
+        assert_eq!(error(libc::EHOSTUNREACH), ConnectError::Unreachable { status: -libc::EHOSTUNREACH });
     }
 
     #[test]

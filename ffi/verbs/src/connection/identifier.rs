@@ -3,14 +3,15 @@
 use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::channel::ConnectionChannel;
 use super::establish::{Answerer, Attached, Caller};
-use super::event::Reached;
+use super::event::{ConnectError, Reached};
 use super::{PRIVATE_BYTES_MAX, address};
 use crate::Error;
+use crate::load::ConnectionFunctions;
 use crate::queue::{QueuePair, Reset};
 use crate::sys::{self, ibv_qp_attr, rdma_cm_id, rdma_conn_param};
 
@@ -35,7 +36,7 @@ pub struct Identifier<S = Unresolved> {
 
 impl Identifier<Unresolved> {
     /// An end for one connection. Its events come from the channel.
-    pub fn create(channel: &Rc<ConnectionChannel>) -> Result<Self, Error> {
+    pub fn create(channel: &Arc<ConnectionChannel>) -> Result<Self, Error> {
         Ok(Self { raw: Raw::create(channel)?, state: PhantomData })
     }
 
@@ -51,9 +52,9 @@ impl Identifier<Unresolved> {
         let mut far = address::to_raw(remote);
         let local = local.as_mut().map_or(std::ptr::null_mut(), |local| std::ptr::from_mut(local).cast());
         let far = std::ptr::from_mut(&mut far).cast();
-        let resolve = self.raw.channel.functions().rdma_resolve_addr;
+        let resolve = self.raw.functions().rdma_resolve_addr;
         // SAFETY: the identifier is there, and the addresses live through the call.
-        let code = unsafe { resolve(self.raw.pointer, local, far, timeout(timeout_ms)) };
+        let code = unsafe { resolve(self.raw.pointer(), local, far, timeout(timeout_ms)) };
         check("rdma_resolve_addr", code, || remote.to_string())
     }
 
@@ -72,9 +73,9 @@ impl Identifier<AddressResolved> {
     /// Finds the way through the network (`rdma_resolve_route(3)`). Ends with
     /// [`crate::ConnectionEvent::RouteResolved`], or with a failure, at the latest after the time.
     pub fn resolve_route(&self, timeout_ms: u32) -> Result<(), Error> {
-        let resolve = self.raw.channel.functions().rdma_resolve_route;
+        let resolve = self.raw.functions().rdma_resolve_route;
         // SAFETY: the identifier is there and has a device, which the function looks at.
-        self.raw.check("rdma_resolve_route", unsafe { resolve(self.raw.pointer, timeout(timeout_ms)) })
+        self.raw.check("rdma_resolve_route", unsafe { resolve(self.raw.pointer(), timeout(timeout_ms)) })
     }
 
     /// The next state, when the event says so. An event of another identifier is an error, and this one is dropped.
@@ -112,16 +113,11 @@ pub struct Listener {
 impl Listener {
     /// Listens at an address of this machine (`rdma_bind_addr(3)`, `rdma_listen(3)`); port 0 chooses one, and the
     /// address 0 is that of every device. Up to `backlog` requests wait, more are rejected.
-    pub fn bind(channel: &Rc<ConnectionChannel>, address: SocketAddr, backlog: u32) -> Result<Self, Error> {
-        let raw = Raw::create(channel)?;
-        let mut place = address::to_raw(address);
-        let functions = channel.functions();
-        // SAFETY: the identifier is there, and the address lives through the call.
-        let code = unsafe { (functions.rdma_bind_addr)(raw.pointer, std::ptr::from_mut(&mut place).cast()) };
-        check("rdma_bind_addr", code, || address.to_string())?;
+    pub fn bind(channel: &Arc<ConnectionChannel>, address: SocketAddr, backlog: u32) -> Result<Self, Error> {
+        let (raw, functions) = (Raw::bound(channel, address)?, channel.functions());
         let backlog = c_int::try_from(backlog).unwrap_or(c_int::MAX);
         // SAFETY: the identifier is there.
-        let code = unsafe { (functions.rdma_listen)(raw.pointer, backlog) };
+        let code = unsafe { (functions.rdma_listen)(raw.pointer(), backlog) };
         check("rdma_listen", code, || address.to_string())?;
         Ok(Self { raw })
     }
@@ -155,12 +151,12 @@ impl Request {
     ///
     /// The identifier is one of a request that came from this channel, and nobody else owns it.
     pub(super) unsafe fn adopt(
-        channel: &Rc<ConnectionChannel>,
+        channel: &Arc<ConnectionChannel>,
         pointer: *mut rdma_cm_id,
         parameters: &rdma_conn_param,
         private_data: &[u8],
     ) -> Self {
-        let raw = Raw { channel: channel.clone(), pointer, number: IdentifierNumber::next() };
+        let raw = Raw::new(channel, pointer, IdentifierNumber::next());
         // SAFETY: the identifier is there, and the library leaves this field to its user.
         unsafe { (*pointer).context = raw.number.to_raw() };
         let reads = Answerer { in_max: parameters.responder_resources, out_max: parameters.initiator_depth };
@@ -196,9 +192,9 @@ impl Request {
     /// Rejects the connection, with up to [`PRIVATE_BYTES_MAX`] bytes for the other end (`rdma_reject(3)`).
     pub fn reject(self, private_data: &[u8]) -> Result<(), Error> {
         let length = private_length(private_data)?;
-        let reject = self.raw.channel.functions().rdma_reject;
+        let reject = self.raw.functions().rdma_reject;
         // SAFETY: the identifier is there, and the data live through the call.
-        let code = unsafe { reject(self.raw.pointer, private_data.as_ptr().cast(), length) };
+        let code = unsafe { reject(self.raw.pointer(), private_data.as_ptr().cast(), length) };
         self.raw.check("rdma_reject", code)
     }
 }
@@ -227,21 +223,89 @@ pub(super) unsafe fn number_of(pointer: *mut rdma_cm_id) -> IdentifierNumber {
     IdentifierNumber(unsafe { (*pointer).context }.addr() as u64)
 }
 
-/// An identifier of the library's.
+/// An identifier of the library's, as the thread of its channel has it.
 pub(super) struct Raw {
-    pub(super) channel: Rc<ConnectionChannel>,
-    pub(super) pointer: *mut rdma_cm_id,
+    shared: Arc<Shared>,
     pub(super) number: IdentifierNumber,
+    of_one_thread: PhantomData<*const ()>,
 }
 
+/// An identifier of the library's. Whoever holds it last destroys it.
+struct Shared {
+    channel: Arc<ConnectionChannel>,
+    pointer: *mut rdma_cm_id,
+}
+
+// SAFETY: librdmacm may be called from several threads. Besides the thread of the channel, only one has it that calls
+// the other end and does nothing more with it than to drop it.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
 impl Raw {
-    fn create(channel: &Rc<ConnectionChannel>) -> Result<Self, Error> {
+    fn new(channel: &Arc<ConnectionChannel>, pointer: *mut rdma_cm_id, number: IdentifierNumber) -> Self {
+        let shared = Arc::new(Shared { channel: channel.clone(), pointer });
+        Self { shared, number, of_one_thread: PhantomData }
+    }
+
+    /// An identifier with an address of this machine (`rdma_bind_addr(3)`).
+    pub(super) fn bound(channel: &Arc<ConnectionChannel>, address: SocketAddr) -> Result<Self, Error> {
+        let raw = Raw::create(channel)?;
+        let mut place = address::to_raw(address);
+        let bind = channel.functions().rdma_bind_addr;
+        // SAFETY: the identifier is there, and the address lives through the call.
+        let code = unsafe { bind(raw.pointer(), std::ptr::from_mut(&mut place).cast()) };
+        check("rdma_bind_addr", code, || address.to_string())?;
+        Ok(raw)
+    }
+
+    pub(super) fn functions(&self) -> &'static ConnectionFunctions {
+        self.shared.channel.functions()
+    }
+
+    pub(super) fn pointer(&self) -> *mut rdma_cm_id {
+        self.shared.pointer
+    }
+
+    /// Calls the other end (`rdma_connect(3)`) in a thread of its own, for drivers that open a TCP connection within the
+    /// call. The channel tells if it fails.
+    pub(super) fn connect_apart(
+        &self,
+        mut parameters: rdma_conn_param,
+        private_data: &[u8],
+    ) -> Result<(), Error> {
+        let (shared, number) = (self.shared.clone(), self.number);
+        let private_data: Box<[u8]> = private_data.into();
+        // What it points to is set in the thread, which has the data.
+        parameters.private_data = std::ptr::null();
+        let parameters = Parameters(parameters);
+        let call = move || {
+            // All of it, as it is all of it that may be sent.
+            let Parameters(mut parameters) = { parameters };
+            parameters.private_data = private_data.as_ptr().cast();
+            let connect = shared.channel.functions().rdma_connect;
+            // SAFETY: the identifier is there and has a device, which the function looks at; parameters and private data
+            // live through the call.
+            if unsafe { connect(shared.pointer, &mut parameters) } != 0 {
+                let error = std::io::Error::last_os_error();
+                shared.channel.tell_failure(number, ConnectError::of_call(&error));
+            }
+        };
+        let spawned = std::thread::Builder::new().name("rdma-connect".to_owned()).spawn(call);
+        spawned.map(drop).map_err(|source| Error::Call {
+            call: "a thread for rdma_connect",
+            device: self.device_name().unwrap_or_default(),
+            source,
+        })
+    }
+
+    fn create(channel: &Arc<ConnectionChannel>) -> Result<Self, Error> {
         let (number, mut pointer) = (IdentifierNumber::next(), std::ptr::null_mut());
         let create = channel.functions().rdma_create_id;
         // SAFETY: the channel is there, and the place lives through the call.
         let code = unsafe { create(channel.as_ptr(), &mut pointer, number.to_raw(), sys::RDMA_PS_TCP) };
         check("rdma_create_id", code, || "this machine".to_owned())?;
-        Ok(Self { channel: channel.clone(), pointer, number })
+        Ok(Self::new(channel, pointer, number))
     }
 
     /// Whether an event is one of this identifier.
@@ -281,9 +345,9 @@ impl Raw {
         let mut attributes: ibv_qp_attr = unsafe { sys::zeroed() };
         attributes.qp_state = state;
         let mut mask: c_int = 0;
-        let initialise = self.channel.functions().rdma_init_qp_attr;
+        let initialise = self.functions().rdma_init_qp_attr;
         // SAFETY: the identifier is there, and both places live through the call.
-        let code = unsafe { initialise(self.pointer, &mut attributes, &mut mask) };
+        let code = unsafe { initialise(self.pointer(), &mut attributes, &mut mask) };
         self.check("rdma_init_qp_attr", code)?;
         // Above are bits that kernels use among themselves, and some let them slip out.
         Ok((attributes, mask as u32 & (2 * sys::IBV_QP_DEST_QPN - 1)))
@@ -296,12 +360,19 @@ impl Raw {
 
     fn id(&self) -> &rdma_cm_id {
         // SAFETY: the identifier is there until the value is gone. The library changes it only in calls, and those are
-        // made on the thread of the channel, which no value of this type leaves.
-        unsafe { &*self.pointer }
+        // made on the thread of the channel, which no value of this type leaves; the one that another thread makes
+        // changes no more than what stands behind the public structure.
+        unsafe { &*self.pointer() }
     }
 }
 
-impl Drop for Raw {
+/// Numbers, and a pointer that is null.
+struct Parameters(rdma_conn_param);
+
+// SAFETY: nothing is pointed to.
+unsafe impl Send for Parameters {}
+
+impl Drop for Shared {
     fn drop(&mut self) {
         // SAFETY: the identifier was made once and is used no more; all events that came of it are acknowledged, and it
         // has no queue pair of the library's.

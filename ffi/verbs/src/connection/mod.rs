@@ -11,15 +11,17 @@
 //!
 //! A step that takes time ends with an event, and the event has the proof that the next step asks for. Queue pairs,
 //! domains and regions are those of a [`crate::Context`] of one's own, so that memory is registered once, however the
-//! queue pairs were connected. Nothing waits, save that the driver of an iWARP device may open its TCP connection within
-//! [`Attached::connect`].
+//! queue pairs were connected. Nothing waits but the drop of a [`Connecting`]. The driver of an iWARP device may open its TCP
+//! connection within a call, which is therefore made in a thread of its own.
 
 mod address; // socket addresses of the system's
+mod addresses; // which addresses of this machine a device has
 mod channel; // where events come from
 mod establish; // from a queue pair to a connection
 mod event; // what happened
 mod identifier; // one end of a connection, without its queue pair
 
+pub use addresses::addresses;
 pub use channel::ConnectionChannel;
 pub use establish::{Answerer, Attached, Caller, Connecting, Connection};
 pub use event::{ConnectError, ConnectionEvent, Established, Reached};

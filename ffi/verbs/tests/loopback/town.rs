@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use verbs::{
@@ -116,7 +115,7 @@ fn is_iwarp(context: &Context) -> bool {
 
 /// Where one side gets its events from.
 pub struct Exchange {
-    pub channel: Rc<ConnectionChannel>,
+    pub channel: Arc<ConnectionChannel>,
     waiting: RefCell<Vec<(IdentifierNumber, ConnectionEvent)>>,
 }
 
@@ -184,7 +183,7 @@ impl Exchange {
     }
 }
 
-/// How a call failed: told by an event, or by the call itself, as drivers of iWARP do that connect within it.
+/// How a call failed: told by an event, or by the call itself.
 #[derive(Debug)]
 pub enum CallError {
     Told(ConnectError),
