@@ -1,6 +1,8 @@
 //! RDMA: the library, and each device with its ports.
 
-use verbs::{Context, Device, Library, Port, PortState};
+use std::net::IpAddr;
+
+use verbs::{Context, Device, Library, Port, PortState, Transport};
 
 use super::{Finding, names_in};
 
@@ -61,7 +63,7 @@ fn library(is_of_use: bool) -> Finding {
     let dmabuf = if library.has_dmabuf() { "libibverbs" } else { "libibverbs without dmabuf" };
     match verbs::connection_manager() {
         Ok(()) => Finding::new(topic, format!("{dmabuf}, librdmacm"), LOADED),
-        // Lanes are connected without it.
+        // Lanes between iWARP devices alone need it, and such a device says so.
         Err(_) => Finding::new(topic, format!("{dmabuf}; no librdmacm"), LOADED),
     }
 }
@@ -100,7 +102,8 @@ struct Seen {
 
 impl Seen {
     fn look(device: &Device) -> Self {
-        let mut place = Vec::new();
+        let is_iwarp = device.transport() == Transport::Iwarp;
+        let mut place = Vec::from_iter(is_iwarp.then(|| "iWARP".to_owned()));
         place.extend(device.pci_address());
         place.extend(device.numa_node().map(|node| format!("NUMA node {node}")));
         let name = match place.is_empty() {
@@ -108,9 +111,22 @@ impl Seen {
             false => format!("{} ({})", device.name(), place.join(", ")),
         };
         match ports(device) {
+            Ok(ports) if is_iwarp => Self::of_ports(&name, &ports).by_address(verbs::addresses(device)),
             Ok(ports) => Self::of_ports(&name, &ports),
             Err(error) => Self { description: name, remedy: Some(error.to_string()), is_active: false },
         }
+    }
+
+    /// Adds the address by which lanes are connected, without which there are none.
+    fn by_address(self, addresses: Result<Vec<IpAddr>, verbs::Error>) -> Self {
+        let lacking = match addresses.as_deref() {
+            Ok([address, ..]) => {
+                return Self { description: format!("{}, {address}", self.description), ..self };
+            }
+            Ok([]) => format!("{}: give its network interface an IP address", self.description),
+            Err(error) => error.to_string(),
+        };
+        Self { remedy: self.remedy.or(Some(lacking)), is_active: false, ..self }
     }
 
     fn of_ports(name: &str, ports: &[(Port, usize)]) -> Self {
@@ -172,6 +188,15 @@ mod tests {
         assert_eq!(seen.description, expected);
         assert!(seen.remedy.unwrap().starts_with("port 2 of mlx5_0 is down: connect"));
         assert_eq!(Seen::of_ports("mlx5_0", &ports[..1]).remedy, None);
+    }
+
+    #[test]
+    fn an_iwarp_device_is_used_by_its_address() {
+        let seen = || Seen::of_ports("siw0 (iWARP)", &[(port(1, PortState::Active), 1)]);
+        let used = seen().by_address(Ok(vec!["10.98.0.1".parse().unwrap()]));
+        assert!(used.is_active && used.description.ends_with(", 10.98.0.1"), "{}", used.description);
+        let unused = seen().by_address(Ok(Vec::new()));
+        assert!(!unused.is_active && unused.remedy.unwrap().contains("IP address"));
     }
 
     #[test]

@@ -56,15 +56,15 @@ pub struct QueuePairAddress {
     pub length: u64,
 }
 
-/// What the other end must know to call the connection manager, and to write through the queue pair that it makes. Whoever
-/// offers a lane listens, and whoever answers calls.
+/// What the other end must know to call the connection manager, and to write through the queue pair that it makes. The end
+/// with the larger token calls the other one, and says both tokens, the other's first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ListenerAddress {
     /// IP address of the port, IPv4 as IPv6.
     pub ip: [u8; 16],
-    /// TCP port that the connection manager listens on; 0 in an answer.
+    /// TCP port that the connection manager listens on.
     pub port: u16,
-    /// What the caller says so that its call is known to be for this lane: random.
+    /// What is said in a call so that it is known to be for this lane: random.
     pub token: u64,
     /// Remote key of the arena.
     pub key: u32,

@@ -1,5 +1,7 @@
 //! Which devices to use, and in what order.
 
+use std::net::IpAddr;
+
 use ::verbs::{Context, Device, GidEntry, PortState, Transport, choose_gid};
 
 use super::error::RdmaError;
@@ -29,11 +31,21 @@ impl RdmaSettings {
     }
 }
 
+/// How lanes of a device are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By numbers of queue pairs, which both ends tell each other: InfiniBand and RoCE.
+    Numbers,
+    /// By this address of the device's, through the connection manager: iWARP.
+    Address(IpAddr),
+}
+
 /// A port that carries traffic.
 pub(super) struct Candidate {
     pub(super) device: Device,
     /// Number of the port, from 1.
     pub(super) port: u8,
+    pub(super) way: Way,
     /// Rate of its link, in Mbit/s; 0 when it is not known.
     rate_mbps: u32,
 }
@@ -46,12 +58,14 @@ pub(super) fn candidates(settings: &RdmaSettings) -> Result<Vec<Candidate>, Rdma
         if !settings.devices.is_empty() && !settings.devices.iter().any(|name| name == device.name()) {
             continue;
         }
-        if device.transport() != Transport::InfiniBand {
-            let reason = "it speaks iWARP, which cannot tell the peer of a write";
-            unusable.push(format!("{}: {reason}", device.name()));
-            continue;
-        }
-        match active_ports(settings, &device) {
+        let ports = match device.transport() {
+            Transport::InfiniBand => active_ports(settings, &device),
+            Transport::Iwarp => active_iwarp_ports(&device),
+            Transport::Other => {
+                Err("it has no reliable connections over InfiniBand, Ethernet or TCP".to_owned())
+            }
+        };
+        match ports {
             Ok(ports) => found.extend(ports),
             Err(reason) => unusable.push(format!("{}: {reason}", device.name())),
         }
@@ -64,18 +78,18 @@ pub(super) fn candidates(settings: &RdmaSettings) -> Result<Vec<Candidate>, Rdma
     Ok(found)
 }
 
-/// Puts those first that are nearest to the memory, which is on a NUMA node, and of them the fastest.
+/// Puts InfiniBand and RoCE before iWARP, whose peers answer each write with a message of their own; of each kind those
+/// first that are nearest to the memory, which is on a NUMA node, and of them the fastest.
 pub(super) fn nearest_first(candidates: &mut [Candidate], memory_node: Option<u32>) {
     // The sort is stable: what is equal stays in the order of the library.
     candidates.sort_by_cached_key(|candidate| {
         let distance = Distance::between(memory_node, candidate.device.numa_node());
-        (distance, std::cmp::Reverse(candidate.rate_mbps))
+        (candidate.way != Way::Numbers, distance, std::cmp::Reverse(candidate.rate_mbps))
     });
 }
 
 /// The active ports of a device that have an address, or why there is none.
 fn active_ports(settings: &RdmaSettings, device: &Device) -> Result<Vec<Candidate>, String> {
-    let in_words = |error: ::verbs::Error| error.to_string();
     let context = Context::open(device).map_err(in_words)?;
     let mut ports = Vec::new();
     let mut reason = "it has no ports".to_owned();
@@ -87,10 +101,26 @@ fn active_ports(settings: &RdmaSettings, device: &Device) -> Result<Vec<Candidat
             reason = format!("port {} has no address that could be used", port.number);
         } else {
             let rate_mbps = port.rate_mbps.unwrap_or(0);
-            ports.push(Candidate { device: device.clone(), port: port.number, rate_mbps });
+            ports.push(Candidate { device: device.clone(), port: port.number, way: Way::Numbers, rate_mbps });
         }
     }
     if ports.is_empty() { Err(reason) } else { Ok(ports) }
+}
+
+/// The active port of an iWARP device that has an address of this machine, or why there is none. Such a device has one
+/// port for each of its network interfaces, and in practice one.
+fn active_iwarp_ports(device: &Device) -> Result<Vec<Candidate>, String> {
+    let context = Context::open(device).map_err(in_words)?;
+    let ports = context.ports().map_err(in_words)?;
+    let active = ports.iter().find(|port| port.state == PortState::Active).ok_or("it has no active port")?;
+    let address = ::verbs::addresses(device).map_err(in_words)?.into_iter().next();
+    let address = address.ok_or("no IP address of this machine belongs to it")?;
+    let (device, rate_mbps) = (device.clone(), active.rate_mbps.unwrap_or(0));
+    Ok(vec![Candidate { device, port: active.number, way: Way::Address(address), rate_mbps }])
+}
+
+fn in_words(error: ::verbs::Error) -> String {
+    error.to_string()
 }
 
 fn missing(settings: &RdmaSettings) -> String {

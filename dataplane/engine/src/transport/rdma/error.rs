@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::verbs::{Error as VerbsError, WorkError};
+use ::verbs::{ConnectError, Error as VerbsError, WorkError};
 
 /// Why a device, a lane or a write failed. Pieces can go over TCP after any of them.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -25,6 +25,9 @@ pub(crate) enum RdmaError {
     /// The library, the kernel or the device refused something else.
     #[error(transparent)]
     Verbs(Arc<VerbsError>),
+    /// The system does not tell when something happens.
+    #[error("a device cannot be watched: {0}")]
+    Watch(rustix::io::Errno),
     /// The peer had no receive posted.
     #[error("the peer took no more writes (receiver not ready), also after all retries")]
     ReceiverNotReady,
@@ -43,9 +46,23 @@ pub(crate) enum RdmaError {
     /// What came is not what lanes carry.
     #[error("the peer sent something that is no write of a piece")]
     Protocol,
-    /// The peer's end of a lane is connected in another way than this one.
+    /// The peer's end of a lane is connected in another way than this one, or cannot be reached from here.
     #[error("the peer's end of the lane is of another kind")]
     OtherKind,
+    /// The other end of a lane could not be called, or did not call.
+    #[error("the lane was not connected: {0}")]
+    NotConnected(ConnectError),
+    /// The other end of a lane neither called nor answered.
+    #[error(
+        "the lane was not connected within {seconds} s; can the devices of both nodes reach each other over TCP?"
+    )]
+    NoAnswer {
+        /// Seconds since both ends knew each other.
+        seconds: u64,
+    },
+    /// The connection of a lane ended, without a reason.
+    #[error("the peer ended the connection of the lane, or it is gone")]
+    Disconnected,
     /// The port has no link.
     #[error("the port of {device} is down: look at its cable, its switch and its subnet manager")]
     PortDown {

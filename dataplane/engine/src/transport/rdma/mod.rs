@@ -22,7 +22,9 @@
 
 mod error; // what fails, and what to do
 pub(crate) mod fabric; // what is needed of a device
-mod verbs; // on libibverbs
+mod adapter; // a device with the arena registered
+mod verbs; // on libibverbs, by numbers of queue pairs
+mod iwarp; // on libibverbs and librdmacm, by address
 mod devices; // which devices to use
 mod slots; // memory that peers may write to: pure
 mod polling; // whether to poll again or to wait: pure
@@ -30,11 +32,11 @@ mod endpoint; // lanes of one shard
 
 pub use devices::RdmaSettings;
 
+pub(crate) use adapter::VerbsAdapter;
 pub(crate) use endpoint::{Endpoint, LaneEvent, ROOM};
 pub(crate) use error::RdmaError;
 pub(crate) use fabric::{Adapter, Fabric, Health, LaneId, RemoteSlot, Write};
 pub(crate) use polling::Next;
-pub(crate) use verbs::VerbsAdapter;
 
 #[cfg(test)]
 mod conformance; // what every fabric must do

@@ -1,20 +1,19 @@
-//! The fabric on libibverbs.
+//! The fabric on libibverbs, for queue pairs that are connected by their numbers: InfiniBand and RoCE.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ::verbs::{
-    Access, Attachment, CompletionChannel, CompletionQueue, Context, Endpoint, Error, Event, Gid,
-    Initialised, Mapping, MemoryRegion, Mtu, Opcode, Operation, ProtectionDomain, QueuePair, Ready,
-    Reliability, RemoteRange, Segments, Sizes,
+    Endpoint, Gid, Initialised, Mtu, Opcode, Operation, QueuePair, Ready, Reliability, RemoteRange, Segments,
+    Sizes,
 };
 use flow::wire::lane::{LaneAddress, QueuePairAddress};
-use memory::{Arena, SharedLease};
+use memory::SharedLease;
 
-use super::devices::{Candidate, RdmaSettings, arena_numa_node, candidates, nearest_first};
+use super::adapter::{Completions, VerbsAdapter};
+use super::devices::RdmaSettings;
 use super::error::RdmaError;
 use super::fabric::{Adapter, Completion, Fabric, Health, LaneId, Refused, Room, Unsent, Write};
 
@@ -34,112 +33,11 @@ const RELIABILITY: Reliability = Reliability {
     hop_limit: 64,
 };
 
-/// A device of the node with the arena registered, shared by all shards.
-pub(crate) struct VerbsAdapter {
-    context: Arc<Context>,
-    domain: Arc<ProtectionDomain>,
-    region: Arc<MemoryRegion>,
-    port: u8,
-    settings: RdmaSettings,
-    health: Mutex<Health>,
-}
-
-impl VerbsAdapter {
-    /// The devices that can be used, the nearest to the memory first. At least one, or why there is none.
-    ///
-    /// Takes all memory of the arena from the machine, since a device reaches only what is there and cannot be moved.
-    pub(crate) fn open_all(settings: &RdmaSettings, arena: &Arena) -> Result<Vec<Arc<Self>>, RdmaError> {
-        let mut candidates = candidates(settings)?;
-        // Before it is registered, because the kernel makes no large pages of memory that a device holds. Where it is too
-        // old for this, registering takes the memory.
-        let _ = arena.prefault();
-        nearest_first(&mut candidates, arena_numa_node());
-        let length = usize::try_from(arena.size()).unwrap_or(usize::MAX);
-        let mapping = Arc::new(Mapping::of_file(arena.read_write_fd(), 0, length)?);
-        let mut adapters = Vec::new();
-        let mut refused = None;
-        for candidate in candidates {
-            match Self::open(&candidate, settings, &mapping) {
-                Ok(adapter) => adapters.push(Arc::new(adapter)),
-                Err(error) => refused = Some(error),
-            }
-        }
-        match refused {
-            Some(error) if adapters.is_empty() => Err(error),
-            Some(error) => {
-                tracing::warn!(%error, "an RDMA device is not used");
-                Ok(adapters)
-            }
-            None => Ok(adapters),
-        }
-    }
-
-    /// Each port has a context of its own, so that nobody else takes its events.
-    fn open(candidate: &Candidate, settings: &RdmaSettings, arena: &Arc<Mapping>) -> Result<Self, RdmaError> {
-        let (context, port) = (Context::open(&candidate.device)?, candidate.port);
-        let domain = ProtectionDomain::allocate(&context)?;
-        let access = Access { remote_write: true, ..Access::default() };
-        let region = MemoryRegion::register(&domain, arena.clone(), access)
-            .map_err(|error| registration_error(error, context.device().name(), arena.len() as u64))?;
-        let health = Mutex::new(Health::Up);
-        Ok(Self { context, domain, region, port, settings: settings.clone(), health })
-    }
-
-    /// The port and the address of it, as they are at this time: a link that comes up again may have others.
-    fn attachment(&self) -> Result<Attachment, RdmaError> {
-        let port = self.context.port(self.port)?;
-        let gids = self.context.gids(&port)?;
-        let unaddressed =
-            || RdmaError::NoDevice(format!("{}: port {} has no address", self.name(), self.port));
-        let gid = self.settings.choose_gid(&gids).ok_or_else(unaddressed)?;
-        let partition_key_index = self.settings.partition_key_index;
-        Ok(Attachment { partition_key_index, ..Attachment::new(&port, gid) })
-    }
-
-    /// How the device is after all events so far. Whichever shard sees an event first notes it for all.
-    pub(crate) fn health(&self) -> Health {
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        while *health != Health::Gone {
-            match self.context.next_event() {
-                Ok(None) => break,
-                Ok(Some(Event::DeviceFatal | Event::CompletionQueueFailed)) | Err(_) => {
-                    *health = Health::Gone
-                }
-                Ok(Some(Event::PortDown(port))) if port == self.port => *health = Health::PortDown,
-                Ok(Some(Event::PortActive(port))) if port == self.port => *health = Health::Up,
-                Ok(Some(_)) => {}
-            }
-        }
-        *health
-    }
-}
-
-impl Adapter for VerbsAdapter {
-    fn name(&self) -> &str {
-        self.context.device().name()
-    }
-
-    fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, RdmaError> {
-        Ok(Box::new(VerbsFabric::open(&self, wanted)?))
-    }
-}
-
-/// What a failure to register the arena means.
-fn registration_error(error: Error, device: &str, bytes: u64) -> RdmaError {
-    match error.os_error() {
-        Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM) => {
-            RdmaError::MemoryLock { device: device.to_owned(), bytes }
-        }
-        _ => error.into(),
-    }
-}
-
 /// A device as one shard uses it.
 pub(crate) struct VerbsFabric {
     // Dropped in this order: queue pairs, what they complete in, the device.
     lanes: HashMap<LaneId, Lane>,
-    completions: Rc<CompletionQueue<Held>>,
-    channel: Rc<CompletionChannel>,
+    completions: Completions<Held>,
     adapter: Arc<VerbsAdapter>,
     room: Room,
     next_lane: u64,
@@ -160,7 +58,7 @@ struct Held {
 impl VerbsFabric {
     /// A completion queue and its channel on an adapter, with as much room as was asked for or the device has.
     pub(crate) fn open(adapter: &Arc<VerbsAdapter>, wanted: Room) -> Result<Self, RdmaError> {
-        let device = adapter.context.attributes()?;
+        let device = adapter.context().attributes()?;
         let queue_max = device.work_requests_max as usize;
         let writes_per_lane = wanted.writes_per_lane.clamp(1, queue_max.max(1));
         let receives_per_lane = wanted.receives_per_lane.clamp(1, queue_max.max(1));
@@ -168,23 +66,13 @@ impl VerbsFabric {
         let lanes_max = (device.completions_max as usize / per_lane).min(device.queue_pairs_max as usize);
         let room =
             Room { lanes: wanted.lanes.clamp(1, lanes_max.max(1)), writes_per_lane, receives_per_lane };
-        let capacity = u32::try_from(room.lanes * per_lane).unwrap_or(u32::MAX);
-        let channel = CompletionChannel::create(&adapter.context)?;
-        let completions = CompletionQueue::create(&adapter.context, Some(&channel), capacity)?;
+        let completions = adapter.completions(room.lanes * per_lane)?;
         let adapter = adapter.clone();
-        Ok(Self {
-            lanes: HashMap::new(),
-            completions,
-            channel,
-            adapter,
-            room,
-            next_lane: 0,
-            batch: Vec::new(),
-        })
+        Ok(Self { lanes: HashMap::new(), completions, adapter, room, next_lane: 0, batch: Vec::new() })
     }
 
     fn reliability(&self) -> Reliability {
-        let RdmaSettings { service_level, traffic_class, .. } = self.adapter.settings;
+        let RdmaSettings { service_level, traffic_class, .. } = *self.adapter.settings();
         Reliability { service_level, traffic_class, ..RELIABILITY }
     }
 
@@ -234,10 +122,10 @@ impl Fabric for VerbsFabric {
 
     fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {
         let attachment = self.adapter.attachment()?;
-        let arena = self.adapter.region.remote(0, self.adapter.region.length())?;
+        let arena = self.adapter.arena()?;
         let Room { writes_per_lane, receives_per_lane, .. } = self.room;
         let sizes = Sizes { sends_max: writes_per_lane as u32, receives_max: receives_per_lane as u32 };
-        let pair = QueuePair::create(&self.adapter.domain, &self.completions, None, sizes)?;
+        let pair = QueuePair::create(self.adapter.domain(), &self.completions.queue, None, sizes)?;
         // Any number does that differs from those of earlier connections.
         let packet_sequence_number = RandomState::new().build_hasher().finish() as u32;
         let pair = pair.initialise(attachment, packet_sequence_number)?;
@@ -293,13 +181,7 @@ impl Fabric for VerbsFabric {
         let Some(Lane::Connected { pair, remote }) = self.lanes.get(&lane) else {
             return Err(Refused { error: RdmaError::NoLane, write });
         };
-        let prepared = write.range_in(remote.length).and_then(|offset| {
-            let outside = || RdmaError::OutOfRange { offset, length: write.length.into(), of: remote.length };
-            let address = remote.address.checked_add(offset).ok_or_else(outside)?;
-            let segment = self.adapter.region.segment(write.lease.offset(), write.length)?;
-            Ok((RemoteRange { address, length: write.to.length.into(), key: remote.key }, segment))
-        });
-        let (remote, segment) = match prepared {
+        let (remote, segment) = match self.adapter.prepare(&write, remote) {
             Ok(prepared) => prepared,
             Err(error) => return Err(Refused { error, write }),
         };
@@ -315,7 +197,7 @@ impl Fabric for VerbsFabric {
     fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError> {
         let before = into.len();
         let mut batch = std::mem::take(&mut self.batch);
-        let polled = self.completions.poll(&mut batch);
+        let polled = self.completions.queue.poll(&mut batch);
         into.extend(batch.drain(..).map(|completion| self.completed(completion)));
         self.batch = batch;
         polled?;
@@ -333,8 +215,7 @@ impl Fabric for VerbsFabric {
     }
 
     fn arm(&mut self) -> Result<(), RdmaError> {
-        while self.channel.take_event()? {}
-        Ok(self.completions.arm()?)
+        self.completions.arm()
     }
 
     fn health(&mut self) -> Health {
@@ -342,24 +223,6 @@ impl Fabric for VerbsFabric {
     }
 
     fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        [self.channel.as_fd(), self.adapter.context.as_fd()]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_of_locked_memory_is_told_with_its_remedy() {
-        let refused = |code| Error::Call {
-            call: "ibv_reg_mr",
-            device: "mlx5_0".to_owned(),
-            source: std::io::Error::from_raw_os_error(code),
-        };
-        let error = registration_error(refused(libc::ENOMEM), "mlx5_0", 1 << 30);
-        let text = error.to_string();
-        assert!(text.contains("LimitMEMLOCK=infinity") && text.contains("mlx5_0"), "{text}");
-        assert!(matches!(registration_error(refused(libc::EFAULT), "mlx5_0", 1), RdmaError::Verbs(_)));
+        [self.completions.channel.as_fd(), self.adapter.context().as_fd()]
     }
 }

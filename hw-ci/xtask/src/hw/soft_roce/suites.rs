@@ -33,7 +33,7 @@ const RXE: &[Device] = &[Device::Rxe];
 const SIW: &[Device] = &[Device::Siw];
 const BOTH: &[Device] = &[Device::Rxe, Device::Siw];
 
-// Those that connect without librdmacm, or write with immediates, have nothing to do on siw.
+// Those that connect without librdmacm have nothing to do on siw.
 const SUITES: &[Suite] = &[
     Suite {
         package: "verbs",
@@ -75,7 +75,7 @@ const SUITES: &[Suite] = &[
         package: "engine",
         test: None,
         arguments: &["transport::rdma::tests::device", "--nocapture"],
-        devices: RXE,
+        devices: BOTH,
         runs_shoal: false,
         apart: false,
         stock: true,
@@ -84,7 +84,7 @@ const SUITES: &[Suite] = &[
         package: "engine",
         test: None,
         arguments: &["over_rdma", "tests::rdma::"],
-        devices: RXE,
+        devices: BOTH,
         runs_shoal: false,
         apart: true,
         stock: false,
@@ -94,6 +94,16 @@ const SUITES: &[Suite] = &[
         test: Some("cluster"),
         arguments: &["rdma"],
         devices: RXE,
+        runs_shoal: true,
+        apart: true,
+        stock: false,
+    },
+    // What differs from rxe lies below these, so that a few of them are enough.
+    Suite {
+        package: "suites",
+        test: Some("cluster"),
+        arguments: &["everywhere::over_rdma", "loss::over_rdma", "bench::rdma_is_measured"],
+        devices: SIW,
         runs_shoal: true,
         apart: true,
         stock: false,

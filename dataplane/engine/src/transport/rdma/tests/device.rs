@@ -9,13 +9,16 @@ use flow::time::Instant;
 use memory::Arena;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use ::verbs::Transport;
+
+use crate::transport::rdma::adapter::VerbsAdapter;
 use crate::transport::rdma::conformance::{self, Rig};
 use crate::transport::rdma::devices::RdmaSettings;
 use crate::transport::rdma::endpoint::{Endpoint, LaneEvent, ROOM};
 use crate::transport::rdma::error::RdmaError;
-use crate::transport::rdma::fabric::{Adapter, Health, LaneId, Room, Write};
+use crate::transport::rdma::fabric::{Adapter, Fabric, Health, LaneId, Room, Write};
 use crate::transport::rdma::model::{pattern, patterned};
-use crate::transport::rdma::verbs::{VerbsAdapter, VerbsFabric};
+use crate::transport::rdma::verbs::VerbsFabric;
 
 /// After this long a completion is taken for lost, in seconds. Far more than any takes.
 const LOST_S: i64 = 60;
@@ -23,20 +26,30 @@ const LOST_S: i64 = 60;
 /// The devices of the machine: both ends on the first, or the second on the last one.
 struct Devices {
     apart: bool,
+    are_iwarp: bool,
 }
 
 impl Rig for Devices {
-    type Fabric = VerbsFabric;
+    type Fabric = Box<dyn Fabric>;
 
-    fn open(&self, end: usize, arena: &Arena, room: Room) -> VerbsFabric {
-        let adapters = VerbsAdapter::open_all(&RdmaSettings::default(), arena).unwrap();
+    fn open(&self, end: usize, arena: &Arena, room: Room) -> Box<dyn Fabric> {
+        let mut adapters = VerbsAdapter::open_all(&RdmaSettings::default(), arena).unwrap();
+        adapters.retain(|adapter| is_iwarp(adapter) == self.are_iwarp);
         let at = if self.apart && end == 1 { adapters.len() - 1 } else { 0 };
-        VerbsFabric::open(&adapters[at], room).unwrap()
+        adapters.swap_remove(at).open(room).unwrap()
+    }
+
+    fn device_answers(&self) -> bool {
+        !self.are_iwarp
     }
 
     fn await_readable(&self, descriptors: &[BorrowedFd<'_>]) {
         await_readable(descriptors);
     }
+}
+
+fn is_iwarp(adapter: &VerbsAdapter) -> bool {
+    adapter.context().device().transport() == Transport::Iwarp
 }
 
 fn await_readable(descriptors: &[BorrowedFd<'_>]) {
@@ -57,8 +70,12 @@ fn libibverbs_conforms() {
         Ok(adapters) => {
             let names: Vec<&str> = adapters.iter().map(|adapter| adapter.name()).collect();
             println!("on {}", names.join(", "));
-            conformance::check(|| Devices { apart: false });
-            conformance::check(|| Devices { apart: true });
+            for are_iwarp in [false, true] {
+                if adapters.iter().any(|adapter| is_iwarp(adapter) == are_iwarp) {
+                    conformance::check(|| Devices { apart: false, are_iwarp });
+                    conformance::check(|| Devices { apart: true, are_iwarp });
+                }
+            }
             // Last, and not beside the others: it cuts the link.
             match std::fs::read_to_string("/sys/class/infiniband/rxe0/parent") {
                 Ok(parent) if parent.trim() == LINK => Linked::open().lanes_end_when_the_link_is_cut(),
