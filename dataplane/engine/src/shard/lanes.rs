@@ -23,7 +23,9 @@ use super::lane_pieces::{Granted, Placed, Writing};
 use super::mesh::Connection;
 use crate::notify::Notify;
 use crate::transport::PeerShard;
-use crate::transport::rdma::{Adapter, Endpoint, Fabric, Health, LaneEvent, LaneId, Next, ROOM, RdmaError};
+use crate::transport::rdma::{
+    Adapter, Endpoint, Fabric, Health, LaneEvent, LaneId, Next, ROOM, RdmaError, answering_rail,
+};
 
 /// First pause after a lane broke or was refused.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -95,13 +97,22 @@ impl Rails {
         self.rails.is_empty()
     }
 
-    /// From where to answer an offer: of the devices that reach it, the one whose turn it is by its place.
+    /// From where to answer an offer.
     fn towards(&self, offer: &LaneOpen) -> Result<(u16, &Rc<Rail>), RdmaError> {
-        let reaches = |(_, rail): &(u16, &Rc<Rail>)| rail.endpoint.borrow().reaches(&offer.address);
-        let reaching: Vec<_> = (0..).zip(&self.rails).filter(reaches).collect();
-        let none = || RdmaError::NoDevice("none of this node reaches the one that the peer offers".into());
-        let turn = usize::from(offer.rail).checked_rem(reaching.len()).ok_or_else(none)?;
-        Ok(reaching[turn])
+        let reaching = (0..).zip(&self.rails).filter_map(|(index, rail)| {
+            let endpoint = rail.endpoint.borrow();
+            endpoint.reaches(&offer.address).then(|| (index, endpoint.shares_subnet(&offer.address)))
+        });
+        let index = answering_rail(offer.rail, &reaching.collect::<Vec<_>>());
+        let rail = index.and_then(|index| Some((index, self.rails.get(usize::from(index))?)));
+        rail.ok_or_else(|| {
+            RdmaError::NoDevice("none of this node reaches the one that the peer offers".into())
+        })
+    }
+
+    /// Lanes over which pieces may travel.
+    pub(super) fn open_lanes(&self) -> usize {
+        self.lanes.borrow().values().filter(|lane| lane.is_connected()).count()
     }
 }
 

@@ -154,7 +154,11 @@ impl Shard {
                 answer!(reply, self.drop_replica(id, device, force))
             }
             Command::Replicas { chunk, reply } => drop(reply.send(Ok(self.records(chunk)))),
-            Command::Counters { reply } => drop(reply.send(Ok(self.counters.list()))),
+            Command::Counters { reply } => {
+                let mut counters = self.counters.list();
+                counters.push(("lanes_open".to_owned(), self.rails.open_lanes() as u64));
+                drop(reply.send(Ok(counters)));
+            }
             Command::Evict { bytes } => drop(self.evict(bytes)),
 
             Command::Members { peers } => self.set_members(peers),

@@ -18,7 +18,7 @@ pub struct LaneOpen {
     /// The receiver's number of its end, in an answer.
     pub answers: Option<u64>,
     /// Which of the sender's devices it is, in its own order. An answer comes from a device that reaches it, if possible
-    /// the one in the same place.
+    /// one in the same subnet, and of these the one in the same place.
     pub rail: u16,
     /// Where it is.
     pub address: LaneAddress,

@@ -142,5 +142,6 @@ fn a_port_that_comes_back_is_used_again() {
         drop_all(cluster.handle(2));
     }
     WAY.settle(&cluster, 1, 2);
+    assert_eq!(counter(cluster.handle(2), "lanes_open"), 1);
     cluster.stop();
 }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::verbs::{
-    Access, Attachment, CompletionChannel, CompletionQueue, Context, Error, Event, Mapping, MemoryRegion,
-    ProtectionDomain, RemoteRange, Segment,
+    Access, Attachment, CompletionChannel, CompletionQueue, Context, Error, Event, LinkLayer, Mapping,
+    MemoryRegion, ProtectionDomain, RemoteRange, Segment,
 };
 use memory::Arena;
 
@@ -13,6 +13,7 @@ use super::devices::{Candidate, RdmaSettings, Way, arena_numa_node, candidates, 
 use super::error::RdmaError;
 use super::fabric::{Adapter, Fabric, Health, Room, Write};
 use super::iwarp::IwarpFabric;
+use super::subnet::{Place, prefix_bits};
 use super::verbs::VerbsFabric;
 
 /// A device of the node with the arena registered, shared by all shards.
@@ -115,6 +116,16 @@ impl VerbsAdapter {
         let gid = self.settings.choose_gid(&gids).ok_or_else(unaddressed)?;
         let partition_key_index = self.settings.partition_key_index;
         Ok(Attachment { partition_key_index, ..Attachment::new(&port, gid) })
+    }
+
+    /// Where the port is in the network at this time.
+    pub(super) fn place(&self) -> Option<Place> {
+        let attachment = self.attachment().ok()?;
+        let gid = attachment.gid.gid.0;
+        Some(match attachment.link_layer {
+            LinkLayer::Ethernet => Place::Ethernet { gid, prefix_bits: prefix_bits(&gid) },
+            _ => Place::InfiniBand { gid },
+        })
     }
 
     /// How the device is after all events so far. Whichever shard sees an event first notes it for all.

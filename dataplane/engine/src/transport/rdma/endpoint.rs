@@ -115,6 +115,11 @@ impl<F: Fabric> Endpoint<F> {
         self.fabric.reaches(remote)
     }
 
+    /// Whether such a lane is known to stay within a subnet.
+    pub(crate) fn shares_subnet(&self, remote: &LaneAddress) -> bool {
+        self.fabric.shares_subnet(remote)
+    }
+
     /// Begins a lane: what the peer is to be told. When there are as many as there may be, the one that was idle for the
     /// longest time is closed for it.
     pub(crate) fn offer(&mut self, now: Instant) -> Result<(LaneId, LaneAddress), RdmaError> {

@@ -126,6 +126,11 @@ pub(crate) trait Fabric {
     /// Whether a lane from here could have its other end there, as far as that can be told beforehand.
     fn reaches(&self, remote: &LaneAddress) -> bool;
 
+    /// Whether such a lane is known to stay within a subnet, which makes this device the one to take of several.
+    fn shares_subnet(&self, _remote: &LaneAddress) -> bool {
+        false
+    }
+
     /// Makes this end of a lane, with all its receives posted, and says where it is.
     fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError>;
 
@@ -172,6 +177,10 @@ impl<F: Fabric + ?Sized> Fabric for Box<F> {
 
     fn reaches(&self, remote: &LaneAddress) -> bool {
         (**self).reaches(remote)
+    }
+
+    fn shares_subnet(&self, remote: &LaneAddress) -> bool {
+        (**self).shares_subnet(remote)
     }
 
     fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {

@@ -26,6 +26,7 @@ mod adapter; // a device with the arena registered
 mod verbs; // on libibverbs, by numbers of queue pairs
 mod iwarp; // on libibverbs and librdmacm, by address
 mod devices; // which devices to use
+mod subnet; // which device reaches which
 mod slots; // memory that peers may write to: pure
 mod polling; // whether to poll again or to wait: pure
 mod endpoint; // lanes of one shard
@@ -37,6 +38,7 @@ pub(crate) use endpoint::{Endpoint, LaneEvent, ROOM};
 pub(crate) use error::RdmaError;
 pub(crate) use fabric::{Adapter, Fabric, Health, LaneId, RemoteSlot, Write};
 pub(crate) use polling::Next;
+pub(crate) use subnet::answering_rail;
 
 #[cfg(test)]
 mod conformance; // what every fabric must do

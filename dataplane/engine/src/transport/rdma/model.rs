@@ -228,6 +228,11 @@ impl Network {
         self.state().nodes[node].writable = Some(ranges);
     }
 
+    /// How many queue pairs a node has.
+    pub(super) fn queue_pairs(&self, node: usize) -> usize {
+        self.state().nodes[node].queues.len()
+    }
+
     /// Packets that were written where none may be.
     pub(super) fn trespasses(&self) -> u32 {
         self.state().nodes.iter().map(|node| node.trespasses).sum()

@@ -117,7 +117,13 @@ impl Fabric for VerbsFabric {
     }
 
     fn reaches(&self, remote: &LaneAddress) -> bool {
-        matches!(remote, LaneAddress::QueuePair(_))
+        // Where the device does not tell its place, the attempt will.
+        matches!(remote, LaneAddress::QueuePair(remote) if self.adapter.place().is_none_or(|place| place.reaches(remote)))
+    }
+
+    fn shares_subnet(&self, remote: &LaneAddress) -> bool {
+        let LaneAddress::QueuePair(remote) = remote else { return false };
+        self.adapter.place().is_some_and(|place| place.shares_subnet(remote))
     }
 
     fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {

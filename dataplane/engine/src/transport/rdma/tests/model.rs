@@ -1,5 +1,6 @@
 //! The model conforms, and endpoints keep to their limits on it.
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use memory::Arena;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::transport::rdma::conformance::{self, Rig};
-use crate::transport::rdma::endpoint::{Endpoint, LaneEvent};
+use crate::transport::rdma::endpoint::{Endpoint, LaneEvent, ROOM as SHARD};
 use crate::transport::rdma::error::RdmaError;
 use crate::transport::rdma::fabric::{Health, LaneId, Room, Write};
 use crate::transport::rdma::model::{Faults, ModelFabric, Network, pattern, patterned};
@@ -241,4 +242,59 @@ fn a_write_behind_a_key_that_was_changed_breaks_the_lane_and_changes_nothing() {
     let events = two.ends[1].poll(NOW).0;
     let [LaneEvent::Broken { slots, .. }] = &events[..] else { panic!("{events:?}") };
     assert_eq!(slots[0].1.as_slice(), [0; 4096]);
+}
+
+/// Thousands of peers take turns on the lanes of a shard: each piece flows, and queue pairs stay within their bound at
+/// both ends.
+#[test]
+fn a_thousand_peers_share_the_lanes_of_a_shard() {
+    const PEERS: usize = 1000;
+    let network = Network::new(1, Faults::default());
+    let [ours, theirs] = [(); 2].map(|()| Arena::new(64 << 20, 1).unwrap());
+    let mut hub = Endpoint::new(network.open(&ours, SHARD));
+    let open = |_| Endpoint::new(network.open(&theirs, Room { lanes: 1, ..ROOM }));
+    let mut peers: Vec<Endpoint<ModelFabric>> = (0..PEERS).map(open).collect();
+    let mut ends: BTreeMap<LaneId, (usize, LaneId)> = BTreeMap::new();
+    let mut now = NOW;
+    let mut arrived = 0;
+    for turn in 0..2 * PEERS as u32 {
+        now = now + Duration::from_millis(10);
+        let at = turn as usize % PEERS;
+        let (lane, from_hub) = hub.offer(now).unwrap();
+        let (end, from_peer) = peers[at].offer(now).unwrap();
+        hub.accept(lane, &from_peer, now).unwrap();
+        peers[at].accept(end, &from_hub, now).unwrap();
+        ends.insert(lane, (at, end));
+        let to = hub.grant(lane, turn, ours.lease(0, 4096).unwrap(), now).unwrap();
+        let write = Write { lease: patterned(&theirs, 4096, turn), length: 4096, to, tag: turn };
+        peers[at].write(end, write, now).unwrap();
+        network.settle();
+        drop(peers[at].poll(now));
+        loop {
+            let (events, _) = hub.poll(now);
+            if events.is_empty() {
+                break;
+            }
+            for event in events {
+                match event {
+                    LaneEvent::Arrived { tag, lease, .. } => {
+                        assert_eq!(lease.as_slice(), pattern(4096, tag));
+                        arrived += 1;
+                    }
+                    LaneEvent::Broken { lane, error: RdmaError::Reclaimed, .. } => {
+                        // The peer is told over their connection.
+                        let (peer, end) = ends.remove(&lane).unwrap();
+                        peers[peer].close(end);
+                        drop(peers[peer].poll(now));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert!(ends.len() <= SHARD.lanes && network.queue_pairs(0) <= SHARD.lanes);
+        let at_peers: usize = (1..=PEERS).map(|node| network.queue_pairs(node)).sum();
+        assert!(at_peers <= SHARD.lanes, "an end is left over");
+    }
+    assert_eq!(arrived, 2 * PEERS);
+    assert_eq!(network.queue_pairs(0), SHARD.lanes);
 }
