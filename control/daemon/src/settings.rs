@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::size::{self, SizeError};
 
+mod topology; // where the node stands, as the job's manager tells
 mod transports; // how pieces may come and go
 
 pub use transports::Transports;
@@ -83,7 +84,7 @@ pub struct Flags {
     /// Name of the node, unique in the cluster [env: SHOAL_NAME] [default: the host's name]
     #[arg(long)]
     pub name: Option<String>,
-    /// Rack that the node stands in [env: SHOAL_RACK]
+    /// Rack that the node stands in [env: SHOAL_RACK] [default: in a SLURM job the node's switch, if SLURM knows it]
     #[arg(long)]
     pub rack: Option<String>,
     /// File with the cluster's token, at least 16 characters, readable by its owner alone [env: SHOAL_TOKEN_FILE]
@@ -201,6 +202,8 @@ impl Settings {
         if let Some(path) = given.config.take() {
             given = given.or(Given::from_file(&path)?);
         }
+        let rack = given.rack.take().or_else(|| topology::rack(environment));
+        let given = Given { rack, ..given };
         Ok(Settings { exit_with_parent, corrupt_one_in, ..given.settle()? })
     }
 }

@@ -37,6 +37,16 @@ fn a_flag_beats_the_environment_beats_the_file() {
 }
 
 #[test]
+fn in_a_job_of_slurm_the_switch_is_the_rack_unless_one_is_given() {
+    let job = [("SLURM_TOPOLOGY_ADDR", "s0.s7.n12"), ("SLURM_TOPOLOGY_ADDR_PATTERN", "switch.switch.node")];
+    assert_eq!(resolve(Flags::default(), &job).unwrap().rack, "s7");
+    for given in ["r1", ""] {
+        let flags = Flags { rack: Some(given.into()), ..Flags::default() };
+        assert_eq!(resolve(flags, &job).unwrap().rack, given);
+    }
+}
+
+#[test]
 fn without_settings_there_are_defaults() {
     let settings = resolve(Flags::default(), &[]).unwrap();
     assert_eq!(settings.listen.to_string(), "127.0.0.1:9015");
