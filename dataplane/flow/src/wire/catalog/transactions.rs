@@ -34,7 +34,7 @@ pub struct TransactionBegun {
     pub transaction: u64,
 }
 
-/// Reads keys in a transaction; answered by [`CatalogFound`].
+/// Reads keys in a transaction; answered by [`super::CatalogFound`].
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct TransactionGet {
     /// The transaction.
@@ -43,7 +43,7 @@ pub struct TransactionGet {
     pub keys: Vec<String>,
 }
 
-/// Reads a page of entries in a transaction; answered by [`CatalogPage`].
+/// Reads a page of entries in a transaction; answered by [`super::CatalogPage`].
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct TransactionScan {
     /// The transaction.
@@ -67,7 +67,7 @@ pub struct TransactionWrite {
     pub operations: Vec<CatalogOperation>,
 }
 
-/// Carries a transaction out and ends it; answered by [`CatalogWritten`].
+/// Carries a transaction out and ends it; answered by [`super::CatalogWritten`].
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct TransactionCommit {
     /// The transaction.
