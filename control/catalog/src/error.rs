@@ -135,6 +135,14 @@ pub enum CatalogError {
         /// Whether a write may have been carried out all the same.
         maybe_done: bool,
     },
+    /// A live node that may have a replica has not said that it has it, or no node has.
+    #[error("the data of key '{key}' is not acknowledged by every replica: {reason}")]
+    Unacknowledged {
+        /// The key.
+        key: String,
+        /// Which chunk, and who.
+        reason: String,
+    },
     /// The node that keeps the catalog has failed, in a way that only its own log tells in full.
     #[error("the node that keeps the catalog failed: {message}")]
     Elsewhere {

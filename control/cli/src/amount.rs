@@ -69,10 +69,42 @@ pub fn span(time: Duration) -> String {
     }
 }
 
+/// Reads a span of time: a whole number and one of `ms s m h d`.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is no time; write 500ms, 30s, 10m, 1h or 7d");
+    let text = text.trim();
+    let (number, unit) =
+        text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let span_ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
+    span_ms.filter(|&span_ms| span_ms > 0).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// A span of time in the largest unit that it has two of: `840ms`, `30s`, `90m`.
+pub fn whole(time: Duration) -> String {
+    if time < Duration::from_secs(1) { format!("{}ms", time.as_millis()) } else { age_of(time) }
+}
+
+/// How long it is until a point in time, in milliseconds since 1970.
+pub fn left(then_ms: u64) -> String {
+    whole(Duration::from_millis(then_ms.saturating_sub(now_ms())))
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
 /// How long ago a point in time was, in milliseconds since 1970: `8s`, `90m`, `3d`.
 pub fn age(then_ms: u64) -> String {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    age_of(Duration::from_millis((since_1970.as_millis() as u64).saturating_sub(then_ms)))
+    age_of(Duration::from_millis(now_ms().saturating_sub(then_ms)))
 }
 
 fn age_of(time: Duration) -> String {
@@ -152,6 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn spans_are_read() {
+        let read =
+            [("500ms", 500), ("30s", 30_000), ("10m", 600_000), (" 1h", 3_600_000), ("7d", 604_800_000)];
+        for (text, span_ms) in read {
+            assert_eq!(parse_span(text), Ok(Duration::from_millis(span_ms)), "{text}");
+        }
+        for text in
+            ["", "0s", "-1s", "1", "s", "1.5h", "1w", "99999999999999999999s", "18446744073709551615d"]
+        {
+            assert!(parse_span(text).is_err(), "{text}");
+        }
+        assert_eq!(whole(Duration::from_millis(840)), "840ms");
+        assert_eq!(whole(Duration::from_secs(600)), "10m");
+    }
+
+    #[test]
     fn rates_are_decimal() {
         assert_eq!(rate(3_000_000_000, Duration::from_secs(2)), "1.50 GB/s");
         assert_eq!(gigabytes_per_s(1, Duration::ZERO), 0.0);
@@ -160,6 +208,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in "\\PC{0,12}") {
+            let _ = parse_span(&text);
             let _ = parse_size(&text);
         }
 

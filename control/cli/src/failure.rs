@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use client::ClientError;
+use client::kv::Reason;
 use daemon::SettingsError;
 use flow::wire::session::FailureCode;
 use serde::Serialize;
@@ -19,6 +20,7 @@ pub const USAGE: u8 = 2;
 const FAILED: u8 = 1;
 const NOT_FOUND: u8 = 3;
 const UNAVAILABLE: u8 = 4;
+const CONFLICT: u8 = 5;
 /// What a shell reports of a program that SIGPIPE ended.
 const PIPE_CLOSED: u8 = 128 + 13;
 
@@ -46,6 +48,33 @@ pub enum Failure {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// A file that was named cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    ReadFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Standard input cannot be read.
+    #[error("cannot read standard input: {0}")]
+    Input(io::Error),
+    /// A value is larger than the catalog keeps.
+    #[error("the value of key '{key}' has more than 64 KiB, which is the most that the catalog keeps")]
+    ValueSize {
+        /// The key.
+        key: String,
+    },
+    /// A key has another version than a transaction wants.
+    #[error("key '{key}' has version {found}, version {expected} was expected (0 means absent)")]
+    Version {
+        /// The key.
+        key: String,
+        /// What was expected.
+        expected: u64,
+        /// What there is.
+        found: u64,
     },
     /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
@@ -131,11 +160,13 @@ impl Failure {
             (Failure::Client(error), _) => {
                 error.code().map_or(FailureCodeOr::Own("failed"), FailureCodeOr::Node)
             }
+            (Failure::ValueSize { .. }, _) => FailureCodeOr::Node(FailureCode::Invalid),
             (Failure::Interrupted, _) => FailureCodeOr::Own("interrupted"),
             (Failure::Corrupt { .. }, _) => FailureCodeOr::Node(FailureCode::Corrupt),
             (_, USAGE) => FailureCodeOr::Own("usage"),
             (_, NOT_FOUND) => FailureCodeOr::Node(FailureCode::NotFound),
             (_, UNAVAILABLE) => FailureCodeOr::Node(FailureCode::Unavailable),
+            (_, CONFLICT) => FailureCodeOr::Node(FailureCode::Conflict),
             _ => FailureCodeOr::Own("failed"),
         }
     }
@@ -143,6 +174,12 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Failure::Client(ClientError::Address(_) | ClientError::ChunkPrefix(_)) => USAGE,
+            Failure::Client(ClientError::Catalog(refused))
+                if matches!(refused.reason, Reason::Conflict(_) | Reason::Changed(_)) =>
+            {
+                CONFLICT
+            }
+            Failure::Version { .. } => CONFLICT,
             Failure::Client(error) => error.code().map_or(FAILED, exit_code_of),
             Failure::Usage(_) | Failure::Settings(_) => USAGE,
             Failure::NotFound { .. } => NOT_FOUND,
@@ -165,6 +202,8 @@ impl Failure {
             Failure::Corrupt { node, chunk, .. } => {
                 format!("drop the replica: shoal chunk rm {chunk} --on {node} --force")
             }
+            Failure::ValueSize { key } => format!("`shoal put {key} --src FILE` stores bytes of any size"),
+            Failure::Version { .. } => "read it again, then try with what it has".into(),
             Failure::Unfit(_) => "the remedies are in the table above".into(),
             Failure::Demo(error) => error.hint().into(),
             Failure::Bench(error) => error.hint().into(),

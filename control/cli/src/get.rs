@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::global::Global;
+use crate::kv::Consistency;
 use crate::progress::Bar;
 use crate::put::{note, parse_key};
 use crate::{amount, output};
@@ -23,7 +24,8 @@ Examples:
   shoal get models/llama                        Into ./llama
   shoal get models/llama --dest /scratch/m
   shoal get backups/src.tar --dest - | tar x
-  shoal get weights/step-100 --verify           Read everything back through BLAKE3")]
+  shoal get weights/step-100 --verify           Read everything back through BLAKE3
+  shoal get weights/step-100 --consistency one  Also while the head is away, if the node has read it before")]
 pub struct Get {
     /// The name it is stored under
     #[arg(value_parser = parse_key)]
@@ -34,6 +36,9 @@ pub struct Get {
     /// Check the digest of every file as well, from end to end
     #[arg(long)]
     verify: bool,
+    /// How fresh the version must be
+    #[arg(long, value_enum, default_value = "quorum")]
+    consistency: Consistency,
 }
 
 /// What was written, as `--json` prints it.
@@ -45,6 +50,8 @@ struct Report<'a> {
     files: u64,
     dest: String,
     verified: bool,
+    /// Whether there may be a newer version that could not be seen.
+    stale: bool,
     elapsed_us: u64,
 }
 
@@ -54,7 +61,7 @@ impl Get {
         let dest = self.dest.clone().unwrap_or_else(|| default_dest(&self.key).into());
         let to_stdout = dest.as_os_str() == "-";
         let client = global.connect()?;
-        let options = GetOptions { verify: self.verify };
+        let options = GetOptions { verify: self.verify, consistency: self.consistency.into() };
         let begin = Instant::now();
         let bar = self.bar(global, to_stdout);
         let got = if to_stdout {
@@ -94,6 +101,12 @@ impl Get {
             amount::span(time),
             amount::rate(got.size, time),
         );
+        if got.stale {
+            note(
+                global,
+                "the catalog cannot be reached: this version was read earlier, and there may be a newer one",
+            );
+        }
         let Some(dest) = dest else {
             if !global.json {
                 note(global, text);
@@ -108,6 +121,7 @@ impl Get {
                 files: got.files,
                 dest: dest.to_string_lossy().into_owned(),
                 verified: self.verify,
+                stale: got.stale,
                 elapsed_us: time.as_micros() as u64,
             });
         }

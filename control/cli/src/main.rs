@@ -17,6 +17,7 @@ mod get;
 mod global;
 mod info;
 mod interrupt;
+mod kv;
 mod ls;
 mod node;
 mod noise;
@@ -26,6 +27,7 @@ mod progress;
 mod put;
 mod rm;
 mod serve;
+mod service;
 mod status;
 mod table;
 
@@ -54,6 +56,7 @@ Examples:
   shoal put models/llama --src ./llama        Store a directory
   shoal get models/llama --dest /scratch/m    Write it elsewhere
   shoal ls models -l                          List what is below a key
+  shoal kv put jobs/7/state running           Keep a small value
 
 Exit codes:
   0    done
@@ -61,6 +64,7 @@ Exit codes:
   2    wrong usage
   3    no such key, chunk or node
   4    the node or the cluster cannot be reached, or is shutting down
+  5    a key has another version than was expected, or was written meanwhile
   130  interrupted by Ctrl-C (143 by SIGTERM); nothing half done is left behind";
 
 #[derive(Subcommand)]
@@ -71,6 +75,10 @@ enum Command {
     Ls(ls::Ls),
     Rm(rm::Rm),
     Info(info::Info),
+    #[command(subcommand)]
+    Kv(kv::Kv),
+    #[command(subcommand)]
+    Service(service::Service),
     #[command(subcommand)]
     Chunk(chunk::Chunk),
     #[command(subcommand)]
@@ -108,6 +116,8 @@ fn run(shoal: Shoal) -> Result<ExitCode, Failure> {
         Command::Ls(ls) => ls.run(&global),
         Command::Rm(rm) => rm.run(&global),
         Command::Info(info) => info.run(&global),
+        Command::Kv(kv) => kv.run(&global),
+        Command::Service(service) => service.run(&global),
         Command::Chunk(chunk) => chunk.run(&global),
         Command::Node(node) => node.run(&global),
         Command::Status(status) => status.run(&global),

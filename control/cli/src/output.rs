@@ -18,6 +18,11 @@ pub fn text(text: &str) -> Result<(), Failure> {
     Ok(stdout.flush()?)
 }
 
+/// Writes a value as JSON on a line of its own.
+pub fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+    line(serde_json::to_string(value).map_err(io::Error::from)?)
+}
+
 /// Writes a value as JSON.
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;

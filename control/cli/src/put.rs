@@ -105,7 +105,7 @@ pub fn parse_key(text: &str) -> Result<String, String> {
 }
 
 /// Standard input that a signal ends, even while nothing comes.
-struct Input;
+pub struct Input;
 
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output, Stdio};
 
-const COMMANDS: [&[&str]; 24] = [
+const COMMANDS: [&[&str]; 39] = [
     &["serve"],
     &["put"],
     &["get"],
@@ -17,6 +17,21 @@ const COMMANDS: [&[&str]; 24] = [
     &["chunk", "pin"],
     &["chunk", "unpin"],
     &["chunk", "rm"],
+    &["kv"],
+    &["kv", "get"],
+    &["kv", "put"],
+    &["kv", "cas"],
+    &["kv", "rm"],
+    &["kv", "scan"],
+    &["kv", "count"],
+    &["kv", "watch"],
+    &["kv", "ttl"],
+    &["kv", "txn"],
+    &["service"],
+    &["service", "add"],
+    &["service", "ls"],
+    &["service", "rm"],
+    &["service", "keep"],
     &["node"],
     &["node", "ls"],
     &["node", "drain"],

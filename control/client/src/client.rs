@@ -2,6 +2,10 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use flow::chunk::ChunkId;
 use flow::wire::handshake::Token;
@@ -15,16 +19,24 @@ use plan::manifest::{FileEntry, Manifest};
 use crate::chunk_reader::reference;
 use crate::connection::Connection;
 use crate::key::OpenKey;
+use crate::kv::Consistency;
 use crate::memory_output::MemoryOutput;
 use crate::{Address, ClientError, GetOptions, GetReport, Progress, PutOptions, PutReport, Source, get, put};
 
 /// Matches of an ambiguous prefix that its error names.
 const EXAMPLES: usize = 4;
+/// Time between two looks at whether a client that rests was cancelled.
+const CANCEL_LOOK: Duration = Duration::from_millis(50);
 
 /// A connection to a node, and through it to its cluster. Methods may be called from several threads at once; what a
 /// method began is given up when it fails and when the client is dropped.
 pub struct Client {
     connection: Connection,
+    address: Address,
+    token: Token,
+    cancelled: AtomicBool,
+    /// Connections besides, of what waits for long.
+    others: Mutex<Vec<Weak<Connection>>>,
 }
 
 /// All there is to know of a key's current version.
@@ -55,7 +67,13 @@ impl Client {
             Address::Local(_) => &empty,
             Address::Tcp(_) => token.unwrap_or(&empty),
         };
-        Ok(Self { connection: Connection::open(address, token)? })
+        Ok(Self {
+            connection: Connection::open(address, token)?,
+            address: address.clone(),
+            token: token.clone(),
+            cancelled: AtomicBool::new(false),
+            others: Mutex::default(),
+        })
     }
 
     /// Name of the node.
@@ -66,7 +84,43 @@ impl Client {
     /// Lets everything under way, and everything begun later, fail with [`ClientError::Cancelled`]. A get removes its
     /// temporary files before it returns; a put that reads a stream returns when the stream does.
     pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
         self.connection.cancel();
+        self.others().drain(..).filter_map(|other| other.upgrade()).for_each(|other| other.cancel());
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Another connection to the same node, which is cancelled with this client.
+    pub(crate) fn connect_again(&self) -> Result<Arc<Connection>, ClientError> {
+        let connection = Arc::new(Connection::open(&self.address, &self.token)?);
+        let mut others = self.others();
+        others.retain(|other| other.strong_count() > 0);
+        others.push(Arc::downgrade(&connection));
+        drop(others);
+        // Who cancelled between two looks has seen an older list.
+        self.check_cancelled()?;
+        Ok(connection)
+    }
+
+    /// Waits so long, or until the client is cancelled.
+    pub(crate) fn rest(&self, time: Duration) -> Result<(), ClientError> {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.check_cancelled()?;
+            thread::sleep(CANCEL_LOOK.min(time));
+        }
+        self.check_cancelled()
+    }
+
+    fn check_cancelled(&self) -> Result<(), ClientError> {
+        if self.cancelled.load(Ordering::SeqCst) { Err(ClientError::Cancelled) } else { Ok(()) }
+    }
+
+    fn others(&self) -> MutexGuard<'_, Vec<Weak<Connection>>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a file, a directory or a stream as the next version of `key`. When it fails, the key is as it was.
@@ -127,7 +181,7 @@ impl Client {
 
     /// All there is to know of a key.
     pub fn info(&self, key: &str) -> Result<KeyInfo, ClientError> {
-        let mut open = OpenKey::open(&self.connection, key)?;
+        let mut open = OpenKey::open(&self.connection, key, Consistency::Quorum)?;
         let files = std::mem::take(&mut open.files);
         Ok(KeyInfo { entry: open.entry.clone(), manifest: open.manifest.clone(), files })
     }

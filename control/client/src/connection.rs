@@ -216,6 +216,9 @@ impl Pending<'_> {
     pub(crate) fn next(&self) -> Result<Reply, ClientError> {
         match self.replies.recv() {
             Ok(Reply { message: Message::Failure(failure), .. }) => Err(ClientError::Failure(failure)),
+            Ok(Reply { message: Message::CatalogRefused(refused), .. }) => {
+                Err(ClientError::Catalog(Box::new(refused)))
+            }
             Ok(reply) => Ok(reply),
             Err(_) => Err(self.connection.ended()),
         }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use flow::wire::catalog::CatalogRefused;
 use flow::wire::handshake::HandshakeError;
 use flow::wire::session::{Failure, FailureCode};
 use plan::manifest::ManifestError;
@@ -48,6 +49,9 @@ pub enum ClientError {
     /// The node refused.
     #[error("{}", .0.message)]
     Failure(Failure),
+    /// The catalog refused, for a reason that a program can act on.
+    #[error("{}", .0.failure.message)]
+    Catalog(Box<CatalogRefused>),
     /// [`Client::cancel`](crate::Client::cancel) was called.
     #[error("the operation was cancelled")]
     Cancelled,
@@ -135,6 +139,9 @@ impl ClientError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             ClientError::Failure(failure) => Some(failure.hint.as_str()).filter(|hint| !hint.is_empty()),
+            ClientError::Catalog(refused) => {
+                Some(refused.failure.hint.as_str()).filter(|hint| !hint.is_empty())
+            }
             ClientError::Address(_) => Some("give HOST:PORT or the path of a node's local socket"),
             ClientError::Connect { .. } => {
                 Some("check that a node runs there (`shoal serve`) and that the address is right")
@@ -161,6 +168,7 @@ impl ClientError {
     pub fn code(&self) -> Option<FailureCode> {
         match self {
             ClientError::Failure(failure) => Some(failure.code),
+            ClientError::Catalog(refused) => Some(refused.failure.code),
             ClientError::Connect { .. } | ClientError::Closed { .. } => Some(FailureCode::Unavailable),
             ClientError::Address(_) | ClientError::ChunkPrefix(_) | ClientError::AmbiguousChunk { .. } => {
                 Some(FailureCode::Invalid)

@@ -12,6 +12,7 @@ use crate::chunk_reader::{ChunkReader, OrderedReader, reference};
 use crate::connection::Connection;
 use crate::destination::Destination;
 use crate::key::OpenKey;
+use crate::kv::Consistency;
 use crate::layout::{ChunkMap, directories_of};
 use crate::parallel::in_parallel;
 use crate::sink::Sink;
@@ -32,6 +33,9 @@ pub struct GetOptions {
     /// Read the files back and compare their BLAKE3 digests with those of the files that were put, before they appear
     /// at the destination. The checksums of all pieces are checked in any case.
     pub verify: bool,
+    /// How fresh the version must be. With [`Consistency::One`] it may be one that the node has read before, when the catalog is
+    /// out of reach; with [`Consistency::All`] every live node that has its chunks must say so first.
+    pub consistency: Consistency,
 }
 
 /// What was got.
@@ -43,6 +47,8 @@ pub struct GetReport {
     pub size: u64,
     /// How many regular files.
     pub files: u64,
+    /// Whether the version is one that the node had read before: there may be a newer one.
+    pub stale: bool,
 }
 
 /// Writes the current version of a key to `path`.
@@ -53,7 +59,7 @@ pub(crate) fn get(
     options: &GetOptions,
     progress: &dyn Progress,
 ) -> Result<GetReport, ClientError> {
-    let open = OpenKey::open(connection, key)?;
+    let open = OpenKey::open(connection, key, options.consistency)?;
     let shape = open.manifest.shape;
     let directories = directories_of(&open.files);
     let chunks = open.manifest.chunks.iter().map(reference).collect::<Result<Vec<_>, _>>();
@@ -89,7 +95,7 @@ pub(crate) fn get_to_writer(
     options: &GetOptions,
     progress: &dyn Progress,
 ) -> Result<GetReport, ClientError> {
-    let open = OpenKey::open(connection, key)?;
+    let open = OpenKey::open(connection, key, options.consistency)?;
     let (Shape::File | Shape::Stream, [file]) = (open.manifest.shape, &open.files[..]) else {
         return Err(ClientError::NotOneFile(key.into()));
     };
@@ -115,7 +121,12 @@ pub(crate) fn get_to_writer(
 }
 
 fn report(open: &OpenKey<'_>) -> GetReport {
-    GetReport { version: open.entry.version, size: open.manifest.size, files: open.manifest.file_count }
+    GetReport {
+        version: open.entry.version,
+        size: open.manifest.size,
+        files: open.manifest.file_count,
+        stale: open.stale,
+    }
 }
 
 /// Bytes of a file that are not holes.

@@ -3,12 +3,14 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use flow::wire::session::{KeyEntry, KeyOpen, LeaseRelease};
+use flow::wire::catalog::CatalogGet;
+use flow::wire::session::{FailureCode, KeyEntry, KeyOpen, LeaseRelease};
 use plan::manifest::{FileEntry, Files, Manifest, ManifestError, decode_files};
 
 use crate::ClientError;
 use crate::chunk_reader::{read_whole, reference};
 use crate::connection::Connection;
+use crate::kv::{Consistency, Content, Found};
 use crate::layout::too_deep;
 use crate::put::LIST_MAX;
 
@@ -16,17 +18,28 @@ use crate::put::LIST_MAX;
 pub(crate) struct OpenKey<'c> {
     connection: &'c Connection,
     pub(crate) entry: KeyEntry,
+    /// Whether it is what the node has read before.
+    pub(crate) stale: bool,
     pub(crate) manifest: Manifest,
     pub(crate) files: Vec<FileEntry>,
 }
 
 impl<'c> OpenKey<'c> {
-    /// Opens the current version of a key and reads its list of files.
-    pub(crate) fn open(connection: &'c Connection, key: &str) -> Result<Self, ClientError> {
-        let entry: KeyEntry = connection.call(KeyOpen { key: key.into(), lease: true })?;
+    /// Opens the current version of a key and reads its list of files. With [`Consistency::One`] it may be what the node has
+    /// read before, when the catalog is out of reach; nothing but its own readers keeps the chunks of that.
+    pub(crate) fn open(
+        connection: &'c Connection,
+        key: &str,
+        consistency: Consistency,
+    ) -> Result<Self, ClientError> {
+        let (entry, stale) = match consistency {
+            Consistency::One => leased_or_remembered(connection, key)?,
+            Consistency::Quorum | Consistency::Serial => (leased(connection, key)?, false),
+            Consistency::All => (confirmed(connection, key)?, false),
+        };
         let wrong = |source| ClientError::Manifest { key: key.into(), source };
         let manifest = Manifest::decode(&entry.manifest).map_err(wrong)?;
-        let mut open = Self { connection, entry, manifest, files: Vec::new() };
+        let mut open = Self { connection, entry, stale, manifest, files: Vec::new() };
         open.files = match &mut open.manifest.files {
             Files::Inline(files) => std::mem::take(files),
             Files::Chunk(chunk) if chunk.size > LIST_MAX => {
@@ -43,6 +56,56 @@ impl<'c> OpenKey<'c> {
             None => Ok(open),
         }
     }
+}
+
+fn leased(connection: &Connection, key: &str) -> Result<KeyEntry, ClientError> {
+    connection.call(KeyOpen { key: key.into(), lease: true })
+}
+
+fn leased_or_remembered(connection: &Connection, key: &str) -> Result<(KeyEntry, bool), ClientError> {
+    match leased(connection, key) {
+        Err(error) if error.code() == Some(FailureCode::Unavailable) => {
+            let (entry, stale) = read(connection, key, Consistency::One)?;
+            // A node that remembers nothing of the key knows as little as one without a catalog.
+            Ok((entry.ok_or(error)?, stale))
+        }
+        entry => Ok((entry?, false)),
+    }
+}
+
+/// The entry, of which every replica has said that it is there.
+fn confirmed(connection: &Connection, key: &str) -> Result<KeyEntry, ClientError> {
+    loop {
+        let entry = leased(connection, key)?;
+        let (found, _) = read(connection, key, Consistency::All)?;
+        if found.is_some_and(|found| found.version == entry.version) {
+            return Ok(entry);
+        }
+        // It was written in between; what is there since then has to be confirmed.
+        connection.send(LeaseRelease { lease: entry.lease })?;
+    }
+}
+
+/// The entry without a lease, if it is one of files; and whether it is what the node has read before.
+fn read(
+    connection: &Connection,
+    key: &str,
+    consistency: Consistency,
+) -> Result<(Option<KeyEntry>, bool), ClientError> {
+    let request = CatalogGet { keys: vec![key.into()], consistency, snapshot: 0 };
+    let Found { mut entries, stale, .. } = connection.call(request)?;
+    let entry = entries.pop().flatten().and_then(|entry| match entry.content {
+        Some(Content::Manifest(manifest)) => Some(KeyEntry {
+            key: entry.key,
+            version: entry.version,
+            revision: entry.revision,
+            created_ms: entry.updated_ms,
+            manifest,
+            lease: 0,
+        }),
+        _ => None,
+    });
+    Ok((entry, stale))
 }
 
 impl Drop for OpenKey<'_> {

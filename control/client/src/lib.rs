@@ -5,7 +5,7 @@
 //!
 //! let client = Client::connect(&Address::parse("/var/lib/shoal/shoal.sock")?, None)?;
 //! client.put("models/seven", Source::Path("weights".into()), &PutOptions::default(), &Silent)?;
-//! client.get("models/seven", "copy".as_ref(), &GetOptions { verify: true }, &Silent)?;
+//! client.get("models/seven", "copy".as_ref(), &GetOptions { verify: true, ..GetOptions::default() }, &Silent)?;
 //! # Ok::<(), client::ClientError>(())
 //! ```
 //!
@@ -18,6 +18,7 @@
 
 mod address; // where a node listens
 mod client; // keys, chunks and nodes: one method for each thing a user can ask
+pub mod kv; // small values in the catalog
 mod error; // what can go wrong, and what to do about it
 mod progress; // how far a put or get has come
 

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use flow::chunk::ChunkId;
 use flow::limits::MANIFEST_ROOT_MAX;
-use flow::wire::session::{
-    ChunkReferenced, ChunkReferences, FailureCode, KeyCommit, KeyCommitted, KeyEntry, KeyOpen,
-};
+use flow::wire::catalog::{CatalogFound, CatalogGet};
+use flow::wire::session::{ChunkReferenced, ChunkReferences, KeyCommit, KeyCommitted};
 use plan::manifest::{ChunkEntry, Extent, FileEntry, FileKind, Files, Manifest, Shape, encode_files};
 
 use crate::connection::Connection;
+use crate::kv::Consistency;
 use crate::packing::Packing;
 use crate::upload::{Uploaded, UploadedStream, upload_bytes, upload_files, upload_stream};
 use crate::walk::{Found, Tree};
@@ -91,10 +91,8 @@ pub(crate) fn put(
 
 /// Lets a key that the node would refuse fail before anything is uploaded.
 fn check_key(connection: &Connection, key: &str) -> Result<(), ClientError> {
-    match connection.call::<KeyEntry>(KeyOpen { key: key.into(), lease: false }) {
-        Err(ClientError::Failure(failure)) if failure.code == FailureCode::NotFound => Ok(()),
-        other => other.map(drop),
-    }
+    let request = CatalogGet { keys: vec![key.into()], consistency: Consistency::Quorum, snapshot: 0 };
+    connection.call::<CatalogFound>(request).map(drop)
 }
 
 /// Uploads the files of a tree; the manifest's list of files is still empty.

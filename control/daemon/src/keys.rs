@@ -1,7 +1,6 @@
-//! The catalog, here or at the head.
+//! Keys of files, as those who put and get ask for them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use catalog::{
     Catalog, CatalogError, Condition, Consistency, Content, Entry, Operation, Page, Put, Scan, Write,
@@ -11,45 +10,24 @@ use flow::limits::{LIST_ENTRIES_MAX, MANIFEST_ROOT_MAX};
 use flow::wire::Message;
 use flow::wire::session::*;
 
-use crate::node::{Node, Seat};
-use crate::{failure, peers};
+use crate::failure;
+use crate::node::Node;
 
-/// How long the head may take to answer. A commit waits for a disk.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of keys in one listing, so that it fits into a frame.
 const LISTING_BYTES_MAX: usize = 4 << 20;
 /// Chunks that one question for references may name.
 pub(crate) const REFERENCES_MAX: usize = 4096;
 
-/// Answers a message about keys: from the catalog on the head, by asking the head elsewhere.
+/// Answers a message about keys.
 pub(crate) async fn answer(node: &Node, message: Message) -> Result<Message, Failure> {
     check(&message)?;
-    match &node.seat {
-        Seat::Head(head) => look_up(&*head.catalog, message).await,
-        Seat::Member { head } => {
-            let answer = node.peers.call(head, 0, &message, Some(HEAD_TIMEOUT)).await;
-            match answer.map_err(failure::head_away)? {
-                Message::Failure(failure) => Err(failure),
-                answer => Ok(answer),
-            }
-        }
-    }
+    look_up(&*node.catalog, message).await
 }
 
 /// Which of `chunks` are still part of some key's version.
 pub(crate) async fn references(node: &Node, chunks: &[ChunkId]) -> Result<Vec<bool>, Failure> {
-    let mut all = Vec::with_capacity(chunks.len());
-    for batch in chunks.chunks(REFERENCES_MAX) {
-        let question = ChunkReferences { chunks: batch.to_vec() };
-        let answer: ChunkReferenced = peers::expect("ChunkReferences", answer(node, question.into()).await?)?;
-        if answer.referenced.len() != batch.len() {
-            return Err(failure::internal(
-                "the head answered for another number of chunks than it was asked for",
-            ));
-        }
-        all.extend(answer.referenced);
-    }
-    Ok(all)
+    let chunks: Vec<[u8; 32]> = chunks.iter().map(|chunk| chunk.0).collect();
+    node.catalog.references(&chunks).await.map_err(|error| failure::of_catalog(&error))
 }
 
 /// Gives a lease back; when the head is away it expires by itself.
@@ -84,7 +62,7 @@ fn check(message: &Message) -> Result<(), Failure> {
 }
 
 async fn look_up(catalog: &dyn Catalog, message: Message) -> Result<Message, Failure> {
-    let refused = |error: CatalogError| refusal(&error);
+    let refused = |error: CatalogError| failure::of_catalog(&error);
     match message {
         Message::KeyCommit(commit) => {
             let written = catalog.write(write_of(commit)).await.map_err(refused)?;
@@ -168,35 +146,6 @@ fn listing(page: Page) -> KeyListing {
 fn no_key(key: &str) -> Failure {
     let key: String = key.chars().take(200).collect();
     failure::not_found(format!("there is no key '{key}'"), "`shoal ls` lists the keys")
-}
-
-fn refusal(error: &CatalogError) -> Failure {
-    let code = match error {
-        CatalogError::Key(_)
-        | CatalogError::Manifest { .. }
-        | CatalogError::ManifestSize { .. }
-        | CatalogError::TooLarge { .. }
-        | CatalogError::Invalid { .. } => FailureCode::Invalid,
-        CatalogError::Conflict { .. } => FailureCode::Conflict,
-        CatalogError::Leases | CatalogError::Unreachable { .. } => FailureCode::Unavailable,
-        CatalogError::Engine { .. } | CatalogError::File { .. } => FailureCode::Io,
-        CatalogError::Damaged { .. } | CatalogError::Format { .. } | CatalogError::LostWrites { .. } => {
-            FailureCode::Corrupt
-        }
-        _ => FailureCode::Internal,
-    };
-    Failure { code, message: in_full(error), hint: String::new() }
-}
-
-/// An error and what it came from.
-pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

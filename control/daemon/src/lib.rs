@@ -23,7 +23,8 @@ mod cluster; // the head's and the members' part in membership
 mod collect; // chunks that nobody refers to
 mod dial; // data connections that the engine asks for
 mod failure; // refusals in words
-mod keys; // the catalog, here or at the head
+mod keys; // keys of files, as those who put and get ask for them
+mod kv; // the catalog, for clients and for members
 mod leases; // version leases that clients of this node hold
 mod members; // who is in the cluster, as this node knows it
 mod node; // what all parts of the daemon share

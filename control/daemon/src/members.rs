@@ -18,13 +18,15 @@ const TRACKERS_PER_CHUNK: usize = 2;
 pub(crate) struct View {
     /// Zero until the node has heard from the head.
     pub(crate) epoch: u64,
+    /// The cluster; zero until then.
+    pub(crate) cluster: u64,
     pub(crate) nodes: BTreeMap<NodeId, NodeRecord>,
 }
 
 impl View {
     pub(crate) fn of(membership: Membership) -> Self {
         let nodes = membership.nodes.into_iter().map(|record| (record.node, record)).collect();
-        Self { epoch: membership.epoch, nodes }
+        Self { epoch: membership.epoch, cluster: membership.cluster, nodes }
     }
 
     pub(crate) fn node(&self, node: NodeId) -> Option<&NodeRecord> {
@@ -140,7 +142,11 @@ mod tests {
             memory_used: 0,
             nvme_used: 0,
         };
-        View { epoch: 1, nodes: nodes.iter().map(record).map(|record| (record.node, record)).collect() }
+        View {
+            epoch: 1,
+            cluster: 1,
+            nodes: nodes.iter().map(record).map(|record| (record.node, record)).collect(),
+        }
     }
 
     use NodeState::{Alive, Dead, Draining};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use catalog::Catalog;
 use flow::time::Instant;
 use flow::wire::control::{NodeId, NodeRecord, NodeState, ReplicaRecord};
 use flow::wire::handshake::Token;
@@ -13,6 +14,7 @@ use flow::wire::session::Failure;
 use crate::cluster::Head;
 use crate::collect::Collector;
 use crate::failure;
+use crate::kv::Snapshots;
 use crate::leases::Leases;
 use crate::members::Members;
 use crate::neighbours::Neighbours;
@@ -27,8 +29,11 @@ pub(crate) struct Node {
     pub(crate) mapping: memory::Mapping,
     pub(crate) findings: Vec<engine::Finding>,
     pub(crate) seat: Seat,
-    pub(crate) members: Members,
-    pub(crate) peers: Peers,
+    pub(crate) members: Arc<Members>,
+    /// Names and what they have: the engine on this node, or the head that is asked.
+    pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) neighbours: Neighbours,
     pub(crate) trackers: Trackers,
     pub(crate) leases: Leases,

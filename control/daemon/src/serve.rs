@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use catalog::Catalog;
 use engine::{Engine, Event, Sharing, StartError};
 use flow::wire::control::NodeId;
 use tokio::net::{TcpListener, UnixListener};
@@ -18,12 +19,14 @@ use crate::cluster::{self, Follower, Head, StopReason};
 use crate::collect::{self, Collector};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::door::{self, Door};
+use crate::kv::acknowledged::Acknowledged;
+use crate::kv::remote::RemoteCatalog;
 use crate::members::Members;
 use crate::node::{Activity, Clock, Identity, Node, Seat, bytes_of};
 use crate::peers::Peers;
 use crate::settings::{self, Settings};
 use crate::trackers::{self, Trackers};
-use crate::{dial, operate, size};
+use crate::{dial, failure, kv, operate, size};
 
 /// How long transfers that are under way may take to end when the node stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -119,7 +122,7 @@ async fn live(settings: Settings, data_dir: &DataDir) -> Result<(), ServeError> 
     };
     let sharing = settings.transports.shm.then(|| sharing(&sockets.local_path)).flatten();
     let (engine, events) = Engine::start(engine_config(&settings, &identity, sharing))?;
-    let node = Arc::new(assemble(identity, seat, &engine)?);
+    let node = assemble(identity, seat, &engine)?;
     report_findings(&settings, &node);
     tokio::spawn(handle_events(node.clone(), events));
     let ended = tokio::select! {
@@ -185,7 +188,7 @@ async fn open_catalog(data_dir: &DataDir) -> Result<Head, ServeError> {
     let opened = tokio::task::spawn_blocking(move || catalog::Embedded::open(&directory)).await;
     match opened {
         Ok(Ok(catalog)) => Ok(Head::new(Arc::new(catalog))),
-        Ok(Err(error)) => Err(ServeError::Catalog(crate::keys::in_full(&error))),
+        Ok(Err(error)) => Err(ServeError::Catalog(failure::in_full(&error))),
         Err(error) => Err(ServeError::Catalog(format!("opening the catalog failed: {error}"))),
     }
 }
@@ -215,13 +218,22 @@ fn engine_config(settings: &Settings, identity: &Identity, sharing: Option<Shari
     }
 }
 
-pub(crate) fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> io::Result<Node> {
+pub(crate) fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> io::Result<Arc<Node>> {
     let handle = engine.handle().clone();
     let arena = handle.arena();
     let mapping = memory::Mapping::map_shared(arena.read_write_fd(), arena.size(), true)?;
-    Ok(Node {
-        members: Members::new(),
-        peers: Peers::new(identity.node, identity.token.clone()),
+    let peers = Arc::new(Peers::new(identity.node, identity.token.clone()));
+    let members = Arc::new(Members::new());
+    let truth: Arc<dyn Catalog> = match &seat {
+        Seat::Head(head) => head.catalog.clone(),
+        Seat::Member { head } => Arc::new(RemoteCatalog::new(peers.clone(), members.clone(), head.clone())),
+    };
+    let catalog = Arc::new(Acknowledged::new(truth));
+    let node = Arc::new(Node {
+        members,
+        catalog: catalog.clone(),
+        snapshots: Default::default(),
+        peers,
         trackers: Trackers::new(),
         neighbours: Default::default(),
         leases: Default::default(),
@@ -234,7 +246,9 @@ pub(crate) fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> io::R
         engine: handle,
         mapping,
         seat,
-    })
+    });
+    catalog.set_node(&node);
+    Ok(node)
 }
 
 fn report_findings(settings: &Settings, node: &Node) {
@@ -271,6 +285,7 @@ async fn take_part(node: &Arc<Node>, sockets: Sockets, data_dir: &DataDir) -> Re
         }
     };
     tokio::spawn(trackers::refresh(node.clone()));
+    tokio::spawn(kv::tidy(node.clone()));
     tokio::spawn(collect::collect(node.clone()));
     tokio::spawn(count_nvme(node.clone()));
     let _door = open_door(node, sockets, data_dir)?;

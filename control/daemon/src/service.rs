@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::node::Node;
 use crate::replies::Replies;
-use crate::{cluster, failure, frames, keys, operate, trackers};
+use crate::{cluster, failure, frames, keys, kv, operate, trackers};
 
 /// Requests of one node that run at once; more wait in the socket.
 const REQUESTS_AT_ONCE: usize = 1024;
@@ -62,12 +62,21 @@ async fn answer(node: &Arc<Node>, from: NodeId, message: Message) -> Result<Mess
         Message::TrackerAnnounce(announce) => trackers::on_announce(node, from, announce),
         Message::TrackerJoin(join) => trackers::on_join(node, from, join),
         Message::ReplicaQuery(query) => operate::report(node, query).await.map(Message::from),
-        Message::KeyCommit(_)
-        | Message::KeyOpen(_)
-        | Message::LeaseRelease(_)
-        | Message::KeyList(_)
-        | Message::KeyRemove(_)
-        | Message::ChunkReferences(_) => keys::answer(node, message).await,
+        Message::LeaseRelease(_) | Message::KeyRemove(_) | Message::ChunkReferences(_) => {
+            keys::answer(node, message).await
+        }
+        Message::CatalogGet(_)
+        | Message::CatalogScan(_)
+        | Message::CatalogCount(_)
+        | Message::CatalogWrite(_)
+        | Message::CatalogChanges(_)
+        | Message::CatalogServices(_)
+        | Message::ServiceKeep(_)
+        | Message::ServiceEnd(_)
+        | Message::SnapshotOpen(_)
+        | Message::SnapshotClose(_)
+        | Message::CatalogLease(_)
+        | Message::CatalogRenew(_) => kv::answer(node, message).await,
         Message::ChunkPin(pin) => operate::here::pin(node, pin).await,
         Message::ChunkRemove(remove) => operate::here::remove(node, remove).await,
         Message::ChunkFetch(fetch) => operate::here::fetch(node, fetch).await,

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::node::Node;
 use crate::replies::Replies;
-use crate::{failure, frames, keys, operate};
+use crate::{failure, frames, keys, kv, operate};
 use holdings::Holdings;
 
 /// How the bytes of pieces come and go.
@@ -74,8 +74,11 @@ async fn serve_requests(
             Err(error) => Request::Unreadable(failure::invalid(error.to_string(), "")),
         };
         let session = session.clone();
+        // Who waits for changes would keep the node from stopping.
+        let busy = !matches!(received, Request::Message(Message::CatalogChanges(_)));
+        let busy = busy.then(|| session.node.activity.begin());
         tasks.spawn(async move {
-            let (_permit, _busy) = (permit, session.node.activity.begin());
+            let (_permit, _busy) = (permit, busy);
             let answer = match received {
                 Request::Message(message) => answer(&session, request, message).await,
                 Request::Piece(handle, Ok(piece)) => session.fill(handle, vec![piece]).await,
@@ -115,6 +118,17 @@ async fn answer(session: &Arc<Session>, request: u64, message: Message) -> Resul
         Message::KeyList(_) | Message::KeyRemove(_) | Message::ChunkReferences(_) => {
             keys::answer(node, message).await
         }
+
+        Message::CatalogGet(_)
+        | Message::CatalogScan(_)
+        | Message::CatalogCount(_)
+        | Message::CatalogWrite(_)
+        | Message::CatalogChanges(_)
+        | Message::CatalogServices(_)
+        | Message::ServiceKeep(_)
+        | Message::ServiceEnd(_) => kv::answer(node, message).await,
+        Message::SnapshotOpen(_) => session.open_snapshot().await,
+        Message::SnapshotClose(close) => session.close_snapshot(close.snapshot),
 
         Message::ChunkFetch(fetch) => operate::here::fetch(node, fetch).await,
         Message::ChunkVerify(verify) => operate::here::verify(node, verify).await,

@@ -35,7 +35,14 @@ fn a_refused_piece_leaves_the_key_as_it_was() {
     let error = client.put("k", Source::Path(source), &PutOptions::default(), &Silent).unwrap_err();
     assert_eq!((error.code(), error.hint()), (Some(FailureCode::DiskFull), Some("try harder")));
     node.set_mood(|_| None);
-    client.get("k", &folder.path().join("target"), &GetOptions { verify: true }, &Silent).unwrap();
+    client
+        .get(
+            "k",
+            &folder.path().join("target"),
+            &GetOptions { verify: true, ..GetOptions::default() },
+            &Silent,
+        )
+        .unwrap();
     drop(client);
     assert_eq!(node.state().aborted, 1);
     assert_eq!(node.state().keys["k"].len(), 1);

@@ -164,7 +164,8 @@ fn bytes_that_differ_from_the_digest_do_not_appear() {
     node.plant_key("k", &tree(vec![file], chunk));
     let client = node.connect();
     let target = folder.path().join("t");
-    let error = client.get("k", &target, &GetOptions { verify: true }, &Silent).unwrap_err();
+    let error =
+        client.get("k", &target, &GetOptions { verify: true, ..GetOptions::default() }, &Silent).unwrap_err();
     assert!(matches!(error, ClientError::Digest(_)), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -189,7 +190,7 @@ fn extents_may_come_in_any_order_and_more_than_once() {
     let file = FileEntry { path: b"x".to_vec(), kind, mode: 0o644, mtime_ns: 0 };
     node.plant_key("k", &Manifest { shape: Shape::File, ..tree(vec![file], chunk) });
     let client = node.connect();
-    let (mut streamed, verify) = (Vec::new(), GetOptions { verify: true });
+    let (mut streamed, verify) = (Vec::new(), GetOptions { verify: true, ..GetOptions::default() });
     client.get_to_writer("k", &mut streamed, &verify, &Silent).unwrap();
     assert!(streamed == content);
     client.get("k", folder.path(), &verify, &Silent).unwrap();

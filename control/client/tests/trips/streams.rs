@@ -16,10 +16,19 @@ fn round_trip(node: &FakeNode) {
         let put = client.put("stream", source, &PutOptions::default(), &Silent).unwrap();
         assert_eq!((put.size, put.files), (length as u64, 1));
         let mut got = Vec::new();
-        client.get_to_writer("stream", &mut got, &GetOptions { verify: true }, &Silent).unwrap();
+        client
+            .get_to_writer("stream", &mut got, &GetOptions { verify: true, ..GetOptions::default() }, &Silent)
+            .unwrap();
         assert!(got == bytes, "{length} bytes");
         let mut memory = vec![7; length + 3];
-        let got = client.get_to_memory("stream", &mut memory, &GetOptions { verify: true }, &Silent).unwrap();
+        let got = client
+            .get_to_memory(
+                "stream",
+                &mut memory,
+                &GetOptions { verify: true, ..GetOptions::default() },
+                &Silent,
+            )
+            .unwrap();
         assert!(got.size == length as u64 && memory[..length] == bytes && memory[length..] == [7; 3]);
     }
     assert_eq!(node.manifest("stream").shape, Shape::Stream);
@@ -54,7 +63,9 @@ fn a_stream_can_become_a_file() {
     let client = node.connect();
     let source = Source::Reader(Box::new(Cursor::new(b"bytes".to_vec())));
     client.put("a/key", source, &PutOptions::default(), &Silent).unwrap();
-    client.get("a/key", folder.path(), &GetOptions { verify: true }, &Silent).unwrap();
+    client
+        .get("a/key", folder.path(), &GetOptions { verify: true, ..GetOptions::default() }, &Silent)
+        .unwrap();
     assert_eq!(std::fs::read(folder.path().join("key")).unwrap(), b"bytes");
 }
 

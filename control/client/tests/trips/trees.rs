@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use client::kv::Consistency;
 use client::{ClientError, GetOptions, PutOptions, Silent, Source};
 use plan::manifest::Files;
 use rustix::fs::{AtFlags, Timespec, Timestamps};
 
 use crate::fake_node::FakeNode;
 
-const VERIFY: GetOptions = GetOptions { verify: true };
+const VERIFY: GetOptions = GetOptions { verify: true, consistency: Consistency::Quorum };
 
 /// Bytes that repeat nowhere.
 pub fn noise(length: usize, seed: u64) -> Vec<u8> {

@@ -135,7 +135,7 @@ async fn renew(head: &Head, leases: &[u64]) {
     if !leases.is_empty()
         && let Err(error) = head.catalog.renew(leases).await
     {
-        tracing::warn!(error = crate::keys::in_full(&error), "leases on keys could not be renewed");
+        tracing::warn!(error = failure::in_full(&error), "leases on keys could not be renewed");
     }
 }
 
@@ -153,7 +153,7 @@ async fn sweep(node: Arc<Node>) {
                 node.collector.hurry();
             }
         }
-        Err(error) => tracing::error!(error = crate::keys::in_full(&error), "sweeping the catalog failed"),
+        Err(error) => tracing::error!(error = failure::in_full(&error), "sweeping the catalog failed"),
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use flow::chunk::ChunkId;
 use flow::limits::PIECES_PER_CHUNK;
 use flow::wire::Message;
+use flow::wire::catalog::{SnapshotOpen, SnapshotOpened};
 use flow::wire::session::*;
 
 use super::{Bytes, Session};
-use crate::{failure, keys, operate};
+use crate::{failure, keys, kv, operate};
 
 /// Slots that are leased or given out with one answer.
 const SLOTS_PER_ANSWER: u32 = PIECES_PER_CHUNK as u32;
@@ -184,9 +185,31 @@ impl Session {
         for handle in remains.reading {
             let _ = engine.close(handle).await;
         }
+        remains.snapshots.into_iter().for_each(|snapshot| self.node.snapshots.end(snapshot));
         for lease in remains.leases {
             tokio::spawn(keys::release(self.node.clone(), lease));
         }
+    }
+
+    pub(super) async fn open_snapshot(&self) -> Result<Message, Failure> {
+        let answer = kv::answer(&self.node, SnapshotOpen {}.into()).await?;
+        if let Message::SnapshotOpened(SnapshotOpened { snapshot, .. }) = answer
+            && !self.holdings.add_snapshot(snapshot)
+        {
+            self.node.snapshots.end(snapshot);
+            return Err(failure::invalid(
+                "this connection has as many snapshots open as it may",
+                "close some first",
+            ));
+        }
+        Ok(answer)
+    }
+
+    pub(super) fn close_snapshot(&self, snapshot: u64) -> Result<Message, Failure> {
+        if self.holdings.remove_snapshot(snapshot) {
+            self.node.snapshots.end(snapshot);
+        }
+        Ok(Done {}.into())
     }
 
     fn check_arena(&self, request: &str) -> Result<(), Failure> {

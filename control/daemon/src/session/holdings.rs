@@ -16,6 +16,8 @@ const HANDLES_MAX: usize = 4096;
 const SEALED_MAX: usize = 65_536;
 /// Leases that one connection holds at once.
 const LEASES_MAX: usize = 65_536;
+/// Snapshots of the catalog that one connection holds at once.
+const SNAPSHOTS_MAX: usize = 64;
 
 /// Handles and leases of one connection.
 #[derive(Debug, Default)]
@@ -27,6 +29,7 @@ struct Held {
     writing: BTreeMap<u64, Busy>,
     reading: BTreeMap<u64, Reading>,
     leases: BTreeSet<u64>,
+    snapshots: BTreeSet<u64>,
     /// Sealed chunks that no key refers to yet, and the handles that keep them.
     sealed: BTreeMap<ChunkId, Vec<u64>>,
 }
@@ -46,6 +49,7 @@ pub(super) struct Remains {
     pub(super) writing: Vec<u64>,
     pub(super) reading: Vec<u64>,
     pub(super) leases: Vec<u64>,
+    pub(super) snapshots: Vec<u64>,
     pub(super) sealed: BTreeMap<ChunkId, Vec<u64>>,
 }
 
@@ -130,6 +134,16 @@ impl Holdings {
         removed.then_some(()).ok_or_else(unknown)
     }
 
+    /// Takes a snapshot; false when the connection has as many as it may, or has ended, and whoever asks must give it up.
+    pub(super) fn add_snapshot(&self, snapshot: u64) -> bool {
+        let mut held = self.lock();
+        !held.ended && held.snapshots.len() < SNAPSHOTS_MAX && held.snapshots.insert(snapshot)
+    }
+
+    pub(super) fn remove_snapshot(&self, snapshot: u64) -> bool {
+        self.lock().snapshots.remove(&snapshot)
+    }
+
     /// Ends the connection: nothing can be added any more, and everything is the caller's to give up.
     pub(super) fn end(&self) -> Remains {
         let held = std::mem::replace(&mut *self.lock(), Held { ended: true, ..Held::default() });
@@ -137,6 +151,7 @@ impl Holdings {
             writing: held.writing.into_keys().collect(),
             reading: held.reading.into_keys().collect(),
             leases: held.leases.into_iter().collect(),
+            snapshots: held.snapshots.into_iter().collect(),
             sealed: held.sealed,
         }
     }
@@ -170,7 +185,7 @@ mod tests {
         let (activity, holdings) = (Activity::default(), Holdings::default());
         holdings.add_writing(1, activity.begin());
         holdings.add_reading(2, activity.begin());
-        assert!(holdings.add_lease(3));
+        assert!(holdings.add_lease(3) && holdings.add_snapshot(10));
         let chunks = [4, 5].map(|byte| ChunkId([byte; 32]));
         assert!(
             [(0, 6), (1, 7), (0, 8)].into_iter().all(|(at, handle)| holdings.add_sealed(chunks[at], handle))
@@ -178,7 +193,10 @@ mod tests {
         assert_eq!(holdings.remove_sealed(&chunks[0]), [6, 8]);
         let remains = holdings.end();
         let sealed = BTreeMap::from([(chunks[1], vec![7])]);
-        assert_eq!(remains, Remains { writing: vec![1], reading: vec![2], leases: vec![3], sealed });
+        assert_eq!(
+            remains,
+            Remains { writing: vec![1], reading: vec![2], leases: vec![3], snapshots: vec![10], sealed }
+        );
         assert!(!holdings.add_sealed(chunks[0], 9));
         assert!(!holdings.add_writing(4, activity.begin()) && !holdings.add_reading(5, activity.begin()));
         assert!(!holdings.add_lease(6));

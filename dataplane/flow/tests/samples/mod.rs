@@ -174,7 +174,7 @@ choices! {
         |draw| CatalogReason::ChangesGone(Sample::sample(draw)),
         |draw| CatalogReason::SnapshotGone(Sample::sample(draw)),
         |draw| CatalogReason::TransactionGone(Sample::sample(draw)),
-        |draw| CatalogReason::Unreachable(Sample::sample(draw)),
+        |draw| CatalogReason::Unreachable(Sample::sample(draw)), |_| CatalogReason::Other,
     }
     Device { |_| Device::Dram, |_| Device::Nvme, }
     // A code that came later is not among them: it would be drawn in place of others, and vectors that hold one would change.

@@ -98,7 +98,12 @@ fn write(node: &Client, key: usize, mut known: Known, over: &AtomicBool) -> Know
 /// Checks that a key is what was acknowledged last, or what was begun after that, whole.
 fn check(node: &Client, key: usize, known: &mut Known) {
     let mut bytes = Vec::new();
-    let got = node.get_to_writer(&name(key), &mut bytes, &GetOptions { verify: true }, &Silent);
+    let got = node.get_to_writer(
+        &name(key),
+        &mut bytes,
+        &GetOptions { verify: true, ..GetOptions::default() },
+        &Silent,
+    );
     let (attempt, version) = known.acknowledged;
     let got = match got {
         Ok(got) => got,

@@ -35,6 +35,8 @@ pub enum CatalogReason {
     TransactionGone(u64),
     /// The catalog cannot be reached.
     Unreachable(TryAgain),
+    /// What the failure says, and no more.
+    Other,
 }
 
 /// What was expected of a key, and what there is.
