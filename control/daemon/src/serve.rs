@@ -213,7 +213,7 @@ fn engine_config(settings: &Settings, identity: &Identity, sharing: Option<Shari
         prefault: settings.prefault,
         congestion_control: settings.congestion_control.clone(),
         sharing,
-        rdma: settings.transports.rdma.clone(),
+        lanes: settings.transports.lanes.clone(),
         corrupt_one_in: settings.corrupt_one_in,
     }
 }

@@ -101,7 +101,9 @@ pub struct Flags {
     #[arg(long, value_name = "NAME")]
     pub congestion_control: Option<String>,
     /// How chunks may come and go: tcp; shm between nodes of one user on one host; rdma where there are devices, which
-    /// take all of --max-memory at the start and lock it [env: SHOAL_TRANSPORTS] [default: rdma,shm,tcp]
+    /// take all of --max-memory at the start and lock it; ucx through that library, which UCX_TLS, UCX_NET_DEVICES and
+    /// the like in the environment tell what to use. Of rdma and ucx the first that reaches a node is used
+    /// [env: SHOAL_TRANSPORTS] [default: rdma,shm,tcp]
     #[arg(long, value_name = "LIST")]
     pub transports: Option<String>,
     /// How RDMA is used, such as devices=mlx5_0+mlx5_1,gid-index=3,pkey-index=0,service-level=0,traffic-class=106

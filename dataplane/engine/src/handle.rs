@@ -13,7 +13,7 @@ use memory::{Arena, Mapping};
 
 use crate::command::{Command, HandleGiven, Reply, Sealed};
 use crate::shard::{Adapters, open_adapters};
-use crate::transport::rdma::RdmaSettings;
+use crate::transport::rdma::LaneSettings;
 use crate::{EngineError, Event, Finding, Peer};
 
 /// How an engine is started.
@@ -35,8 +35,8 @@ pub struct Config {
     pub congestion_control: Option<String>,
     /// How nodes on this host reach this node's memory; `None` lets them receive everything over TCP.
     pub sharing: Option<Sharing>,
-    /// Whether and how RDMA devices are used.
-    pub rdma: Option<RdmaSettings>,
+    /// What lanes to other nodes may go over. Of those that reach a node the first is used.
+    pub lanes: Vec<LaneSettings>,
     /// For tests: one in so many pieces leaves this node with a flipped bit. Zero is never.
     pub corrupt_one_in: u32,
 }

@@ -4,6 +4,7 @@ mod devices; // cores, network cards, GPUs
 mod pages; // memory, hugepages, what may be locked
 mod rdma; // the verbs library, its devices and their ports
 mod storage; // the file system of the data directory
+mod ucx; // libucp and its transports
 mod uring; // io_uring and its features
 
 use std::path::Path;
@@ -49,6 +50,7 @@ pub fn probe(data_dir: &Path) -> Vec<Finding> {
     findings.extend(storage::probe(data_dir));
     findings.extend(devices::probe());
     findings.extend(rdma::probe());
+    findings.push(ucx::probe());
     findings
 }
 

@@ -16,6 +16,8 @@ pub struct Carried {
     pub shm: u64,
     /// Written by RDMA devices.
     pub rdma: u64,
+    /// Through UCX.
+    pub ucx: u64,
 }
 
 impl Carried {
@@ -24,7 +26,12 @@ impl Carried {
         let mut sum = Self::default();
         for node in nodes {
             let one = Self::of(&node.client.status()?.counters);
-            sum = Self { tcp: sum.tcp + one.tcp, shm: sum.shm + one.shm, rdma: sum.rdma + one.rdma };
+            sum = Self {
+                tcp: sum.tcp + one.tcp,
+                shm: sum.shm + one.shm,
+                rdma: sum.rdma + one.rdma,
+                ucx: sum.ucx + one.ucx,
+            };
         }
         Ok(sum)
     }
@@ -32,8 +39,8 @@ impl Carried {
     fn of(counters: &[(String, u64)]) -> Self {
         let counter =
             |name: &str| counters.iter().find(|(known, _)| known == name).map_or(0, |(_, value)| *value);
-        let (shm, rdma) = (counter("bytes_received_shm"), counter("bytes_received_rdma"));
-        Self { tcp: counter("bytes_received").saturating_sub(shm + rdma), shm, rdma }
+        let [shm, rdma, ucx] = ["shm", "rdma", "ucx"].map(|way| counter(&format!("bytes_received_{way}")));
+        Self { tcp: counter("bytes_received").saturating_sub(shm + rdma + ucx), shm, rdma, ucx }
     }
 
     /// What was received since `before`.
@@ -42,17 +49,18 @@ impl Carried {
             tcp: self.tcp.saturating_sub(before.tcp),
             shm: self.shm.saturating_sub(before.shm),
             rdma: self.rdma.saturating_sub(before.rdma),
+            ucx: self.ucx.saturating_sub(before.ucx),
         }
     }
 
     fn sum(self) -> u64 {
-        self.tcp + self.shm + self.rdma
+        self.tcp + self.shm + self.rdma + self.ucx
     }
 }
 
 impl fmt::Display for Carried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [("rdma", self.rdma), ("shm", self.shm), ("tcp", self.tcp)];
+        let parts = [("rdma", self.rdma), ("ucx", self.ucx), ("shm", self.shm), ("tcp", self.tcp)];
         let share = |bytes: u64| 100.0 * bytes as f64 / self.sum().max(1) as f64;
         let parts = parts.iter().filter(|(_, bytes)| *bytes > 0);
         let parts: Vec<String> =
@@ -67,10 +75,15 @@ mod tests {
 
     #[test]
     fn what_is_none_of_the_others_came_over_tcp() {
-        let counters = [("bytes_received", 100), ("bytes_received_shm", 20), ("bytes_received_rdma", 60)];
+        let counters = [
+            ("bytes_received", 110),
+            ("bytes_received_shm", 20),
+            ("bytes_received_rdma", 60),
+            ("bytes_received_ucx", 10),
+        ];
         let after = Carried::of(&counters.map(|(name, value)| (name.to_owned(), value)));
-        assert_eq!(after, Carried { tcp: 20, shm: 20, rdma: 60 });
-        let since = after.since(Carried { tcp: 10, shm: 20, rdma: 30 });
+        assert_eq!(after, Carried { tcp: 20, shm: 20, rdma: 60, ucx: 10 });
+        let since = after.since(Carried { tcp: 10, shm: 20, rdma: 30, ucx: 10 });
         assert_eq!(since.to_string(), "rdma 75.0 %   tcp 25.0 %");
         assert_eq!(Carried::of(&[]), Carried::default());
     }

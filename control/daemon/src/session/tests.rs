@@ -37,7 +37,7 @@ impl World {
             memory_bytes: 64 << 20,
             congestion_control: None,
             sharing: None,
-            rdma: None,
+            lanes: Vec::new(),
             corrupt_one_in: 0,
             prefault: false,
         };

@@ -1,6 +1,6 @@
 //! How pieces may come and go.
 
-use engine::RdmaSettings;
+use engine::{LaneSettings, RdmaSettings, UcxSettings};
 
 use super::{SettingsError, refuse};
 
@@ -9,23 +9,34 @@ use super::{SettingsError, refuse};
 pub struct Transports {
     /// Whether nodes of the same user on one host read each other's memory.
     pub shm: bool,
-    /// Whether and how RDMA devices are used.
-    pub rdma: Option<RdmaSettings>,
+    /// What lanes go over: of those that reach a node the first.
+    pub lanes: Vec<LaneSettings>,
 }
 
 impl Transports {
     /// Reads a list such as `rdma,shm,tcp`, and options of RDMA such as `devices=mlx5_0+mlx5_1,gid-index=3`.
     pub(super) fn parse(text: &str, rdma: Option<&str>) -> Result<Self, SettingsError> {
         let names: Vec<_> = text.split(',').map(str::trim).collect();
-        if !names.iter().all(|name| ["rdma", "shm", "tcp"].contains(name)) {
-            let remedy = "it must be a list of rdma, shm and tcp, such as rdma,shm,tcp";
+        if !names.iter().all(|name| ["rdma", "ucx", "shm", "tcp"].contains(name)) {
+            let remedy = "it must be a list of rdma, ucx, shm and tcp, such as rdma,shm,tcp";
             return refuse("--transports", text, remedy);
         }
         if !names.contains(&"tcp") {
             return refuse("--transports", text, "tcp must be in it, since messages need it");
         }
         let options = parse_rdma(rdma.unwrap_or_default())?;
-        Ok(Self { shm: names.contains(&"shm"), rdma: names.contains(&"rdma").then_some(options) })
+        let mut lanes = Vec::new();
+        for name in &names {
+            let settings = match *name {
+                "rdma" => LaneSettings::Rdma(options.clone()),
+                "ucx" => LaneSettings::Ucx(UcxSettings::default()),
+                _ => continue,
+            };
+            if !lanes.contains(&settings) {
+                lanes.push(settings);
+            }
+        }
+        Ok(Self { shm: names.contains(&"shm"), lanes })
     }
 }
 
@@ -74,11 +85,14 @@ mod tests {
 
     #[test]
     fn lists_are_read_and_nonsense_is_refused() {
-        let read = |text| Transports::parse(text, None).map(|read| (read.shm, read.rdma.is_some())).unwrap();
-        assert_eq!(read("tcp"), (false, false));
-        assert_eq!(read("shm,tcp"), (true, false));
-        assert_eq!(read(" tcp , rdma "), (false, true));
-        assert_eq!(read("rdma,shm,tcp,tcp"), (true, true));
+        let read = |text| Transports::parse(text, None).map(|read| (read.shm, read.lanes)).unwrap();
+        let rdma = || LaneSettings::Rdma(RdmaSettings::default());
+        let ucx = || LaneSettings::Ucx(UcxSettings::default());
+        assert_eq!(read("tcp"), (false, vec![]));
+        assert_eq!(read("shm,tcp"), (true, vec![]));
+        assert_eq!(read(" tcp , rdma "), (false, vec![rdma()]));
+        assert_eq!(read("rdma,shm,tcp,tcp,rdma"), (true, vec![rdma()]));
+        assert_eq!(read("ucx,shm,rdma,tcp"), (true, vec![ucx(), rdma()]));
         for text in ["", "shm", "rdma,shm", "tcp,", "tcp,quic", "TCP"] {
             let message = Transports::parse(text, None).unwrap_err().to_string();
             assert!(message.starts_with(&format!("--transports is '{text}'")), "{message}");

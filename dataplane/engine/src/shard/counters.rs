@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use crate::transport::rdma::LaneKind;
+
 /// Counters of one shard since its start.
 #[derive(Default)]
 pub(super) struct Counters {
@@ -17,6 +19,10 @@ pub(super) struct Counters {
     pub(super) bytes_sent_rdma: Cell<u64>,
     /// Of [`Counters::bytes_received`], those that a peer's device wrote into the memory of this node.
     pub(super) bytes_received_rdma: Cell<u64>,
+    /// Of [`Counters::bytes_sent`], those that a peer fetched through UCX.
+    pub(super) bytes_sent_ucx: Cell<u64>,
+    /// Of [`Counters::bytes_received`], those that this node fetched through UCX.
+    pub(super) bytes_received_ucx: Cell<u64>,
     pub(super) lanes_opened: Cell<u64>,
     pub(super) lanes_broken: Cell<u64>,
     pub(super) pieces_corrupt: Cell<u64>,
@@ -33,6 +39,22 @@ pub(super) fn add(counter: &Cell<u64>, amount: u64) {
 }
 
 impl Counters {
+    /// Bytes that went by lanes of a kind.
+    pub(super) fn sent_on_lanes(&self, kind: LaneKind) -> &Cell<u64> {
+        match kind {
+            LaneKind::Rdma => &self.bytes_sent_rdma,
+            LaneKind::Ucx => &self.bytes_sent_ucx,
+        }
+    }
+
+    /// Bytes that came by lanes of a kind.
+    pub(super) fn received_on_lanes(&self, kind: LaneKind) -> &Cell<u64> {
+        match kind {
+            LaneKind::Rdma => &self.bytes_received_rdma,
+            LaneKind::Ucx => &self.bytes_received_ucx,
+        }
+    }
+
     /// All of them by name.
     pub(super) fn list(&self) -> Vec<(String, u64)> {
         [
@@ -44,6 +66,8 @@ impl Counters {
             ("bytes_received_shm", &self.bytes_received_shm),
             ("bytes_sent_rdma", &self.bytes_sent_rdma),
             ("bytes_received_rdma", &self.bytes_received_rdma),
+            ("bytes_sent_ucx", &self.bytes_sent_ucx),
+            ("bytes_received_ucx", &self.bytes_received_ucx),
             ("lanes_opened", &self.lanes_opened),
             ("lanes_broken", &self.lanes_broken),
             ("pieces_corrupt", &self.pieces_corrupt),

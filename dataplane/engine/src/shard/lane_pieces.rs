@@ -68,7 +68,7 @@ impl Shard {
         }
         let lanes = connection.lanes.borrow();
         let connected = lanes.iter().filter(|lane| lane.is_connected());
-        let Some(lane) = connected.min_by_key(|lane| lane.load()).cloned() else {
+        let Some(lane) = connected.min_by_key(|lane| (lane.rail.rank, lane.load())).cloned() else {
             drop(lanes);
             self.offer_lanes(connection);
             return Err(lease);
@@ -170,7 +170,7 @@ impl Shard {
         if state.arrived.is_some() {
             let state = granted.remove(&tag);
             drop(granted);
-            state.into_iter().for_each(|state| self.take_written(peer.node, state));
+            state.into_iter().for_each(|state| self.take_written(&lane, state));
         }
         Ok(())
     }
@@ -183,7 +183,7 @@ impl Shard {
         if state.piece.is_some() {
             let state = granted.remove(&tag);
             drop(granted);
-            state.into_iter().for_each(|state| self.take_written(lane.peer.node, state));
+            state.into_iter().for_each(|state| self.take_written(lane, state));
         }
     }
 
@@ -193,12 +193,12 @@ impl Shard {
     }
 
     /// Checks what was written, and keeps it.
-    fn take_written(self: &Rc<Self>, node: NodeId, state: Granted) {
+    fn take_written(self: &Rc<Self>, lane: &Lane, state: Granted) {
         let Granted { chunk, grant, underway, piece: Some((piece, length)), arrived: Some(arrived) } = state
         else {
             return;
         };
-        let shard = self.clone();
+        let (shard, node, kind) = (self.clone(), lane.peer.node, lane.rail.kind);
         glommio::spawn_local(async move {
             let (lease, bytes) = arrived;
             let mut filling = Filling::new(lease);
@@ -210,7 +210,7 @@ impl Shard {
                 left -= turn;
                 yield_now().await;
             }
-            add(&shard.counters.bytes_received_rdma, length.into());
+            add(shard.counters.received_on_lanes(kind), length.into());
             let head = PieceData { chunk, grant, piece, length, checksum: 0, part: length };
             shard.on_piece_received(underway, node, &head, filling);
         })
@@ -257,7 +257,7 @@ impl Shard {
     pub(super) fn on_lane_sent(self: &Rc<Self>, lane: &Lane, tag: u32) {
         let writing = lane.writing.borrow_mut().remove(&tag);
         if let Some(Writing { sent, .. }) = writing {
-            add(&self.counters.bytes_sent_rdma, sent.length.into());
+            add(self.counters.sent_on_lanes(lane.rail.kind), sent.length.into());
             self.on_piece_sent(lane.peer.node, &sent);
         }
     }

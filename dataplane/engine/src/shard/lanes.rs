@@ -24,7 +24,7 @@ use super::mesh::Connection;
 use crate::notify::Notify;
 use crate::transport::PeerShard;
 use crate::transport::rdma::{
-    Adapter, Endpoint, Fabric, Health, LaneEvent, LaneId, Next, ROOM, RdmaError, answering_rail,
+    Adapter, Endpoint, Fabric, Health, LaneEvent, LaneId, LaneKind, Next, ROOM, RdmaError, answering_rail,
 };
 
 /// First pause after a lane broke or was refused.
@@ -43,6 +43,9 @@ pub(super) struct Rails {
 
 /// One device as this shard uses it.
 pub(super) struct Rail {
+    pub(super) kind: LaneKind,
+    /// Which kind it is in the order in which they are preferred.
+    pub(super) rank: usize,
     pub(super) endpoint: RefCell<Endpoint<Box<dyn Fabric>>>,
     /// Something was done that the task of this rail must look after.
     pub(super) kick: Notify,
@@ -79,14 +82,18 @@ pub(super) fn lane_backoff() -> RefCell<Backoff> {
 impl Rails {
     /// One rail for each adapter that lets this shard make its queues.
     pub(super) fn open(adapters: &[Arc<dyn Adapter>]) -> Self {
+        let mut kinds: Vec<LaneKind> = adapters.iter().map(|adapter| adapter.kind()).collect();
+        kinds.dedup();
         let open = |adapter: &Arc<dyn Adapter>| match adapter.clone().open(ROOM) {
             Ok(fabric) => Some(Rc::new(Rail {
+                kind: adapter.kind(),
+                rank: kinds.iter().take_while(|kind| **kind != adapter.kind()).count(),
                 endpoint: RefCell::new(Endpoint::new(fabric)),
                 kick: Notify::default(),
                 waits: Notify::default(),
             })),
             Err(error) => {
-                tracing::warn!(device = adapter.name(), %error, "a shard does not use an RDMA device");
+                tracing::warn!(device = adapter.name(), over = %adapter.kind(), %error, "a shard makes no lanes");
                 None
             }
         };
@@ -150,7 +157,9 @@ impl Shard {
                 });
                 match watched {
                     Ok(watched) => tasks.push(glommio::spawn_local(watch(Rc::downgrade(rail), watched))),
-                    Err(error) => tracing::warn!(error, "an RDMA device is looked at from time to time only"),
+                    Err(error) => {
+                        tracing::warn!(error, over = %rail.kind, "lanes are looked at from time to time only")
+                    }
                 }
             }
             tasks.push(glommio::spawn_local(self.clone().run_rail(index as u16, rail.clone())));
@@ -166,7 +175,7 @@ impl Shard {
                 continue;
             }
             if let Err(error) = rail.endpoint.borrow_mut().arm() {
-                tracing::debug!(%error, "an RDMA device does not tell of what it does");
+                tracing::debug!(%error, over = %rail.kind, "a device does not tell of what it does");
             }
             if self.poll_rail(index, &rail) == Next::Poll {
                 continue;
@@ -203,7 +212,7 @@ impl Shard {
                 None => {}
             },
             LaneEvent::Broken { lane: id, error, unsent, slots } => {
-                tracing::debug!(unsent = unsent.len(), slots = slots.len(), %error, "a lane over RDMA ended");
+                tracing::debug!(unsent = unsent.len(), slots = slots.len(), %error, "a lane ended");
                 // Nobody can touch the memory of either any more.
                 unsent.into_iter().for_each(|unsent| drop(unsent.lease));
                 drop(slots);
@@ -289,7 +298,7 @@ impl Shard {
     fn on_lane_connected(&self, lane: &Lane, theirs: u64) {
         lane.theirs.set(Some(theirs));
         add(&self.counters.lanes_opened, 1);
-        tracing::debug!(peer = format_args!("{:016x}", lane.peer.node), "pieces take a lane over RDMA");
+        tracing::debug!(peer = format_args!("{:016x}", lane.peer.node), over = %lane.rail.kind, "pieces take a lane");
     }
 
     /// The peer's end of a lane is gone.
@@ -352,7 +361,7 @@ impl Shard {
         if lane.is_connected() && !is_planned {
             add(&self.counters.lanes_broken, 1);
             let name = self.mesh.borrow().name(lane.peer.node).map(str::to_owned).unwrap_or_default();
-            tracing::warn!(peer = name, %error, "a lane over RDMA broke; pieces take TCP until there is another");
+            tracing::warn!(peer = name, over = %lane.rail.kind, %error, "a lane broke; pieces take TCP until there is another");
         }
         if let Some(connection) = lane.connection.upgrade() {
             if let Some(theirs) = lane.theirs() {
@@ -367,7 +376,7 @@ impl Shard {
 
     fn note_refusal(&self, connection: &Connection, error: &RdmaError) {
         connection.lane_backoff.borrow_mut().failed(self.now(), Duration::ZERO);
-        tracing::debug!(peer = format_args!("{:016x}", connection.peer.node), %error, "there is no lane over RDMA");
+        tracing::debug!(peer = format_args!("{:016x}", connection.peer.node), %error, "there is no lane");
     }
 }
 

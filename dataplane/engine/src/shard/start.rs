@@ -20,7 +20,9 @@ use crate::command::{Command, Inbox};
 use crate::machine::probe_at_start;
 use crate::ring::DataRing;
 use crate::store::{ChunkStore, FoundChunk};
-use crate::transport::rdma::{Adapter, VerbsAdapter};
+use crate::transport::rdma::{
+    Adapter, LaneSettings, RdmaError, RdmaSettings, UcxAdapter, UcxSettings, VerbsAdapter,
+};
 use crate::{Config, Event, Finding, StartError};
 
 /// glommio's own buffers serve control only; its default would be 10 MiB for each shard.
@@ -37,8 +39,8 @@ pub(crate) struct Started {
     pub(crate) events: flume::Receiver<Event>,
 }
 
-/// The RDMA devices that are used, and what to say of them.
-pub(crate) type Adapters = (Vec<Arc<dyn Adapter>>, Finding);
+/// What lanes go over, the preferred first, and what to say of it.
+pub(crate) type Adapters = (Vec<Arc<dyn Adapter>>, Vec<Finding>);
 
 /// Starts all shards, on the adapters that `open_adapters` gives for the arena; returns when each is ready for commands.
 pub(crate) fn start(
@@ -53,8 +55,8 @@ pub(crate) fn start(
         arena.prefault().map_err(|source| StartError::Prefault { size: arena.size(), source })?;
     }
     let mut findings = findings(&arena, &store, found.len());
-    let (adapters, finding) = open_adapters(&config, &arena);
-    findings.push(finding);
+    let (adapters, of_lanes) = open_adapters(&config, &arena);
+    findings.extend(of_lanes);
 
     // What stands in these channels is bounded by who sends: each asker waits for its answer, and each connection,
     // fetch and replica sends one event for each change.
@@ -165,22 +167,40 @@ impl Parts {
     }
 }
 
-/// The devices of this machine that the settings name.
+/// What of this machine the settings name.
 pub(crate) fn open_adapters(config: &Config, arena: &Arena) -> Adapters {
-    let finding =
-        |found, taken: &str, remedy| Finding { topic: "rdma", found, taken: taken.to_owned(), remedy };
-    let Some(settings) = &config.rdma else {
-        return (Vec::new(), finding("not among --transports".into(), "TCP", None));
-    };
-    match VerbsAdapter::open_all(settings, arena) {
-        Ok(adapters) => {
-            let names: Vec<_> = adapters.iter().map(|adapter| adapter.name()).collect();
-            let found = format!("{}, with the arena registered", names.join(", "));
-            let adapters = adapters.into_iter().map(|adapter| adapter as Arc<dyn Adapter>).collect();
-            (adapters, finding(found, "RDMA to nodes that it reaches, TCP to others", None))
-        }
-        Err(error) => (Vec::new(), finding(error.to_string(), "TCP", None)),
+    let mut adapters = Vec::new();
+    let mut findings = Vec::new();
+    for settings in &config.lanes {
+        let (topic, name, opened) = match settings {
+            LaneSettings::Rdma(settings) => ("rdma", "RDMA", open_devices(settings, arena)),
+            LaneSettings::Ucx(settings) => ("ucx", "UCX", open_ucx(settings, arena)),
+        };
+        let (found, taken) = match opened {
+            Ok(opened) => {
+                let names: Vec<_> = opened.iter().map(|adapter| adapter.name()).collect();
+                let found = format!("{}, with the arena registered", names.join(", "));
+                adapters.extend(opened);
+                (found, format!("{name} to nodes that it reaches, TCP to others"))
+            }
+            Err(error) => (error.to_string(), "TCP".to_owned()),
+        };
+        findings.push(Finding { topic, found, taken, remedy: None });
     }
+    if !config.lanes.iter().any(|lanes| matches!(lanes, LaneSettings::Rdma(_))) {
+        let (found, taken) = ("not among --transports".to_owned(), "others".to_owned());
+        findings.push(Finding { topic: "rdma", found, taken, remedy: None });
+    }
+    (adapters, findings)
+}
+
+fn open_devices(settings: &RdmaSettings, arena: &Arena) -> Result<Vec<Arc<dyn Adapter>>, RdmaError> {
+    let adapters = VerbsAdapter::open_all(settings, arena)?;
+    Ok(adapters.into_iter().map(|adapter| adapter as Arc<dyn Adapter>).collect())
+}
+
+fn open_ucx(settings: &UcxSettings, arena: &Arena) -> Result<Vec<Arc<dyn Adapter>>, RdmaError> {
+    Ok(vec![UcxAdapter::open(settings, arena)?])
 }
 
 fn findings(arena: &Arena, store: &ChunkStore, chunks: usize) -> Vec<Finding> {

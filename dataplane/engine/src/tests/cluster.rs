@@ -53,7 +53,7 @@ pub fn config(directory: &Path, node: u64, shards: u16, memory_bytes: u64) -> Co
         prefault: false,
         congestion_control: None,
         sharing: None,
-        rdma: None,
+        lanes: Vec::new(),
         corrupt_one_in: 0,
     }
 }
@@ -72,7 +72,7 @@ impl Cluster {
     /// As [`Cluster::with`], with a device of that network for each shard. It runs for as long as the cluster is there.
     pub fn on(network: &Network, shards: &[u16], memory_bytes: u64, adjust: impl Fn(&mut Config)) -> Self {
         let finding = || Finding { topic: "rdma", found: "a model".into(), taken: "it".into(), remedy: None };
-        let adapters = |_: &Config, arena: &Arena| (vec![network.adapter(arena)], finding());
+        let adapters = |_: &Config, arena: &Arena| (vec![network.adapter(arena)], vec![finding()]);
         let start = |config| Engine::start_on(config, adapters).unwrap();
         let network = Some(network.run());
         Self { network, ..Self::start(shards, memory_bytes, adjust, start) }

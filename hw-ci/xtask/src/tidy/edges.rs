@@ -16,9 +16,10 @@ use Allowed::{Anything, Only};
 /// The map of the project. A crate that is not in it may not exist.
 const EDGES: &[(&str, Allowed)] = &[
     ("verbs", Only(&[])),
+    ("ucx", Only(&[])),
     ("flow", Only(&[])),
     ("memory", Only(&[])),
-    ("engine", Only(&["verbs", "flow", "memory"])),
+    ("engine", Only(&["verbs", "ucx", "flow", "memory"])),
     ("plan", Only(&[])),
     ("catalog", Only(&["plan"])),
     ("client", Only(&["flow", "memory", "plan"])),

@@ -17,6 +17,7 @@ macro_rules! each_way {
         each_way! { over_tcp, Tcp: $($test)* }
         each_way! { through_memory, Memory: $($test)* }
         each_way! { over_rdma, Rdma: $($test)* }
+        each_way! { over_ucx, Ucx: $($test)* }
         each_way! { over_the_model, Model: $($test)* }
     };
 }

@@ -7,7 +7,7 @@ use futures_lite::future::block_on;
 
 use crate::tests::cluster::{Cluster, bytes, counter, put};
 use crate::transport::rdma::model::{Faults, Network};
-use crate::{Config, EngineError, Handle, RdmaSettings, Sharing};
+use crate::{Config, EngineError, Handle, LaneSettings, RdmaSettings, Sharing, UcxSettings};
 
 /// How pieces travel between the engines of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Way {
     Memory,
     /// The sender's RDMA device writes them into the receiver's memory.
     Rdma,
+    /// UCX moves them, over the transports that its environment leaves.
+    Ucx,
     /// As over RDMA, on devices in memory that do things late and in any order.
     Model,
 }
@@ -29,15 +31,28 @@ impl Way {
             Self::Memory => {
                 config.sharing = Some(Sharing { boot_id: "here".into(), socket: "/unused".into() });
             }
-            Self::Rdma => config.rdma = Some(RdmaSettings::default()),
+            Self::Rdma => config.lanes = vec![LaneSettings::Rdma(RdmaSettings::default())],
+            Self::Ucx => config.lanes = vec![LaneSettings::Ucx(UcxSettings::default())],
         }
     }
 
-    /// Whether this machine has what the way needs. With `VERBS_REQUIRE_DEVICE=1` it must have an RDMA device.
+    /// Whether this machine has what the way needs. With `VERBS_REQUIRE_DEVICE=1` it must have an RDMA device, and with
+    /// `UCX_REQUIRE=1` UCX.
     pub fn is_here(self) -> bool {
-        if self != Self::Rdma {
-            return true;
+        match self {
+            Self::Rdma => Self::has_device(),
+            Self::Ucx => Self::has_ucx(),
+            _ => true,
         }
+    }
+
+    fn has_ucx() -> bool {
+        let loaded = ucx::Library::get().inspect_err(|error| println!("skipped: {error}"));
+        assert!(loaded.is_ok() || std::env::var_os("UCX_REQUIRE").is_none(), "there is no UCX");
+        loaded.is_ok()
+    }
+
+    fn has_device() -> bool {
         let devices = std::fs::read_dir("/sys/class/infiniband");
         let has_device = devices.is_ok_and(|mut devices| devices.next().is_some());
         assert!(has_device || std::env::var_os("VERBS_REQUIRE_DEVICE").is_none(), "there is no RDMA device");
@@ -53,6 +68,7 @@ impl Way {
             Self::Tcp => None,
             Self::Memory => Some("bytes_received_shm"),
             Self::Rdma | Self::Model => Some("bytes_received_rdma"),
+            Self::Ucx => Some("bytes_received_ucx"),
         }
     }
 

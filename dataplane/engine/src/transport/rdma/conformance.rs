@@ -1,4 +1,4 @@
-//! What every fabric must do, the model as well as libibverbs.
+//! What every fabric must do, the model as well as libibverbs and libucp.
 
 use std::os::fd::BorrowedFd;
 
@@ -27,6 +27,11 @@ pub(super) trait Rig {
     fn device_answers(&self) -> bool {
         true
     }
+
+    /// Whether writes name memory of the peer, which its device checks. Elsewhere the peer knows by the tag where they go.
+    fn names_memory(&self) -> bool {
+        true
+    }
 }
 
 const ROOM: Room = Room { lanes: 8, writes_per_lane: 24, receives_per_lane: 24 };
@@ -39,6 +44,9 @@ pub(super) fn check<R: Rig>(rig: impl Fn() -> R) {
     many_writes_are_all_told(&rig());
     a_wrong_key_opens_nothing(&rig());
     nothing_beyond_the_arena_is_written(&rig());
+    if !rig().names_memory() {
+        what_was_not_granted_is_not_taken(&rig());
+    }
     a_closed_lane_takes_no_write(&rig());
     nothing_is_written_once_a_lane_is_closed(&rig());
     a_closed_lane_gives_back_what_was_posted(&rig());
@@ -55,7 +63,7 @@ fn pieces_of_all_sizes_arrive<R: Rig>(rig: &R) {
     let (mut a, mut b) = connected(rig);
     for (tag, length) in (0..).zip([0, 1, 4096, 4097, 1 << 20, 16 << 20]) {
         let slot = b.arena.lease(0, length.max(1)).unwrap();
-        a.write(length, &slot, tag).unwrap();
+        a.write(&mut b, length, &slot, tag).unwrap();
         assert_eq!(b.arrival(rig, &mut a), (tag, length));
         assert_eq!(slot.as_slice()[..length as usize], pattern(length, tag), "{length} bytes");
         let (sent, lease) = a.written(rig, &mut b);
@@ -69,7 +77,7 @@ fn many_writes_are_all_told<R: Rig>(rig: &R) {
     for round in 0..4 {
         let tags = || (round * 1000..).take(ROOM.writes_per_lane);
         let slots: Vec<(u32, Lease)> = tags().map(|tag| (tag, b.arena.lease(0, 4096).unwrap())).collect();
-        slots.iter().for_each(|(tag, slot)| a.write(4096, slot, *tag).unwrap());
+        slots.iter().for_each(|(tag, slot)| a.write(&mut b, 4096, slot, *tag).unwrap());
         let mut told: Vec<u32> = slots.iter().map(|_| b.arrival(rig, &mut a).0).collect();
         told.sort_unstable();
         assert_eq!(told, tags().collect::<Vec<_>>());
@@ -85,7 +93,7 @@ fn a_wrong_key_opens_nothing<R: Rig>(rig: &R) {
     let (mut a, mut b) = ends(rig);
     connect(&mut a, &mut b, |key, length| (key ^ 0x5500, length));
     let slot = cleared(&b.arena);
-    a.write(4096, &slot, 1).unwrap();
+    a.write(&mut b, 4096, &slot, 1).unwrap();
     let failure = a.failure(rig, &mut b);
     assert!(is_refusal(rig, &failure), "{failure}");
     assert_eq!(slot.as_slice(), [0; 4096]);
@@ -94,7 +102,7 @@ fn a_wrong_key_opens_nothing<R: Rig>(rig: &R) {
 
 fn is_refusal<R: Rig>(rig: &R, failure: &RdmaError) -> bool {
     match failure {
-        RdmaError::RemoteAccess => rig.device_answers(),
+        RdmaError::RemoteAccess => rig.device_answers() || !rig.names_memory(),
         RdmaError::Disconnected => !rig.device_answers(),
         _ => false,
     }
@@ -103,12 +111,14 @@ fn is_refusal<R: Rig>(rig: &R, failure: &RdmaError) -> bool {
 fn nothing_beyond_the_arena_is_written<R: Rig>(rig: &R) {
     let (mut a, _b) = connected(rig);
     let beyond = RemoteSlot { offset: ARENA_BYTES - 2048, length: 4096 };
-    let refused = a.write_to(4096, beyond, 1).unwrap_err();
-    assert!(matches!(refused, RdmaError::OutOfRange { .. }), "{refused}");
     let refused = a.write_to(4096, RemoteSlot { offset: 0, length: 4095 }, 1).unwrap_err();
     assert!(matches!(refused, RdmaError::OutOfRange { .. }), "{refused}");
-    let refused = a.write_to(4096, RemoteSlot { offset: u64::MAX, length: 4096 }, 1).unwrap_err();
-    assert!(matches!(refused, RdmaError::OutOfRange { .. }), "{refused}");
+    if rig.names_memory() {
+        for offset in [beyond.offset, u64::MAX] {
+            let refused = a.write_to(4096, RemoteSlot { offset, length: 4096 }, 1).unwrap_err();
+            assert!(matches!(refused, RdmaError::OutOfRange { .. }), "{refused}");
+        }
+    }
     let (mut a, mut b) = ends(rig);
     connect(&mut a, &mut b, |key, length| (key, length + 4096));
     a.write_to(4096, beyond, 1).unwrap();
@@ -119,11 +129,33 @@ fn nothing_beyond_the_arena_is_written<R: Rig>(rig: &R) {
     assert!(last.iter().all(|lease| lease.as_slice() == [0; 4096]));
 }
 
+fn what_was_not_granted_is_not_taken<R: Rig>(rig: &R) {
+    let (mut a, mut b) = connected(rig);
+    let slot = cleared(&b.arena);
+    let to = RemoteSlot { offset: slot.offset(), length: slot.length() };
+    // Nothing, too little, and nothing any more.
+    for tag in 0..3 {
+        b.fabric.expect(b.lane, tag, RemoteSlot { length: 4095, ..to });
+        if tag != 1 {
+            assert!(b.fabric.forget(b.lane, tag));
+        }
+        a.write_to(4096, to, tag).unwrap();
+        let failure = a.failure(rig, &mut b);
+        assert!(matches!(failure, RdmaError::RemoteAccess), "{failure}");
+    }
+    assert!(b.nothing_has_come());
+    assert_eq!(slot.as_slice(), [0; 4096]);
+    // The lane is as it was.
+    a.write(&mut b, 4096, &slot, 9).unwrap();
+    assert_eq!(b.arrival(rig, &mut a), (9, 4096));
+    assert_eq!(slot.as_slice(), pattern(4096, 9));
+}
+
 fn a_closed_lane_takes_no_write<R: Rig>(rig: &R) {
     let (mut a, mut b) = connected(rig);
     let slot = cleared(&b.arena);
     assert!(b.fabric.close_lane(b.lane).unwrap().is_empty());
-    a.write(4096, &slot, 1).unwrap();
+    a.write(&mut b, 4096, &slot, 1).unwrap();
     let failure = a.failure(rig, &mut b);
     assert!(is_silence(rig, &failure), "{failure}");
     assert_eq!(slot.as_slice(), [0; 4096]);
@@ -135,6 +167,7 @@ fn a_closed_lane_takes_no_write<R: Rig>(rig: &R) {
 fn is_silence<R: Rig>(rig: &R, failure: &RdmaError) -> bool {
     match failure {
         RdmaError::RetriesExceeded => rig.device_answers(),
+        RdmaError::RemoteAccess | RdmaError::UcxFailed(_) => !rig.names_memory(),
         RdmaError::Disconnected | RdmaError::NotConnected(_) => !rig.device_answers(),
         _ => false,
     }
@@ -143,15 +176,20 @@ fn is_silence<R: Rig>(rig: &R, failure: &RdmaError) -> bool {
 fn nothing_is_written_once_a_lane_is_closed<R: Rig>(rig: &R) {
     let (mut a, mut b) = connected(rig);
     let mut slot = b.arena.lease(0, 1 << 20).unwrap();
-    (0..10).for_each(|tag| a.write(1 << 20, &slot, tag).unwrap());
+    (0..10).for_each(|tag| a.write(&mut b, 1 << 20, &slot, tag).unwrap());
     // The others are on their way, or about to be, or have arrived where the device is fast.
     b.arrival(rig, &mut a);
     b.fabric.close_lane(b.lane).unwrap();
+    b.become_quiet(rig, &mut a);
     slot.as_mut_slice().fill(0);
     let mut outcomes = 0;
     while outcomes < 10 {
         match a.completion(rig, Some(&mut b)) {
             Completion::Written { .. } | Completion::Failed { write: Some(_), .. } => outcomes += 1,
+            // Where a device does not fail each write, they come back when this end is closed too.
+            Completion::Failed { write: None, .. } if !rig.names_memory() => {
+                outcomes += a.fabric.close_lane(a.lane).unwrap().len();
+            }
             Completion::Failed { write: None, .. } => {}
             other => panic!("{other:?}"),
         }
@@ -163,7 +201,7 @@ fn a_peer_without_receives_is_told_from_a_dead_one<R: Rig>(rig: &R) {
     let (mut a, mut b) = ends_with(rig, Room { receives_per_lane: 2, ..ROOM });
     connect(&mut a, &mut b, |key, length| (key, length));
     let slot = b.arena.lease(0, 64).unwrap();
-    (0..3).for_each(|tag| a.write(64, &slot, tag).unwrap());
+    (0..3).for_each(|tag| a.write(&mut b, 64, &slot, tag).unwrap());
     let failure = loop {
         // The peer is not polled, so that it posts no more.
         match a.completion(rig, None) {
@@ -179,12 +217,12 @@ fn a_closed_lane_gives_back_what_was_posted<R: Rig>(rig: &R) {
     let (mut a, mut b) = connected(rig);
     let slot = b.arena.lease(0, 1 << 20).unwrap();
     b.fabric.close_lane(b.lane).unwrap();
-    (0..10).for_each(|tag| a.write(1 << 20, &slot, tag).unwrap());
+    (0..10).for_each(|tag| a.write(&mut b, 1 << 20, &slot, tag).unwrap());
     let mut back: Vec<u32> =
         a.fabric.close_lane(a.lane).unwrap().into_iter().map(|unsent| unsent.tag).collect();
-    let mut completions = Vec::new();
-    while a.fabric.poll(&mut completions).unwrap() > 0 {}
-    back.extend(completions.into_iter().filter_map(|completion| match completion {
+    a.become_quiet(rig, &mut b);
+    a.polled();
+    back.extend(a.taken.drain(..).filter_map(|completion| match completion {
         Completion::Failed { write, .. } => write.map(|write| write.tag),
         other => panic!("{other:?}"),
     }));
@@ -206,7 +244,7 @@ fn a_lane_may_be_closed_before_its_other_end_is_connected<R: Rig>(rig: &R) {
         let slot = cleared(&a.arena);
         assert!(a.fabric.close_lane(lane_a).unwrap().is_empty());
         b.fabric.connect(lane_b, &offer_a).unwrap();
-        b.write(4096, &slot, round).unwrap();
+        b.write(&mut a, 4096, &slot, round).unwrap();
         if rig.device_answers() {
             let failure = b.failure(rig, &mut a);
             assert!(is_silence(rig, &failure), "{failure}");
@@ -215,6 +253,7 @@ fn a_lane_may_be_closed_before_its_other_end_is_connected<R: Rig>(rig: &R) {
             (0..100).for_each(|_| _ = (a.polled(), b.polled()));
         }
         let back = b.fabric.close_lane(lane_b).unwrap().len();
+        b.become_quiet(rig, &mut a);
         b.polled();
         let failed = b.taken.drain(..).filter(|completion| match completion {
             Completion::Failed { write, .. } => write.is_some(),
@@ -234,7 +273,7 @@ fn lanes_do_not_disturb_each_other<R: Rig>(rig: &R) {
     assert!(a.lane != first_a && b.lane != first_b);
     b.fabric.close_lane(first_b).unwrap();
     let slot = b.arena.lease(0, 8192).unwrap();
-    a.write(8192, &slot, 5).unwrap();
+    a.write(&mut b, 8192, &slot, 5).unwrap();
     assert_eq!(b.arrival(rig, &mut a), (5, 8192));
     assert_eq!(slot.as_slice(), pattern(8192, 5));
     assert_eq!(a.written(rig, &mut b).0, 5);
@@ -258,7 +297,8 @@ fn an_end_of_another_kind_is_refused<R: Rig>(rig: &R) {
     for address in others {
         if !a.fabric.reaches(&address) {
             a.lane = a.fabric.open_lane().unwrap().0;
-            assert!(matches!(a.fabric.connect(a.lane, &address), Err(RdmaError::OtherKind)));
+            let refused = a.fabric.connect(a.lane, &address).unwrap_err();
+            assert!(matches!(refused, RdmaError::OtherKind | RdmaError::Ucx(_)), "{refused}");
             let refused = a.write_to(1, RemoteSlot { offset: 0, length: 1 }, 1).unwrap_err();
             assert!(matches!(refused, RdmaError::NoLane), "{refused}");
         }
@@ -355,7 +395,7 @@ fn connected<R: Rig>(rig: &R) -> (End<R::Fabric>, End<R::Fabric>) {
 
 fn move_a_byte<R: Rig>(rig: &R, from: &mut End<R::Fabric>, to: &mut End<R::Fabric>) {
     let slot = to.arena.lease(0, 1).unwrap();
-    from.write(1, &slot, FIRST_TAG).unwrap();
+    from.write(to, 1, &slot, FIRST_TAG).unwrap();
     assert_eq!(to.arrival(rig, from), (FIRST_TAG, 1));
     assert_eq!(from.written(rig, to).0, FIRST_TAG);
 }
@@ -367,7 +407,11 @@ fn connect<F: Fabric>(a: &mut End<F>, b: &mut End<F>, lie: impl Fn(u32, u64) -> 
     let (key, length) = match &mut offer_b {
         LaneAddress::QueuePair(address) => (&mut address.key, &mut address.length),
         LaneAddress::Listener(address) => (&mut address.key, &mut address.length),
-        LaneAddress::Worker(_) => unreachable!("a worker of UCX has no key"),
+        LaneAddress::Worker(address) => {
+            // What stands for a key is the token.
+            address.token ^= u64::from(lie(0, 0).0);
+            (&mut 0, &mut 0)
+        }
     };
     (*key, *length) = lie(*key, *length);
     a.fabric.connect(lane_a, &offer_b).unwrap();
@@ -382,8 +426,11 @@ fn cleared(arena: &Arena) -> Lease {
 }
 
 impl<F: Fabric> End<F> {
-    fn write(&mut self, length: u32, slot: &Lease, tag: u32) -> Result<(), RdmaError> {
-        self.write_to(length, RemoteSlot { offset: slot.offset(), length: slot.length() }, tag)
+    /// Writes into a slot that the other end has granted.
+    fn write(&mut self, other: &mut Self, length: u32, slot: &Lease, tag: u32) -> Result<(), RdmaError> {
+        let to = RemoteSlot { offset: slot.offset(), length: slot.length() };
+        other.fabric.expect(other.lane, tag, to);
+        self.write_to(length, to, tag)
     }
 
     fn write_to(&mut self, length: u32, to: RemoteSlot, tag: u32) -> Result<(), RdmaError> {
@@ -392,6 +439,19 @@ impl<F: Fabric> End<F> {
             length => patterned(&self.arena, length, tag),
         };
         self.fabric.write(self.lane, Write { lease, length, to, tag }).map_err(|refused| refused.error)
+    }
+
+    /// Does what must be done until nothing of a closed lane touches memory any more.
+    fn become_quiet(&mut self, rig: &impl Rig, other: &mut Self) {
+        while !self.fabric.is_quiet(self.lane) {
+            for end in [&mut *self, &mut *other] {
+                end.fabric.arm().unwrap();
+                end.polled();
+            }
+            if !self.fabric.is_quiet(self.lane) {
+                rig.await_readable(&[self.fabric.descriptors(), other.fabric.descriptors()].concat());
+            }
+        }
     }
 
     /// How many completions are there.
@@ -429,16 +489,26 @@ impl<F: Fabric> End<F> {
     }
 
     fn arrival(&mut self, rig: &impl Rig, other: &mut Self) -> (u32, u32) {
-        match self.completion(rig, Some(other)) {
+        match self.completion_of_lane(rig, other) {
             Completion::Arrived { lane, tag, bytes } if lane == self.lane => (tag, bytes),
             other => panic!("{other:?}"),
         }
     }
 
     fn written(&mut self, rig: &impl Rig, other: &mut Self) -> (u32, SharedLease) {
-        match self.completion(rig, Some(other)) {
+        match self.completion_of_lane(rig, other) {
             Completion::Written { lane, tag, lease } if lane == self.lane => (tag, lease),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next completion but the end of other lanes.
+    fn completion_of_lane(&mut self, rig: &impl Rig, other: &mut Self) -> Completion {
+        loop {
+            match self.completion(rig, Some(other)) {
+                Completion::Failed { lane, write: None, .. } if lane != self.lane => {}
+                completion => break completion,
+            }
         }
     }
 
@@ -447,6 +517,10 @@ impl<F: Fabric> End<F> {
         loop {
             match self.completion(rig, Some(other)) {
                 Completion::Failed { lane, error, write: Some(_) } if lane == self.lane => return error,
+                // Where a device does not fail each write, they come back when this end is closed too.
+                Completion::Failed { lane, error, .. } if lane == self.lane && !rig.names_memory() => {
+                    return error;
+                }
                 Completion::Failed { write: None, .. } | Completion::Written { .. } => {}
                 other => panic!("{other:?}"),
             }

@@ -27,6 +27,8 @@ const GRANTS_PER_LANE: usize = 32;
 /// A lane may be closed for another one when it was idle for this long, so that lanes are not closed as fast as they are
 /// made.
 const IDLE_MIN: Duration = Duration::from_secs(1);
+/// How long an endpoint that is dropped waits for lanes that are not quiet. Their memory is never used again then.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// The device is asked how it is before and after each wait, and once in so many polls between two waits: it is a call
 /// of the kernel, and a poll is not.
 const POLLS_PER_CHECK: u32 = 256;
@@ -50,7 +52,7 @@ pub(crate) enum LaneEvent {
         error: RdmaError,
         /// Writes of which it is not known whether the peer has their bytes, and those that were not begun.
         unsent: Vec<Unsent>,
-        /// Slots that the peer did not fill, and cannot any more.
+        /// Slots that the peer did not fill, and cannot any more; none while it may.
         slots: Vec<(u32, Lease)>,
     },
 }
@@ -69,6 +71,8 @@ pub(crate) struct Endpoint<F: Fabric> {
     slots: GrantedSlots<Lease>,
     /// Lanes whose queue pairs are closed, until what they had done has been seen.
     closing: Vec<(LaneId, RdmaError, Vec<Unsent>)>,
+    /// Slots of lanes that are gone, on which the fabric works still.
+    lingering: Vec<(LaneId, Vec<Lease>)>,
     /// Writes under way on all lanes.
     under_way: usize,
     /// The lane whose turn it was to post a write.
@@ -101,6 +105,7 @@ impl<F: Fabric> Endpoint<F> {
             lanes: BTreeMap::new(),
             slots: GrantedSlots::new(room.receives_per_lane),
             closing: Vec::new(),
+            lingering: Vec::new(),
             under_way: 0,
             last_turn: LaneId(0),
             health: Health::Up,
@@ -127,7 +132,7 @@ impl<F: Fabric> Endpoint<F> {
             Health::Up => {}
             health => return Err(self.illness(health)),
         }
-        if self.lanes.len() >= self.room.lanes {
+        if self.lanes.len() + self.lingering.len() >= self.room.lanes {
             let idle = self.longest_idle(now).ok_or(RdmaError::TooManyLanes { lanes: self.room.lanes })?;
             self.end(idle, RdmaError::Reclaimed, None);
         }
@@ -170,6 +175,7 @@ impl<F: Fabric> Endpoint<F> {
         state.last_used = now;
         let slot = RemoteSlot { offset: lease.offset(), length: lease.length() };
         self.slots.grant(lane, tag, lease)?;
+        self.fabric.expect(lane, tag, slot);
         Ok(slot)
     }
 
@@ -179,9 +185,9 @@ impl<F: Fabric> Endpoint<F> {
         self.slots.revoke(lane, tag, now)
     }
 
-    /// The peer has said that it did not write to a slot and will not.
+    /// The peer has said that it did not write to a slot and will not. A slot that is being written to all the same is kept.
     pub(crate) fn declined(&mut self, lane: LaneId, tag: u32) -> Option<Lease> {
-        self.slots.declined(lane, tag)
+        if self.fabric.forget(lane, tag) { self.slots.declined(lane, tag) } else { None }
     }
 
     /// Writes into a slot that the peer has granted, after what was to be written before, if the lane has as much under
@@ -234,7 +240,7 @@ impl<F: Fabric> Endpoint<F> {
             self.finish_closings(&mut events);
         }
         self.post_waiting(now);
-        let is_awaited = self.under_way > 0 || !self.slots.is_empty();
+        let is_awaited = self.under_way > 0 || !self.slots.is_empty() || !self.lingering.is_empty();
         let next = self.polling.polled(now, !events.is_empty(), is_awaited);
         // What ended since the completions were taken has its event in the next call.
         let next = if is_empty && self.closing.is_empty() { next } else { Next::Poll };
@@ -406,12 +412,17 @@ impl<F: Fabric> Endpoint<F> {
         }
     }
 
-    /// Tells of the lanes that are closed. Nothing more comes of them.
+    /// Tells of the lanes that are closed. Of those that are not quiet yet the memory goes back to the arena later.
     fn finish_closings(&mut self, events: &mut Vec<LaneEvent>) {
         for (lane, error, unsent) in std::mem::take(&mut self.closing) {
-            let slots = self.slots.closed(lane);
+            let mut slots = self.slots.closed(lane);
+            if !self.fabric.is_quiet(lane) {
+                let kept = slots.drain(..).map(|(_, lease)| lease).collect();
+                self.lingering.push((lane, kept));
+            }
             events.push(LaneEvent::Broken { lane, error, unsent, slots });
         }
+        self.lingering.retain(|(lane, _)| !self.fabric.is_quiet(*lane));
     }
 
     /// Posts writes that wait, one of each lane in turn, as far as there is room.
@@ -457,5 +468,14 @@ impl<F: Fabric> Drop for Endpoint<F> {
     /// Slots are given back to the arena only when no peer can write to them.
     fn drop(&mut self) {
         self.end_all(&RdmaError::Closed);
+        self.finish_closings(&mut Vec::new());
+        let began = std::time::Instant::now();
+        while !self.lingering.is_empty() && began.elapsed() < FAREWELL {
+            if self.fabric.poll(&mut self.batch).is_err() {
+                break;
+            }
+            self.lingering.retain(|(lane, _)| !self.fabric.is_quiet(*lane));
+        }
+        std::mem::take(&mut self.lingering).into_iter().for_each(|(_, slots)| std::mem::forget(slots));
     }
 }

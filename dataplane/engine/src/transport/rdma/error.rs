@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ::ucx::Error as UcxError;
 use ::verbs::{ConnectError, Error as VerbsError, WorkError};
 
 /// Why a device, a lane or a write failed. Pieces can go over TCP after any of them.
@@ -34,8 +35,8 @@ pub(crate) enum RdmaError {
     /// The peer did not acknowledge.
     #[error("the peer did not answer, also after all retries: it is gone, or the network between is")]
     RetriesExceeded,
-    /// The peer's device refused the address or the key.
-    #[error("the peer's device does not grant access to the memory that was to be written")]
+    /// The peer refused the address, the key or the tag.
+    #[error("the peer does not grant access to the memory that was to be written")]
     RemoteAccess,
     /// The queue pair failed before, or its peer's did.
     #[error("the queue pair failed, and what was posted to it was flushed")]
@@ -63,6 +64,12 @@ pub(crate) enum RdmaError {
     /// The connection of a lane ended, without a reason.
     #[error("the peer ended the connection of the lane, or it is gone")]
     Disconnected,
+    /// UCX refused something other than a request.
+    #[error(transparent)]
+    Ucx(Arc<UcxError>),
+    /// UCX gave up a request, or a connection.
+    #[error("the lane through UCX failed: {0}")]
+    UcxFailed(ucx::Status),
     /// The port has no link.
     #[error("the port of {device} is down: look at its cable, its switch and its subnet manager")]
     PortDown {
@@ -142,6 +149,22 @@ impl From<WorkError> for RdmaError {
             WorkError::RemoteAccess => RdmaError::RemoteAccess,
             WorkError::Flushed => RdmaError::Flushed,
             other => RdmaError::Work(other),
+        }
+    }
+}
+
+impl From<UcxError> for RdmaError {
+    fn from(error: UcxError) -> Self {
+        RdmaError::Ucx(Arc::new(error))
+    }
+}
+
+impl From<ucx::Status> for RdmaError {
+    fn from(status: ucx::Status) -> Self {
+        match status {
+            status if status.is_refused() => RdmaError::RemoteAccess,
+            status if status.is_cancelled() => RdmaError::Flushed,
+            status => RdmaError::UcxFailed(status),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is needed of a device: operations as data, completions as one enum. libibverbs does it, and a model in memory.
+//! What is needed of a device: operations as data, completions as one enum. libibverbs does it, libucp, and a model in memory.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -38,15 +38,22 @@ pub(crate) struct Write {
 impl Write {
     /// Where it goes in a remote arena of `arena_length` bytes, if all of it is within slot, arena and lease.
     pub(super) fn range_in(&self, arena_length: u64) -> Result<u64, RdmaError> {
-        let (offset, length) = (self.to.offset, u64::from(self.length));
-        let outside = |of: u64| RdmaError::OutOfRange { offset, length, of };
-        if self.length > self.to.length || self.length > self.lease.capacity() {
-            return Err(outside(self.to.length.min(self.lease.capacity()).into()));
-        }
+        self.check_length()?;
+        let offset = self.to.offset;
         match offset.checked_add(self.to.length.into()) {
             Some(end) if end <= arena_length => Ok(offset),
-            _ => Err(outside(arena_length)),
+            _ => Err(self.outside(arena_length)),
         }
+    }
+
+    /// Whether all of it is within slot and lease.
+    pub(super) fn check_length(&self) -> Result<(), RdmaError> {
+        let length_max = self.to.length.min(self.lease.capacity());
+        if self.length > length_max { Err(self.outside(length_max.into())) } else { Ok(()) }
+    }
+
+    fn outside(&self, of: u64) -> RdmaError {
+        RdmaError::OutOfRange { offset: self.to.offset, length: self.length.into(), of }
     }
 }
 
@@ -90,6 +97,24 @@ pub(crate) enum Health {
     Gone,
 }
 
+/// What lanes go over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LaneKind {
+    /// Queue pairs of libibverbs.
+    Rdma,
+    /// Whatever UCX chooses.
+    Ucx,
+}
+
+impl std::fmt::Display for LaneKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            LaneKind::Rdma => "RDMA",
+            LaneKind::Ucx => "UCX",
+        })
+    }
+}
+
 /// How much a fabric has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
@@ -105,6 +130,11 @@ pub(crate) struct Room {
 pub(crate) trait Adapter: Send + Sync {
     /// Name of the device, for people.
     fn name(&self) -> &str;
+
+    /// What its lanes go over.
+    fn kind(&self) -> LaneKind {
+        LaneKind::Rdma
+    }
 
     /// The device as one shard uses it, with as much room as was asked for or the device has.
     fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, RdmaError>;
@@ -138,6 +168,15 @@ pub(crate) trait Fabric {
     /// The peer can write from here on. When it fails, the lane is closed.
     fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError>;
 
+    /// Takes writes of the peer under a tag into a slot, until one has arrived or the tag is forgotten. A fabric whose peers
+    /// name the memory themselves needs no telling.
+    fn expect(&mut self, _lane: LaneId, _tag: u32, _slot: RemoteSlot) {}
+
+    /// Takes no write under a tag any more. `false` says that one is arriving already.
+    fn forget(&mut self, _lane: LaneId, _tag: u32) -> bool {
+        true
+    }
+
     /// Posts a write on a connected lane. Its lease comes back by a completion, or from [`Fabric::close_lane`].
     fn write(&mut self, lane: LaneId, write: Write) -> Result<(), Refused>;
 
@@ -147,8 +186,13 @@ pub(crate) trait Fabric {
 
     /// Destroys the queue pair of a lane. What was not done comes back at once; what was done is there for the next polls,
     /// and nothing of the lane comes after these. When this returns without error, the peer can write no more through
-    /// it; after an error it can, for ever.
+    /// it; after an error it can, for ever. Where [`Fabric::is_quiet`] does not say so yet, all of this holds from then on.
     fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, RdmaError>;
+
+    /// Whether nothing works on the memory of a lane that was closed any more. Polls bring this about.
+    fn is_quiet(&self, _lane: LaneId) -> bool {
+        true
+    }
 
     /// Asks for the first descriptor to become readable with the next completion, and takes back what made it readable
     /// before. What came before it was armed does not count, so that a poll must follow.
@@ -191,6 +235,14 @@ impl<F: Fabric + ?Sized> Fabric for Box<F> {
         (**self).connect(lane, remote)
     }
 
+    fn expect(&mut self, lane: LaneId, tag: u32, slot: RemoteSlot) {
+        (**self).expect(lane, tag, slot);
+    }
+
+    fn forget(&mut self, lane: LaneId, tag: u32) -> bool {
+        (**self).forget(lane, tag)
+    }
+
     fn write(&mut self, lane: LaneId, write: Write) -> Result<(), Refused> {
         (**self).write(lane, write)
     }
@@ -201,6 +253,10 @@ impl<F: Fabric + ?Sized> Fabric for Box<F> {
 
     fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, RdmaError> {
         (**self).close_lane(lane)
+    }
+
+    fn is_quiet(&self, lane: LaneId) -> bool {
+        (**self).is_quiet(lane)
     }
 
     fn arm(&mut self) -> Result<(), RdmaError> {

@@ -25,20 +25,32 @@ pub(crate) mod fabric; // what is needed of a device
 mod adapter; // a device with the arena registered
 mod verbs; // on libibverbs, by numbers of queue pairs
 mod iwarp; // on libibverbs and librdmacm, by address
+mod ucx; // on libucp
 mod devices; // which devices to use
 mod subnet; // which device reaches which
 mod slots; // memory that peers may write to: pure
 mod polling; // whether to poll again or to wait: pure
 mod endpoint; // lanes of one shard
 
+/// What lanes go over, and how it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaneSettings {
+    /// RDMA devices, through libibverbs.
+    Rdma(RdmaSettings),
+    /// UCX, over whichever transports it chooses.
+    Ucx(UcxSettings),
+}
+
 pub use devices::RdmaSettings;
+pub use ucx::UcxSettings;
 
 pub(crate) use adapter::VerbsAdapter;
 pub(crate) use endpoint::{Endpoint, LaneEvent, ROOM};
 pub(crate) use error::RdmaError;
-pub(crate) use fabric::{Adapter, Fabric, Health, LaneId, RemoteSlot, Write};
+pub(crate) use fabric::{Adapter, Fabric, Health, LaneId, LaneKind, RemoteSlot, Write};
 pub(crate) use polling::Next;
 pub(crate) use subnet::answering_rail;
+pub(crate) use ucx::UcxAdapter;
 
 #[cfg(test)]
 mod conformance; // what every fabric must do

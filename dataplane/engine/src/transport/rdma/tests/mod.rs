@@ -3,3 +3,4 @@
 mod device; // libibverbs, where there is a device
 mod faults; // lanes in a world where everything goes wrong
 mod model; // the model, and what only it can show
+mod ucx; // libucp, where there is one
