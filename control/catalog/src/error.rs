@@ -143,6 +143,12 @@ pub enum CatalogError {
         /// Which chunk, and who.
         reason: String,
     },
+    /// etcd was reached and does not do it.
+    #[error("etcd refused the request: {reason}; check its health, its space and this user's rights")]
+    Refused {
+        /// What it said.
+        reason: String,
+    },
     /// The node that keeps the catalog has failed, in a way that only its own log tells in full.
     #[error("the node that keeps the catalog failed: {message}")]
     Elsewhere {

@@ -20,12 +20,14 @@ mod error; // what can go wrong
 pub mod check; // what every engine refuses
 mod selection; // whose changes are wanted
 mod embedded; // the engine in one process, on disk
+mod etcd; // the engine on etcd, for many nodes
 
 pub use catalog::{Catalog, Service, Snapshot, Swept};
 pub use change::{Change, ChangeKind, ChangeStream, Selector, Start};
 pub use embedded::{Clock, Embedded, Settings, SystemClock};
 pub use entry::{Content, Entry, LABEL_LENGTH_MAX, LABELS_MAX, MANIFEST_SIZE_MAX, VALUE_SIZE_MAX};
 pub use error::CatalogError;
+pub use etcd::{Etcd, EtcdAddress, EtcdSettings, EtcdTls};
 pub use read::{Consistency, Found, GET_KEYS_MAX, Page, SCAN_LIMIT_MAX, SCAN_SIZE_MAX, Scan};
 pub use selection::Selection;
 pub use write::{

@@ -62,6 +62,12 @@ impl Leases {
         }
     }
 
+    /// Drops all leases.
+    pub(crate) fn end_all(&mut self) {
+        self.leases.clear();
+        self.held.clear();
+    }
+
     /// Drops the leases whose time is over.
     pub(crate) fn expire(&mut self, now_ms: u64) {
         let over = self.leases.iter().filter(|(_, lease)| lease.expires_ms <= now_ms);

@@ -3,7 +3,7 @@
 mod clock; // what time it is
 mod fence; // notices writes that were lost
 mod group; // what a group of writes does, as one batch
-mod lease; // who still reads which version
+pub(crate) mod lease; // who still reads which version
 mod reading; // what is there at one moment
 mod recent; // the latest changes, in memory
 mod record; // how a value lies on disk

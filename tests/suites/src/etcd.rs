@@ -1,0 +1,179 @@
+//! A cluster of etcd members on this machine's loopback interface.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::wait::until;
+
+/// How often other ports are tried when etcd does not start on those that were free a moment before.
+const STARTS_MAX: usize = 3;
+/// How long a member may take to say how it is.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The members. All end, and their folders go, when this is dropped.
+pub struct Etcds {
+    members: Vec<Member>,
+    directory: TempDir,
+}
+
+struct Member {
+    client: u16,
+    peer: u16,
+    child: Option<Child>,
+}
+
+impl Etcds {
+    /// Starts so many members and waits until they have a leader. Where there is no `etcd` it says so and gives nothing; with
+    /// `SHOAL_REQUIRE_ETCD` set that is a failure.
+    pub fn start(count: usize) -> Option<Self> {
+        let version =
+            Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if let Err(error) = version {
+            assert!(
+                std::env::var_os("SHOAL_REQUIRE_ETCD").is_none(),
+                "the program etcd is required here and does not run: {error}"
+            );
+            println!("skipped: the program etcd is not there ({error}); Debian has it as etcd-server");
+            return None;
+        }
+        for _ in 0..STARTS_MAX {
+            let mut etcds =
+                Self { members: free_members(count), directory: tempfile::tempdir().expect("a folder") };
+            (0..count).for_each(|member| etcds.spawn(member));
+            if etcds.is_ready() {
+                return Some(etcds);
+            }
+        }
+        panic!("etcd does not start; another process may take its ports again and again");
+    }
+
+    /// Where the members are, as `--catalog` takes it.
+    pub fn address(&self) -> String {
+        let hosts: Vec<String> =
+            self.members.iter().map(|member| format!("127.0.0.1:{}", member.client)).collect();
+        format!("etcd://{}", hosts.join(","))
+    }
+
+    /// The member that leads, by its number.
+    pub fn leader(&self) -> usize {
+        until("a leader of etcd", || (0..self.members.len()).find(|&member| self.leads(member) == Some(true)))
+    }
+
+    /// Ends a member with SIGKILL.
+    pub fn kill(&mut self, member: usize) {
+        if let Some(mut child) = self.members[member].child.take() {
+            child.kill().expect("a member that runs");
+            child.wait().expect("a child of ours");
+        }
+    }
+
+    /// Starts a member that was ended, with what it has stored.
+    pub fn restart(&mut self, member: usize) {
+        self.spawn(member);
+        until("a member that is back", || self.leads(member));
+    }
+
+    /// Stops a member's execution: its connections stay, and nothing answers.
+    pub fn freeze(&self, member: usize) {
+        self.signal(member, Signal::STOP);
+    }
+
+    /// Lets a frozen member go on.
+    pub fn thaw(&self, member: usize) {
+        self.signal(member, Signal::CONT);
+    }
+
+    fn signal(&self, member: usize, signal: Signal) {
+        let child = self.members[member].child.as_ref().expect("a member that runs");
+        kill_process(Pid::from_child(child), signal).expect("a child of ours");
+    }
+
+    fn is_ready(&mut self) -> bool {
+        until("etcd that has started, or has ended", || {
+            let has_ended = |member: &mut Member| {
+                member
+                    .child
+                    .as_mut()
+                    .is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()))
+            };
+            if self.members.iter_mut().any(has_ended) {
+                return Some(false);
+            }
+            (0..self.members.len()).all(|member| self.leads(member).is_some()).then_some(true)
+        })
+    }
+
+    /// Whether a member is the leader; nothing when it does not answer or knows no leader.
+    fn leads(&self, member: usize) -> Option<bool> {
+        let status = ask(self.members[member].client, "/v3/maintenance/status").ok()?;
+        let leader = status.get("leader")?.as_str()?;
+        Some(leader != "0" && leader == status.get("header")?.get("member_id")?.as_str()?)
+    }
+
+    fn spawn(&mut self, number: usize) {
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let all =
+            self.members.iter().enumerate().map(|(number, member)| format!("m{number}={}", url(member.peer)));
+        let cluster = all.collect::<Vec<_>>().join(",");
+        let member = &mut self.members[number];
+        let log = self.directory.path().join(format!("m{number}.log"));
+        let log = File::options().append(true).create(true).open(log).expect("a log");
+        let child = Command::new("etcd")
+            .args(["--name", &format!("m{number}")])
+            .args(["--initial-cluster", &cluster, "--initial-cluster-state", "new"])
+            .args([
+                "--listen-client-urls",
+                &url(member.client),
+                "--advertise-client-urls",
+                &url(member.client),
+            ])
+            .args([
+                "--listen-peer-urls",
+                &url(member.peer),
+                "--initial-advertise-peer-urls",
+                &url(member.peer),
+            ])
+            .arg("--data-dir")
+            .arg(self.directory.path().join(format!("m{number}")))
+            .args(["--logger", "zap", "--log-level", "warn"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("etcd was found a moment before");
+        member.child = Some(child);
+    }
+}
+
+impl Drop for Etcds {
+    fn drop(&mut self) {
+        (0..self.members.len()).for_each(|member| self.kill(member));
+    }
+}
+
+/// Members with ports that are free. They are all taken at once, so that no two are the same.
+fn free_members(count: usize) -> Vec<Member> {
+    let listeners: Vec<TcpListener> =
+        (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let port = |listener: &TcpListener| listener.local_addr().expect("an address").port();
+    let pair = |pair: &[TcpListener]| Member { client: port(&pair[0]), peer: port(&pair[1]), child: None };
+    listeners.chunks(2).map(pair).collect()
+}
+
+/// Asks a member through its gateway for JSON.
+fn ask(port: u16, path: &str) -> io::Result<Value> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "POST {path} HTTP/1.0\r\nHost: etcd\r\nContent-Length: 2\r\n\r\n{{}}")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok(serde_json::from_str(body)?)
+}

@@ -1,0 +1,42 @@
+//! The catalog on etcd, with members that run here. A machine without `etcd` skips all of it, and says so.
+// All of it is tests.
+#![allow(clippy::unwrap_used)]
+
+mod failover; // members that die and freeze
+mod reach; // nobody answers, and what is remembered
+mod several; // nodes that share one catalog
+
+use catalog::{Catalog, Content, Etcd, EtcdSettings, Operation, Put, Write, Written};
+use futures_lite::future::block_on;
+use suites::Etcds;
+
+/// A node's catalog on these members.
+fn open(etcds: &Etcds) -> Etcd {
+    open_with(etcds, EtcdSettings::default())
+}
+
+fn open_with(etcds: &Etcds, settings: EtcdSettings) -> Etcd {
+    let address = etcds.address().parse().expect("an address");
+    block_on(Etcd::open(&address, settings)).expect("etcd answers")
+}
+
+fn value(text: impl AsRef<str>) -> Content {
+    Content::Value(text.as_ref().as_bytes().to_vec())
+}
+
+fn put(key: impl Into<String>, text: impl AsRef<str>) -> Operation {
+    Operation::Put(Put::new(key, value(text)))
+}
+
+fn write(catalog: &Etcd, operations: Vec<Operation>) -> Written {
+    block_on(catalog.write(Write { conditions: Vec::new(), operations })).expect("a write")
+}
+
+fn text(catalog: &impl Catalog, key: &str) -> Option<String> {
+    let found = block_on(catalog.get(&[key.into()], Default::default())).expect("a read");
+    let entry = found.entries.into_iter().next().flatten()?;
+    match entry.content {
+        Some(Content::Value(value)) => Some(String::from_utf8(value).expect("text")),
+        other => panic!("{key} has {other:?}"),
+    }
+}
