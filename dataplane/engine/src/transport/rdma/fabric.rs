@@ -1,4 +1,5 @@
-//! What is needed of a device: operations as data, completions as one enum. libibverbs does it, libucp, and a model in memory.
+//! What is needed of a device: operations as data, completions as one enum. Queue pairs of libibverbs do it, connected by
+//! their numbers or by address; libucp, and a model in memory.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -161,11 +162,12 @@ pub(crate) trait Fabric {
         false
     }
 
-    /// Makes this end of a lane, with all its receives posted, and says where it is.
+    /// Makes this end of a lane, and says where it is. Its receives are posted before the other end can write.
     fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError>;
 
     /// Connects a lane to its other end, which a peer has told: it can be anything, and none of it can do harm on this side.
-    /// The peer can write from here on. When it fails, the lane is closed.
+    /// The peer can write from here on. When it fails, the lane is closed. Where the other end must be called, writes wait
+    /// for that, and a lane that is not connected within a bounded time fails.
     fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError>;
 
     /// Takes writes of the peer under a tag into a slot, until one has arrived or the tag is forgotten. A fabric whose peers
@@ -198,11 +200,12 @@ pub(crate) trait Fabric {
     /// before. What came before it was armed does not count, so that a poll must follow.
     fn arm(&mut self) -> Result<(), RdmaError>;
 
-    /// How the device is, by all that it has reported so far.
+    /// How the device is, by all that it has reported so far. Takes notice of connections too, where these are made by
+    /// calls; what comes of that is there for the next poll.
     fn health(&mut self) -> Health;
 
     /// What to wait for: the first becomes readable with a completion after [`Fabric::arm`], the second when
-    /// [`Fabric::health`] may have changed.
+    /// [`Fabric::health`] has something to take notice of.
     fn descriptors(&self) -> [BorrowedFd<'_>; 2];
 }
 

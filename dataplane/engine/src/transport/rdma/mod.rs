@@ -1,6 +1,6 @@
 //! Pieces over RDMA: the receiver grants a slot of its arena, the sender writes into it, and a number that comes with the
-//! write tells the receiver that its bytes are there. Both are of the caller's choice, and pass over the connection
-//! that the two shards have anyway; no byte of a piece does.
+//! write, or in a message after it, tells the receiver that its bytes are there. Both are of the caller's choice, and pass
+//! over the connection that the two shards have anyway; no byte of a piece does.
 //!
 //! One [`Adapter`] for each device of the node has the arena registered. Each shard has one [`Endpoint`] for each
 //! adapter, and in it a lane, one queue pair, for each shard of a peer:

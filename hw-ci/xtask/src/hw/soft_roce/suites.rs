@@ -74,7 +74,7 @@ const SUITES: &[Suite] = &[
     Suite {
         package: "engine",
         test: None,
-        arguments: &["transport::rdma::tests::device", "--nocapture"],
+        arguments: &["transport::rdma::tests::device", "transport::rdma::tests::iwarp", "--nocapture"],
         devices: BOTH,
         runs_shoal: false,
         apart: false,

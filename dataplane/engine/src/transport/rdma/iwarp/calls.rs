@@ -27,6 +27,8 @@ const RESOLVE_TIMEOUT_MS: u32 = 4_000;
 /// Ports that are tried. The connection manager chooses one that no listener of its own has, but a TCP socket of the
 /// system may.
 const PORTS_TRIED: usize = 16;
+/// Events that are taken in one call.
+const EVENTS_MAX: usize = 256;
 /// Two tokens.
 const TOKENS_BYTES: usize = 16;
 
@@ -100,9 +102,9 @@ impl IwarpFabric {
         }
     }
 
-    /// Takes everything that has happened to connections.
+    /// Takes what has happened to connections. What is left can still be read from the descriptor.
     pub(super) fn take_news(&mut self) {
-        loop {
+        for _ in 0..EVENTS_MAX {
             match self.events.next_event() {
                 Ok(Some((number, event))) => self.on_event(number, event),
                 Ok(None) => break,

@@ -115,8 +115,11 @@ impl IwarpFabric {
                 self.with_lane(id, Lane::acknowledgement_done);
                 Ok(())
             }
-            // A queue pair fails with its connection.
-            (Err(WorkError::Flushed), _) => Err(RdmaError::Disconnected),
+            // A queue pair fails with its connection. Why one was never there, an event says.
+            (Err(WorkError::Flushed), _) => match self.lanes.get(&id) {
+                Some(Lane { stage: Stage::Connected(_), .. }) => Err(RdmaError::Disconnected),
+                _ => Ok(()),
+            },
             (Err(error), _) => Err(error.into()),
             (Ok(_), _) => Err(RdmaError::Protocol),
         };

@@ -48,11 +48,21 @@ impl Rig for Devices {
     }
 }
 
+/// The iWARP device of the machine, if there is one.
+pub(super) fn iwarp(arena: &Arena) -> Option<Arc<VerbsAdapter>> {
+    let adapters = VerbsAdapter::open_all(&RdmaSettings::default(), arena).ok();
+    let found = adapters.into_iter().flatten().find(|adapter| is_iwarp(adapter));
+    if found.is_none() {
+        println!("skipped: there is no iWARP device");
+    }
+    found
+}
+
 fn is_iwarp(adapter: &VerbsAdapter) -> bool {
     adapter.context().device().transport() == Transport::Iwarp
 }
 
-fn await_readable(descriptors: &[BorrowedFd<'_>]) {
+pub(super) fn await_readable(descriptors: &[BorrowedFd<'_>]) {
     let polled = descriptors.iter().map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN));
     let mut descriptors: Vec<PollFd<'_>> = polled.collect();
     let limit = Timespec { tv_sec: LOST_S, tv_nsec: 0 };
