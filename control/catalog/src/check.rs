@@ -40,7 +40,6 @@ pub fn write(write: Write) -> Result<Checked, CatalogError> {
     write.conditions.iter().try_for_each(condition)?;
     let mut keys = BTreeSet::new();
     for operation in &write.operations {
-        check_key(operation.key())?;
         if !keys.insert(operation.key()) {
             return Err(CatalogError::Twice { key: operation.key().into() });
         }
@@ -110,13 +109,15 @@ fn condition(condition: &Condition) -> Result<(), CatalogError> {
     }
 }
 
-fn operation(operation: &Operation) -> Result<Described, CatalogError> {
+/// Refuses an operation that cannot be; what its content is.
+pub fn operation(operation: &Operation) -> Result<Described, CatalogError> {
+    check_key(operation.key())?;
     match operation {
         Operation::Put(put) => {
             put.ttl_ms.map_or(Ok(()), ttl)?;
             put.owner.as_deref().map_or(Ok(()), service)?;
             labels(&put.labels)?;
-            content(put)
+            describe(put)
         }
         Operation::Expire { when: Expiry::In(ttl_ms) | Expiry::Later(ttl_ms), .. } => {
             ttl(*ttl_ms).map(|()| Described::default())
@@ -125,7 +126,8 @@ fn operation(operation: &Operation) -> Result<Described, CatalogError> {
     }
 }
 
-fn content(put: &Put) -> Result<Described, CatalogError> {
+/// What a put's content is, unless it is too large or no manifest.
+pub fn describe(put: &Put) -> Result<Described, CatalogError> {
     let key = || put.key.clone();
     match &put.content {
         Content::Value(value) if value.len() > VALUE_SIZE_MAX => {
@@ -165,8 +167,8 @@ fn length(what: &'static str, text: &str, most: usize) -> Result<(), CatalogErro
     if text.len() > most { Err(invalid(what, text, "it is too long")) } else { Ok(()) }
 }
 
-/// Bytes that an operation brings along.
-fn size_of(operation: &Operation) -> usize {
+/// Bytes that an operation brings along, as they count for [`WRITE_SIZE_MAX`].
+pub fn size_of(operation: &Operation) -> usize {
     let Operation::Put(put) = operation else { return operation.key().len() };
     let (Content::Value(content) | Content::Manifest(content)) = &put.content;
     let labels: usize = put.labels.iter().map(|(name, value)| name.len() + value.len()).sum();

@@ -125,6 +125,14 @@ pub enum CatalogError {
         /// Its revision.
         revision: u64,
     },
+    /// A transaction has taken too long.
+    #[error(
+        "the transaction was to take at most {timeout_ms} ms and was rolled back; begin again, with more time"
+    )]
+    TransactionTimeout {
+        /// How long it was to take, in milliseconds.
+        timeout_ms: u64,
+    },
     /// The catalog cannot be reached. Whether a write was carried out is not known when `maybe_done`.
     #[error("the catalog cannot be reached: {reason}; try again in {retry_ms} ms")]
     Unreachable {

@@ -19,6 +19,7 @@ mod change; // what has been written, in order
 mod error; // what can go wrong
 pub mod check; // what every engine refuses
 mod selection; // whose changes are wanted
+mod transaction; // reads at once, writes when it commits
 mod embedded; // the engine in one process, on disk
 mod etcd; // the engine on etcd, for many nodes
 
@@ -30,6 +31,7 @@ pub use error::CatalogError;
 pub use etcd::{Etcd, EtcdAddress, EtcdSettings, EtcdTls};
 pub use read::{Consistency, Found, GET_KEYS_MAX, Page, SCAN_LIMIT_MAX, SCAN_SIZE_MAX, Scan};
 pub use selection::Selection;
+pub use transaction::{Isolation, TRANSACTION_TIMEOUT_MAX_MS, Transaction};
 pub use write::{
     Condition, Expiry, OPERATIONS_MAX, Operation, Put, TTL_MAX_MS, WRITE_SIZE_MAX, Write, Written,
 };

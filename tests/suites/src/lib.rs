@@ -4,6 +4,7 @@
 //! put and to compare. A failed expectation panics, since the callers are tests; whatever was started or written is
 //! gone when its value is dropped, after a panic too.
 
+pub mod catalog; // what every engine of the catalog must do
 mod binary; // the program under test
 mod cluster; // a head and its members
 mod command; // one call of the command line
