@@ -1,13 +1,14 @@
-//! The durable truth: keys, versions, manifests.
+//! The durable truth: keys, and what they have.
 //!
-//! A key has one current version; each version is a manifest root that names chunks. What is acknowledged is on
-//! disk. All writes pass through one thread, which carries out whatever has queued up as one atomic group with one
-//! fsync. Reads do not wait for it and see acknowledged or about-to-be-acknowledged writes only, never half a group.
+//! A key has a current version, which is a small value or a manifest root that names chunks. [`Catalog`] says what every
+//! engine does; docs/catalog.md says it for users. [`Embedded`] is the engine in one process: all writes pass through one
+//! thread, which carries out whatever has queued up as one atomic group with one fsync. Reads do not wait for it and see
+//! acknowledged or about-to-be-acknowledged writes only, never half a group. [`Transaction`] runs on any engine.
 //!
-//! A version that is superseded or removed stays for [`GRACE_MS`], and for as long as somebody holds a lease on
-//! it; until then its chunks count as referenced. [`Embedded::sweep`] forgets it afterwards.
+//! A manifest that is superseded or removed stays for [`GRACE_MS`], and for as long as somebody holds a lease on
+//! it; until then its chunks count as referenced. [`Catalog::sweep`] forgets it afterwards.
 //!
-//! No async runtime is needed: the futures wait for a channel, and any executor, or a plain `block_on`, drives
+//! [`Embedded`] needs no async runtime: its futures wait for channels, and any executor, or a plain `block_on`, drives
 //! them.
 #![forbid(unsafe_code)]
 

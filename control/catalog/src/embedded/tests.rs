@@ -465,6 +465,142 @@ fn rot_in_the_catalogs_own_numbers_is_told() {
     names(Embedded::open(world.directory.path()).map(drop), "its own 'cluster'");
 }
 
+fn put_value(catalog: &Embedded, key: &str, text: &str, change: impl FnOnce(&mut Put)) -> u64 {
+    let mut put = Put::new(key, Content::Value(text.as_bytes().to_vec()));
+    change(&mut put);
+    block_on(catalog.write(write_of(put, None))).unwrap().revision
+}
+
+fn follow(catalog: &Embedded, start: Start) -> Result<Box<dyn ChangeStream>, CatalogError> {
+    block_on(catalog.changes(start, Selector::Prefix(String::new())))
+}
+
+fn next(stream: &mut Box<dyn ChangeStream>) -> Result<Vec<String>, CatalogError> {
+    Ok(block_on(stream.next())?.into_iter().map(|change| change.key).collect())
+}
+
+#[test]
+fn changes_are_kept_for_as_long_as_is_set() {
+    let mut world = World::new();
+    world.reopen_with(Settings { retention_ms: 1_000, ..world.settings() });
+    put_value(&world, "a", "1", |_| {});
+    let mut early = follow(&world, Start::After(0)).unwrap();
+    put_value(world.at(500), "b", "1", |_| {});
+    put_value(world.at(900), "c", "1", |_| {});
+    block_on(world.at(1_500).sweep()).unwrap();
+    // What is in memory is still delivered to who follows it.
+    assert_eq!(next(&mut early).unwrap(), ["a"]);
+    assert!(matches!(
+        follow(&world, Start::After(0)).map(drop),
+        Err(CatalogError::ChangesGone { asked: 0, kept: 1 })
+    ));
+    assert!(matches!(follow(&world, Start::At(0)).map(drop), Err(CatalogError::ChangesGone { kept: 1, .. })));
+    // A stream holds on to the directory.
+    drop(early);
+    world.reopen_with(Settings { retention_ms: 1_000, ..world.settings() });
+    let mut kept = follow(&world, Start::After(1)).unwrap();
+    assert_eq!(next(&mut follow(&world, Start::At(1)).unwrap()).unwrap(), ["b"]);
+    assert_eq!(next(&mut follow(&world, Start::At(501)).unwrap()).unwrap(), ["c"]);
+    put_value(&world, "d", "1", |_| {});
+    assert_eq!(
+        [next(&mut kept).unwrap(), next(&mut kept).unwrap(), next(&mut kept).unwrap()],
+        [["b"], ["c"], ["d"]]
+    );
+    assert_eq!(kept.position(), 4);
+}
+
+#[test]
+fn who_falls_behind_what_is_kept_is_told() {
+    let mut world = World::new();
+    put_value(&world, "a", "1", |_| {});
+    let settings = Settings { changes_size_max: 100 << 10, ..world.settings() };
+    world.reopen_with(settings);
+    // From before the catalog was opened, so that it is read from disk.
+    let mut stream = follow(&world, Start::After(0)).unwrap();
+    for _ in 0..20 {
+        put_value(&world, "large", &"x".repeat(10 << 10), |_| {});
+    }
+    block_on(world.sweep()).unwrap();
+    let refused = next(&mut stream);
+    assert!(matches!(refused, Err(CatalogError::ChangesGone { asked: 0, kept: 2.. })), "{refused:?}");
+    assert_eq!(next(&mut follow(&world, Start::After(20)).unwrap()).unwrap(), ["large"]);
+}
+
+#[test]
+fn what_has_changed_is_known_after_a_restart_too() {
+    let mut world = World::new();
+    let first = put_value(&world, "a/1", "1", |_| {});
+    let second = put_value(&world, "b", "1", |_| {});
+    remove(&world, "a/1", false);
+    world.reopen();
+    let holds = |prefix: &str, exact, revision| {
+        let conditions = vec![Condition::Unchanged { prefix: prefix.into(), exact, revision }];
+        block_on(world.write(Write { conditions, operations: Vec::new() })).is_ok()
+    };
+    assert!(!holds("a/", false, second) && !holds("a/1", true, second) && !holds("", false, first));
+    assert!(holds("b", false, second) && holds("b", true, second) && holds("c", false, 0));
+    assert!(holds("a/", false, second + 1));
+}
+
+#[test]
+fn services_outlive_a_restart_with_their_whole_time() {
+    let mut world = World::new();
+    block_on(world.keep_service("s", 1_000)).unwrap();
+    put_value(&world, "k", "1", |put| put.owner = Some("s".into()));
+    world.at(900);
+    world.reopen();
+    block_on(world.at(1_800).sweep()).unwrap();
+    assert_eq!(keys(&world, ""), ["k"]);
+    let swept = block_on(world.at(1_900).sweep()).unwrap();
+    assert_eq!(swept, Swept { abandoned: 1, ..Swept::default() });
+    assert_eq!(keys(&world, ""), [""; 0]);
+    world.reopen();
+    assert_eq!(block_on(world.services()).unwrap(), []);
+}
+
+#[test]
+fn time_does_not_go_back() {
+    let mut world = World::new();
+    put_value(world.at(1_000), "a", "1", |put| put.ttl_ms = Some(50));
+    assert_eq!(keys(world.at(1_050), ""), [""; 0]);
+    assert_eq!(keys(world.at(1_000), ""), [""; 0]);
+    put_value(world.at(10), "b", "1", |_| {});
+    assert_eq!(get(&world, "b").unwrap().unwrap().updated_ms, 1_050);
+    world.at(20);
+    world.reopen();
+    assert_eq!(keys(&world, ""), ["b"]);
+    put_value(&world, "c", "1", |_| {});
+    assert_eq!(get(&world, "c").unwrap().unwrap().updated_ms, 1_050);
+}
+
+#[test]
+fn a_snapshot_outlives_what_is_removed() {
+    let world = World::new();
+    put_value(&world, "small", "1", |_| {});
+    put_value(&world, "large", &"x".repeat(5_000), |put| put.ttl_ms = Some(10));
+    let snapshot = block_on(world.snapshot()).unwrap();
+    put_value(&world, "small", &"y".repeat(5_000), |_| {});
+    put_value(&world, "small", "2", |_| {});
+    block_on(world.at(10).sweep()).unwrap();
+    let found = block_on(snapshot.get(&["small".into(), "large".into()])).unwrap();
+    let sizes: Vec<_> = found.iter().flatten().map(|entry| (entry.version, entry.size)).collect();
+    assert_eq!((sizes, snapshot.revision()), (vec![(1, 1), (1, 5_000)], 2));
+    assert_eq!(keys(&world, ""), ["small"]);
+}
+
+#[test]
+fn pages_go_on_after_a_restart() {
+    let mut world = World::new();
+    for key in ["a", "b", "c"] {
+        put_value(&world, key, "1", |_| {});
+    }
+    let scan = |after: Option<String>| Scan { prefix: String::new(), after, limit: 2, contents: true };
+    let first = block_on(Catalog::scan(&*world, &scan(None), Consistency::One)).unwrap();
+    world.reopen();
+    let second = block_on(Catalog::scan(&*world, &scan(first.next), Consistency::One)).unwrap();
+    assert_eq!((second.entries.len(), second.entries[0].key.as_str(), second.next), (1, "c", None));
+}
+
 /// What a catalog must hold, kept in the plainest way.
 #[derive(Default)]
 struct Model {

@@ -67,6 +67,8 @@ pub async fn writes_that_change_nothing_say_so(bed: Bed) {
     assert!(bed.put("k", "2").await.revision > absent.revision);
 }
 
+type IsTold = fn(&CatalogError) -> bool;
+
 /// Each limit is told, and the catalog is as it was.
 pub async fn bad_writes_change_nothing(bed: Bed) {
     bed.put("k", "1").await;
@@ -80,7 +82,7 @@ pub async fn bad_writes_change_nothing(bed: Bed) {
     let endless = Operation::Put(Put { ttl_ms: Some(u64::MAX), ..value("ttl", "x") });
     let label = Operation::Put(Put { labels: [(String::new(), "x".into())].into(), ..value("label", "x") });
     let owner = Operation::Put(Put { owner: Some("nobody".into()), ..value("owned", "x") });
-    let bad: Vec<(Vec<Operation>, fn(&CatalogError) -> bool)> = vec![
+    let bad: Vec<(Vec<Operation>, IsTold)> = vec![
         (many, |error| matches!(error, CatalogError::TooLarge { found: 129, most: 128, .. })),
         (vec![large(VALUE_SIZE_MAX + 1)], |error| matches!(error, CatalogError::ValueSize { .. })),
         (vec![root], |error| matches!(error, CatalogError::ManifestSize { .. })),
