@@ -5,6 +5,7 @@
 //! gone when its value is dropped, after a panic too.
 
 pub mod catalog; // what every engine of the catalog must do
+pub mod linearizability; // whether what concurrent callers saw can have happened one by one
 mod binary; // the program under test
 mod cluster; // a head and its members
 mod command; // one call of the command line
