@@ -85,12 +85,12 @@ report_for_readers() {
     done
     measure "n0 to all" "$meeting/measures/broadcast.json" ''
     echo
-    echo "Which way pieces came to each node since it started, in MB; what is neither RDMA nor shared memory came over TCP:"
+    echo "Which way pieces came to each node since it started, in MB; what is not RDMA, UCX or shared memory came over TCP:"
     echo
-    echo "| node | all | RDMA | shared memory |"
-    echo "|---|--:|--:|--:|"
+    echo "| node | all | RDMA | UCX | shared memory |"
+    echo "|---|--:|--:|--:|--:|"
     for rank in "${ranks[@]}"; do
-        [ ! -e "$meeting/nodes/$rank.status.json" ] || echo "| n$rank | $(came "$rank" '') | $(came "$rank" _rdma) | $(came "$rank" _shm) |"
+        [ ! -e "$meeting/nodes/$rank.status.json" ] || echo "| n$rank | $(came "$rank" '') | $(came "$rank" _rdma) | $(came "$rank" _ucx) | $(came "$rank" _shm) |"
     done
 }
 
