@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// The members. All end, and their folders go, when this is dropped.
 pub struct Etcds {
     members: Vec<Member>,
+    /// Files for TLS: the authority, a certificate, its key.
+    tls: Option<[PathBuf; 3]>,
     directory: TempDir,
 }
 
@@ -33,6 +36,16 @@ impl Etcds {
     /// Starts so many members and waits until they have a leader. Where there is no `etcd` it says so and gives nothing; with
     /// `SHOAL_REQUIRE_ETCD` set that is a failure.
     pub fn start(count: usize) -> Option<Self> {
+        Self::start_with(count, None)
+    }
+
+    /// As [`Etcds::start`], with clients that must speak TLS and show a certificate of the same authority: files of the
+    /// authority, of the members' certificate and its key. It does not wait.
+    pub fn start_secured(count: usize, tls: [PathBuf; 3]) -> Option<Self> {
+        Self::start_with(count, Some(tls))
+    }
+
+    fn start_with(count: usize, tls: Option<[PathBuf; 3]>) -> Option<Self> {
         let version =
             Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if let Err(error) = version {
@@ -44,10 +57,14 @@ impl Etcds {
             return None;
         }
         for _ in 0..STARTS_MAX {
-            let mut etcds =
-                Self { members: free_members(count), directory: tempfile::tempdir().expect("a folder") };
+            let mut etcds = Self {
+                members: free_members(count),
+                tls: None,
+                directory: tempfile::tempdir().expect("a folder"),
+            };
+            etcds.tls.clone_from(&tls);
             (0..count).for_each(|member| etcds.spawn(member));
-            if etcds.is_ready() {
+            if tls.is_some() || etcds.is_ready() {
                 return Some(etcds);
             }
         }
@@ -59,6 +76,21 @@ impl Etcds {
         let hosts: Vec<String> =
             self.members.iter().map(|member| format!("127.0.0.1:{}", member.client)).collect();
         format!("etcd://{}", hosts.join(","))
+    }
+
+    /// Lets in only who has the password of the user root.
+    pub fn require_password(&self, password: &str) {
+        let root = format!(r#"{{"name":"root","password":"{password}"}}"#);
+        let steps = [
+            ("/v3/auth/user/add", &*root),
+            ("/v3/auth/role/add", r#"{"name":"root"}"#),
+            ("/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#),
+            ("/v3/auth/enable", "{}"),
+        ];
+        for (path, body) in steps {
+            let answer = ask(self.members[0].client, path, body).expect("an answer");
+            assert!(answer.get("error").is_none(), "{path}: {answer}");
+        }
     }
 
     /// The member that leads, by its number.
@@ -112,28 +144,30 @@ impl Etcds {
 
     /// Whether a member is the leader; nothing when it does not answer or knows no leader.
     fn leads(&self, member: usize) -> Option<bool> {
-        let status = ask(self.members[member].client, "/v3/maintenance/status").ok()?;
+        let status = ask(self.members[member].client, "/v3/maintenance/status", "{}").ok()?;
         let leader = status.get("leader")?.as_str()?;
         Some(leader != "0" && leader == status.get("header")?.get("member_id")?.as_str()?)
     }
 
     fn spawn(&mut self, number: usize) {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let client_url = format!("{scheme}://127.0.0.1:{}", self.members[number].client);
         let all =
             self.members.iter().enumerate().map(|(number, member)| format!("m{number}={}", url(member.peer)));
         let cluster = all.collect::<Vec<_>>().join(",");
         let member = &mut self.members[number];
         let log = self.directory.path().join(format!("m{number}.log"));
         let log = File::options().append(true).create(true).open(log).expect("a log");
-        let child = Command::new("etcd")
+        let mut command = Command::new("etcd");
+        if let Some([ca, certificate, key]) = &self.tls {
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
+            command.arg("--cert-file").arg(certificate).arg("--key-file").arg(key);
+        }
+        let child = command
             .args(["--name", &format!("m{number}")])
             .args(["--initial-cluster", &cluster, "--initial-cluster-state", "new"])
-            .args([
-                "--listen-client-urls",
-                &url(member.client),
-                "--advertise-client-urls",
-                &url(member.client),
-            ])
+            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
             .args([
                 "--listen-peer-urls",
                 &url(member.peer),
@@ -168,10 +202,10 @@ fn free_members(count: usize) -> Vec<Member> {
 }
 
 /// Asks a member through its gateway for JSON.
-fn ask(port: u16, path: &str) -> io::Result<Value> {
+fn ask(port: u16, path: &str, body: &str) -> io::Result<Value> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "POST {path} HTTP/1.0\r\nHost: etcd\r\nContent-Length: 2\r\n\r\n{{}}")?;
+    write!(stream, "POST {path} HTTP/1.0\r\nHost: etcd\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);

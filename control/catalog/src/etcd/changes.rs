@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio::task::AbortHandle;
 
-use super::core::{Core, now_ms};
+use super::core::Core;
 use super::layout::Place;
 use super::proto::{Event, RangeRequest};
 use super::record::Seen;
@@ -99,7 +99,7 @@ impl Core {
         let keep_ms = self.settings.retention_ms;
         match mark {
             Some((_, revision)) => Ok(revision),
-            None if at_ms < now_ms().saturating_sub(keep_ms) => Ok(0),
+            None if at_ms < self.now_ms().saturating_sub(keep_ms) => Ok(0),
             None => Ok(self.reflected(|mirror| mirror.floor())?.saturating_sub(1)),
         }
     }

@@ -14,8 +14,8 @@ use tokio::sync::MutexGuard;
 
 use super::client::{CallError, REQUEST_SIZE_MAX};
 use super::core::{
-    Core, OPS_MAX, created_by, get, header_revision, holds_less, now_ms, put, random, range, ranges,
-    unwritten_since, written_by,
+    Core, OPS_MAX, created_by, get, header_revision, holds_less, put, random, range, ranges, unwritten_since,
+    written_by,
 };
 use super::follow::number;
 use super::mirror::Victim;
@@ -54,7 +54,7 @@ impl Core {
         let mut facts = self.guess(&question);
         let mut turns = Vec::new();
         while begin.elapsed() < CONTENTION {
-            let planned = plan(&checked, &question, &facts, number, now_ms());
+            let planned = plan(&checked, &question, &facts, number, self.now_ms());
             let certain = facts.certain;
             let next = match planned {
                 Ok(Plan::Put { rows, versions }) => {
@@ -263,7 +263,7 @@ impl Core {
             if known < *revision || known == 0 {
                 self.seen(*revision).await?;
             }
-            let overdue = self.reflected(|mirror| mirror.overdue(prefix, now_ms(), OPS_MAX))?;
+            let overdue = self.reflected(|mirror| mirror.overdue(prefix, self.now_ms(), OPS_MAX))?;
             self.end(&overdue, Kind::Expired).await?;
         }
         Ok(())
@@ -279,7 +279,7 @@ impl Core {
     }
 
     async fn end_step(&self, mut victims: Vec<Victim>, kind: Kind) -> Result<u64, CatalogError> {
-        let (write, now_ms) = (random()?, now_ms());
+        let (write, now_ms) = (random()?, self.now_ms());
         let keys = victims.iter().map(|victim| victim.key.to_string()).collect();
         let question = Question { keys, ..Question::default() };
         for _ in 0..ENDS_MAX {

@@ -17,7 +17,6 @@ use super::proto::{
 use super::readers::Readers;
 use super::record::revision;
 use super::sweep::Sweeper;
-use crate::embedded::{Clock, SystemClock};
 use crate::error::CatalogError;
 
 /// Most operations, and most comparisons, that etcd takes in one transaction by default.
@@ -61,6 +60,11 @@ impl Core {
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
             settings,
         })
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.settings.clock.now_ms()
     }
 
     /// The mirror, once it has been built.
@@ -172,9 +176,4 @@ pub(super) fn holds_less(key: Vec<u8>, number: u64) -> Compare {
 /// A random number.
 pub(super) fn random() -> Result<u64, CatalogError> {
     getrandom::u64().map_err(CatalogError::Random)
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    SystemClock.now_ms()
 }

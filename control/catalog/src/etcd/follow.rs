@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::client::CallError;
-use super::core::{Core, now_ms};
+use super::core::Core;
 use super::layout::Place;
 use super::mirror::Mirror;
 use super::proto::{KeyValue, RangeRequest};
@@ -49,7 +49,7 @@ impl Core {
 
     /// Reads everything that there is; at which revision.
     async fn rebuild(&self) -> Result<u64, CallError> {
-        let now_ms = now_ms();
+        let now_ms = self.now_ms();
         let mut mirror = Mirror::new(now_ms.saturating_add(REOPENED_GRACE_MS));
         let (mut held, mut is_empty) = (Vec::new(), true);
         let mut pages = self.pages(self.layout.everything(), 0);
@@ -95,7 +95,7 @@ impl Core {
 
     /// Takes the events of one revision: whether each is a deletion, and of what.
     fn take(&self, at: u64, events: impl Iterator<Item = (bool, KeyValue)>) {
-        let now_ms = now_ms();
+        let now_ms = self.now_ms();
         let mut guard = self.mirror();
         let Some(mirror) = guard.as_mut() else { return };
         for (deleted, kv) in events {

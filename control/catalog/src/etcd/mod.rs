@@ -34,12 +34,13 @@ use tokio::time::timeout;
 
 pub use self::address::{EtcdAddress, EtcdTls};
 use self::changes::Changes;
-use self::core::{Core, now_ms};
+use self::core::Core;
 use self::runtime::Runtime;
 use self::snapshot::EtcdSnapshot;
 use crate::catalog::{Catalog, Service, Snapshot, Swept};
 use crate::change::{ChangeStream, Selector, Start};
 use crate::check::at_most;
+use crate::embedded::{Clock, SystemClock};
 use crate::entry::Entry;
 use crate::error::CatalogError;
 use crate::read::{Consistency, Found, Page, Scan};
@@ -60,18 +61,20 @@ pub struct Etcd {
 }
 
 /// What can be set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct EtcdSettings {
     /// How long changes are kept, in milliseconds. The node that sweeps has etcd forget older history.
     pub retention_ms: u64,
     /// Memory for the latest that is known of keys, in bytes.
     pub cache_size: usize,
+    /// What time it is for keys and versions. The time of services and nodes is etcd's own.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Default for EtcdSettings {
-    /// An hour, and 64 MiB.
+    /// An hour, 64 MiB, and the machine's calendar.
     fn default() -> Self {
-        Self { retention_ms: 3_600_000, cache_size: 64 << 20 }
+        Self { retention_ms: 3_600_000, cache_size: 64 << 20, clock: Arc::new(SystemClock) }
     }
 }
 
@@ -117,7 +120,7 @@ impl Catalog for Etcd {
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, CatalogError> {
-        let at_ms = now_ms();
+        let at_ms = self.core.now_ms();
         let revision = self.run(|core| async move { Ok(core.revision().await?) }).await?;
         Ok(Box::new(EtcdSnapshot { core: self.core.clone(), runtime: self.runtime.clone(), revision, at_ms }))
     }
@@ -156,7 +159,7 @@ impl Catalog for Etcd {
         let chunks = chunks.to_vec();
         self.run(|core| async move {
             core.seen_all().await?;
-            let now_ms = now_ms();
+            let now_ms = core.now_ms();
             core.reflected(|mirror| chunks.iter().map(|chunk| mirror.references(chunk, now_ms)).collect())
         })
         .await

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use plan::key::check_key;
 
 use super::client::{CallError, Client};
-use super::core::{Core, OPS_MAX, get, header_revision, now_ms, ranges};
+use super::core::{Core, OPS_MAX, get, header_revision, ranges};
 use super::proto::{KeyValue, RangeRequest, Request, TxnRequest};
 use super::record::{Seen, revision};
 use crate::check;
@@ -80,7 +80,7 @@ impl Core {
         }
         match self.fetch(keys, 0, one).await {
             Ok((revision, seen)) => {
-                let entries = entries(keys, seen, now_ms());
+                let entries = entries(keys, seen, self.now_ms());
                 Ok(Found { revision, entries, stale: false })
             }
             Err(CatalogError::Unreachable { .. }) if one && let Some(found) = self.remembered(keys) => {
@@ -128,7 +128,7 @@ impl Core {
 
     /// What is remembered of all keys, if it is of each.
     fn remembered(&self, keys: &[String]) -> Option<Found> {
-        let (now_ms, mut cache) = (now_ms(), self.cache());
+        let (now_ms, mut cache) = (self.now_ms(), self.cache());
         let entries = keys.iter().map(|key| match cache.get(key) {
             Some(seen) if seen.record.is_live(now_ms) => Some(Some(Seen::clone(&seen).entry(key, true))),
             Some(_) => Some(None),
@@ -141,7 +141,7 @@ impl Core {
     }
 
     pub(super) async fn scan(&self, scan: &Scan, consistency: Consistency) -> Result<Page, CatalogError> {
-        self.scan_at(scan, 0, now_ms(), consistency == Consistency::One).await
+        self.scan_at(scan, 0, self.now_ms(), consistency == Consistency::One).await
     }
 
     /// A page at a revision or (0) at the last, without what had expired at a time.
@@ -199,7 +199,7 @@ impl Core {
         check::prefix(prefix)?;
         self.seen_all().await?;
         // What etcd counts has tombstones in it, which the mirror knows at its own revision.
-        let (at, dead) = self.reflected(|mirror| (mirror.revision(), mirror.dead(prefix, now_ms())))?;
+        let (at, dead) = self.reflected(|mirror| (mirror.revision(), mirror.dead(prefix, self.now_ms())))?;
         let range = RangeRequest { count_only: true, revision: at as i64, ..self.layout.keys(prefix) };
         let count = revision(self.client.page(range).await.map_err(|error| reading(error, at))?.count);
         Ok(count.saturating_sub(dead))
@@ -213,7 +213,7 @@ impl Core {
         }
         let mut pages = self.pages(self.layout.keys(&format!("{key}/")), 0);
         while let Some(kvs) = pages.next(&self.client).await? {
-            let keys: Vec<String> = self.live(kvs, now_ms())?.into_iter().map(|(key, _)| key).collect();
+            let keys: Vec<String> = self.live(kvs, self.now_ms())?.into_iter().map(|(key, _)| key).collect();
             for keys in keys.chunks(OPS_MAX) {
                 removed += self.remove_step(keys.to_vec()).await?;
             }

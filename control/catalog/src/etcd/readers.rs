@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::client::CallError;
-use super::core::{Core, OPS_MAX, get, header_revision, now_ms, put, ranges, written_by};
+use super::core::{Core, OPS_MAX, get, header_revision, put, ranges, written_by};
 use super::proto::{DeleteRangeRequest, Request, RequestOp, TxnRequest};
 use super::record::Seen;
 use crate::embedded::lease::Leases;
@@ -75,7 +75,7 @@ impl Core {
         let (_, found) = self.fetch(&keys, 0, false).await?;
         let mut found = found.into_iter().next().flatten();
         for _ in 0..OPENINGS_MAX {
-            let Some(seen) = found.filter(|seen| seen.record.is_live(now_ms())) else { return Ok(None) };
+            let Some(seen) = found.filter(|seen| seen.record.is_live(self.now_ms())) else { return Ok(None) };
             if let Some(opened) = self.grant(key, &seen)? {
                 return Ok(Some(opened));
             }
@@ -88,7 +88,7 @@ impl Core {
     }
 
     pub(super) fn renew(&self, leases: &[u64]) -> Vec<u64> {
-        let (now_ms, mut table) = (now_ms(), self.readers.table());
+        let (now_ms, mut table) = (self.now_ms(), self.readers.table());
         leases.iter().copied().filter(|&lease| !table.leases.renew(lease, now_ms)).collect()
     }
 
@@ -105,7 +105,8 @@ impl Core {
             None if free => {}
             None => return Ok(None),
         }
-        let lease = table.leases.grant(key, seen.record.version, now_ms()).ok_or(CatalogError::Leases)?;
+        let lease =
+            table.leases.grant(key, seen.record.version, self.now_ms()).ok_or(CatalogError::Leases)?;
         Ok(Some((seen.clone().entry(key, true), lease)))
     }
 
@@ -167,7 +168,7 @@ impl Core {
         loop {
             tokio::time::sleep(TIDY).await;
             // Where nothing has been read yet there is nothing to forget.
-            let _ = self.reflected(|mirror| mirror.forget(now_ms()));
+            let _ = self.reflected(|mirror| mirror.forget(self.now_ms()));
             self.unmark().await;
             let known = *self.readers.node_lease.lock().await;
             let Some(lease) = known.filter(|lease| lease.renewed.elapsed() >= RENEWAL) else { continue };
@@ -203,7 +204,7 @@ impl Core {
 
     /// Versions that nobody reads, and which revisions wrote their names. Whoever opens one of them from here on writes its name again.
     fn unread(&self) -> Vec<(u64, u64)> {
-        let (now_ms, mut table) = (now_ms(), self.readers.table());
+        let (now_ms, mut table) = (self.now_ms(), self.readers.table());
         table.leases.expire(now_ms);
         let Table { leases, marked } = &mut *table;
         for mark in marked.values_mut() {

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::core::{Core, OPS_MAX, created_by, holds_less, now_ms, put, written_by};
+use super::core::{Core, OPS_MAX, created_by, holds_less, put, written_by};
 use super::mirror::Victim;
 use super::proto::{DeleteRangeRequest, Request, RequestOp, TxnRequest};
 use super::record::Kind;
@@ -37,7 +37,7 @@ impl Core {
     pub(super) async fn sweep(&self) -> Result<Swept, CatalogError> {
         self.unmark().await;
         let forgotten = self.reflected(|mirror| {
-            mirror.forget(now_ms());
+            mirror.forget(self.now_ms());
             mirror.take_forgotten()
         })?;
         let mut swept = Swept { forgotten, ..Swept::default() };
@@ -46,7 +46,7 @@ impl Core {
         }
         for _ in 0..STEPS_MAX {
             let (overdue, abandoned) =
-                self.reflected(|mirror| (mirror.overdue("", now_ms(), STEP), mirror.abandoned(STEP)))?;
+                self.reflected(|mirror| (mirror.overdue("", self.now_ms(), STEP), mirror.abandoned(STEP)))?;
             if overdue.is_empty() && abandoned.is_empty() {
                 break;
             }
@@ -109,7 +109,7 @@ impl Core {
 
     /// Writes which revision there is at this time.
     async fn mark_time(&self) -> Result<(), CatalogError> {
-        let now_ms = now_ms();
+        let now_ms = self.now_ms();
         let last = self.reflected(|mirror| mirror.last_mark())?;
         if last.is_some_and(|(at_ms, _)| now_ms < at_ms.saturating_add(self.mark_ms())) {
             return Ok(());
@@ -126,7 +126,7 @@ impl Core {
         if sweeper.trimmed.is_some_and(|trimmed| trimmed.elapsed() < pause) {
             return Ok(());
         }
-        let until_ms = now_ms().saturating_sub(self.settings.retention_ms);
+        let until_ms = self.now_ms().saturating_sub(self.settings.retention_ms);
         let old = self.reflected(|mirror| mirror.marks_until(until_ms).collect::<Vec<_>>())?;
         // The last of them stays: it says what there was at times after it.
         let Some(((_, floor), older)) = old.split_last() else { return Ok(()) };

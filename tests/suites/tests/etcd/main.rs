@@ -1,9 +1,11 @@
 //! The catalog on etcd, with members that run here. A machine without `etcd` skips all of it, and says so.
-// All of it is tests.
-#![allow(clippy::unwrap_used)]
 
+#![expect(clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod conformance; // what every engine does
 mod failover; // members that die and freeze
 mod reach; // nobody answers, and what is remembered
+mod secured; // who is there
 mod several; // nodes that share one catalog
 
 use catalog::{Catalog, Content, Etcd, EtcdSettings, Operation, Put, Write, Written};
