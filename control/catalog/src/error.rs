@@ -226,8 +226,8 @@ pub enum CatalogError {
     /// The operating system gives no random numbers.
     #[error("the operating system gives no random numbers: {0}")]
     Random(getrandom::Error),
-    /// The writer thread is gone, which only a defect brings about.
-    #[error("the catalog's writer has stopped because of a defect; restart the node and report its log")]
+    /// The writer thread is gone: the catalog was closed, or a defect has ended it.
+    #[error("the catalog is closed; if the node goes on without it, restart it and report its log")]
     Stopped,
 }
 

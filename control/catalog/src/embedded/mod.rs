@@ -27,6 +27,7 @@ use std::thread::{self, JoinHandle};
 
 use async_trait::async_trait;
 use plan::key::check_key;
+use tokio::sync::watch;
 
 pub use self::clock::{Clock, SystemClock};
 use self::fence::Fence;
@@ -67,6 +68,7 @@ pub struct Settings {
 struct Inner {
     cluster_id: u64,
     shared: Arc<Shared>,
+    news: watch::Receiver<u64>,
     /// Both are taken when the catalog is dropped.
     queue: Option<flume::Sender<Request>>,
     writer: Option<JoinHandle<()>>,
@@ -100,11 +102,13 @@ impl Embedded {
         let shared = Shared::new(rows, settings.clock.clone(), state, leases, services);
         let shared = Arc::new(shared);
         let (queue, requests) = flume::bounded(QUEUE_LENGTH);
+        let (news, heard) = watch::channel(state.revision);
         let writer = Writer {
             shared: shared.clone(),
             queue: requests,
             fence,
             settings,
+            news,
             opened_ms,
             opened_revision: state.revision,
             retired_from: Vec::new(),
@@ -112,7 +116,15 @@ impl Embedded {
         };
         let writer = thread::Builder::new().name("catalog".into()).spawn(|| writer.run());
         let writer = writer.map_err(CatalogError::file("starting the writer of", directory))?;
-        Ok(Self { inner: Arc::new(Inner { cluster_id, shared, queue: Some(queue), writer: Some(writer) }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                cluster_id,
+                shared,
+                news: heard,
+                queue: Some(queue),
+                writer: Some(writer),
+            }),
+        })
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, CatalogError> {
@@ -194,7 +206,7 @@ impl Catalog for Embedded {
 
     async fn changes(&self, start: Start, selector: Selector) -> Result<Box<dyn ChangeStream>, CatalogError> {
         let selection = Selection::new(selector)?;
-        let news = self.shared().news.subscribe();
+        let news = self.inner.news.clone();
         Ok(Box::new(Stream::new(self.shared().clone(), news, start, selection)?))
     }
 

@@ -5,8 +5,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use tokio::sync::watch;
-
 use super::clock::Clock;
 use super::lease::Leases;
 use super::recent::{Recent, Recorded};
@@ -21,8 +19,6 @@ pub(crate) struct Shared {
     recent: RwLock<Recent>,
     leases: Mutex<Leases>,
     services: Mutex<Services>,
-    /// The last revision.
-    pub(crate) news: watch::Sender<u64>,
 }
 
 struct Now {
@@ -59,7 +55,6 @@ impl Shared {
             recent: RwLock::new(Recent::new(state.revision)),
             leases: Mutex::new(leases),
             services: Mutex::new(services),
-            news: watch::Sender::new(state.revision),
         }
     }
 
@@ -87,8 +82,6 @@ impl Shared {
         self.recent.write().unwrap_or_else(PoisonError::into_inner).extend(recorded);
         let mut now = lock(&self.now);
         (now.view, now.state, now.group_ms) = (view, state, None);
-        drop(now);
-        self.news.send_replace(state.revision);
     }
 
     /// Lets time go on after a group that could not be written.

@@ -527,6 +527,16 @@ fn who_falls_behind_what_is_kept_is_told() {
 }
 
 #[test]
+fn who_waits_for_changes_is_told_when_the_catalog_ends() {
+    let mut world = World::new();
+    let mut stream = follow(&world, Start::Now).unwrap();
+    put_value(&world, "a", "1", |_| {});
+    world.catalog = None;
+    assert_eq!(next(&mut stream).unwrap(), ["a"]);
+    assert!(matches!(next(&mut stream), Err(CatalogError::Stopped)));
+}
+
+#[test]
 fn what_has_changed_is_known_after_a_restart_too() {
     let mut world = World::new();
     let first = put_value(&world, "a/1", "1", |_| {});

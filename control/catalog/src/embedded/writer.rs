@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::Settings;
 use super::fence::Fence;
 use super::group::Group;
@@ -59,6 +61,8 @@ pub(crate) struct Writer {
     pub(crate) queue: flume::Receiver<Request>,
     pub(crate) fence: Fence,
     pub(crate) settings: Settings,
+    /// The last revision, for those who wait for another. That the writer ends is news too.
+    pub(crate) news: watch::Sender<u64>,
     /// When the catalog was opened, and the last revision at that time. The leases on versions up to then are lost.
     pub(crate) opened_ms: u64,
     pub(crate) opened_revision: u64,
@@ -98,6 +102,7 @@ impl Writer {
         let failed = match group.write() {
             Ok((state, recorded)) => {
                 shared.end_group(state, recorded);
+                self.news.send_replace(state.revision);
                 None
             }
             Err(error) => {
