@@ -143,6 +143,14 @@ pub enum CatalogError {
         /// Whether a write may have been carried out all the same.
         maybe_done: bool,
     },
+    /// A transaction has ended before.
+    #[error(
+        "transaction {number:016x} is not open: it was committed, rolled back, or over its time; begin again"
+    )]
+    NoTransaction {
+        /// Its number.
+        number: u64,
+    },
     /// A live node that may have a replica has not said that it has it, or no node has.
     #[error("the data of key '{key}' is not acknowledged by every replica: {reason}")]
     Unacknowledged {

@@ -103,7 +103,10 @@ impl<'c> Kv<'c> {
 
     /// Whether there is such a key.
     pub fn exists(&self, key: &str) -> Result<bool, ClientError> {
-        Ok(self.get(key)?.is_some())
+        // Of all keys that begin with a key, it is the first.
+        let scan = Scan { prefix: key.into(), after: None, limit: 1, contents: false };
+        let page = self.scan(scan, Consistency::Quorum)?;
+        Ok(page.entries.first().is_some_and(|entry| entry.key == key))
     }
 
     /// Puts a value; what is not said in `options` is cleared.

@@ -51,7 +51,9 @@ fn code_of_catalog(error: &CatalogError) -> FailureCode {
         | Invalid { .. } => FailureCode::Invalid,
         Conflict { .. } | Changed { .. } => FailureCode::Conflict,
         NoKey { .. } | NoService { .. } => FailureCode::NotFound,
-        ChangesGone { .. } | SnapshotGone { .. } => FailureCode::Gone,
+        ChangesGone { .. } | SnapshotGone { .. } | TransactionTimeout { .. } | NoTransaction { .. } => {
+            FailureCode::Gone
+        }
         Unreachable { .. } | Unacknowledged { .. } | Leases => FailureCode::Unavailable,
         Engine { .. } | File { .. } => FailureCode::Io,
         Damaged { .. } | Format { .. } | LostWrites { .. } => FailureCode::Corrupt,

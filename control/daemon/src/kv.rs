@@ -38,6 +38,7 @@ pub(crate) async fn tidy(node: Arc<Node>) {
     loop {
         tokio::time::sleep(TIDYING).await;
         node.snapshots.end_idle();
+        node.transactions.end_late();
     }
 }
 

@@ -29,6 +29,7 @@ mod leases; // version leases that clients of this node hold
 mod members; // who is in the cluster, as this node knows it
 mod node; // what all parts of the daemon share
 mod operate; // what operators ask for
+mod transactions; // transactions that are open on this node
 mod trackers; // who has which chunk, and who wants it
 
 pub use serve::serve;

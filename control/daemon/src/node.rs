@@ -20,6 +20,7 @@ use crate::members::Members;
 use crate::neighbours::Neighbours;
 use crate::peers::Peers;
 use crate::trackers::Trackers;
+use crate::transactions::Transactions;
 
 /// One running node.
 pub(crate) struct Node {
@@ -33,6 +34,7 @@ pub(crate) struct Node {
     /// Names and what they have: the engine on this node, or the head that is asked.
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) snapshots: Snapshots,
+    pub(crate) transactions: Transactions,
     pub(crate) peers: Arc<Peers>,
     pub(crate) neighbours: Neighbours,
     pub(crate) trackers: Trackers,

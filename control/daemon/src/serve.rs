@@ -233,6 +233,7 @@ pub(crate) fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> io::R
         members,
         catalog: catalog.clone(),
         snapshots: Default::default(),
+        transactions: Default::default(),
         peers,
         trackers: Trackers::new(),
         neighbours: Default::default(),

@@ -5,6 +5,7 @@
 
 mod chunks; // writing and reading chunks
 mod holdings; // what the connection holds
+mod transactions; // reads and writes that are committed together
 mod pieces; // bytes of pieces, for clients without an arena
 
 use std::sync::Arc;
@@ -127,6 +128,12 @@ async fn answer(session: &Arc<Session>, request: u64, message: Message) -> Resul
         | Message::CatalogServices(_)
         | Message::ServiceKeep(_)
         | Message::ServiceEnd(_) => kv::answer(node, message).await,
+        Message::TransactionBegin(_)
+        | Message::TransactionGet(_)
+        | Message::TransactionScan(_)
+        | Message::TransactionWrite(_)
+        | Message::TransactionCommit(_)
+        | Message::TransactionRollback(_) => session.transact(message).await,
         Message::SnapshotOpen(_) => session.open_snapshot().await,
         Message::SnapshotClose(close) => session.close_snapshot(close.snapshot),
 

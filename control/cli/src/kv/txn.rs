@@ -132,16 +132,19 @@ impl Txn {
     pub fn run(self, global: &Global) -> Result<(), Failure> {
         let document = parse(&self.read()?)?;
         let Document { isolation, get, conditions, operations } = document;
-        let keys: Vec<String> = operations.iter().map(|operation| operation.label()).collect();
+        let mut labels: Vec<String> = operations.iter().map(DoText::label).collect();
         let operations = operations.into_iter().map(DoText::operation).collect::<Result<Vec<_>, _>>()?;
         let client = global.connect()?;
         let (written, read) = if get.is_empty() {
             let conditions = conditions.into_iter().map(IfText::condition).collect();
             (client.kv().write(Write { conditions, operations })?, Vec::new())
         } else {
+            // A transaction keeps one operation for each key, in the order of the keys.
+            let by_key = operations.iter().map(key_of).zip(labels).collect::<BTreeMap<_, _>>();
+            labels = by_key.into_values().collect();
             transact(client.kv(), isolation, &get, &conditions, operations)?
         };
-        tell(global, &keys, &written, &read)
+        tell(global, &labels, &written, &read)
     }
 
     fn read(&self) -> Result<Vec<u8>, Failure> {
@@ -187,7 +190,12 @@ fn transact(
     Ok((transaction.commit()?, read))
 }
 
-fn tell(global: &Global, keys: &[String], written: &Written, read: &[Option<Entry>]) -> Result<(), Failure> {
+fn tell(
+    global: &Global,
+    labels: &[String],
+    written: &Written,
+    read: &[Option<Entry>],
+) -> Result<(), Failure> {
     if global.json {
         let read = read.iter().map(|entry| entry.as_ref().map(Shown::of)).collect();
         return output::json(&Report { revision: written.revision, versions: &written.versions, read });
@@ -198,10 +206,18 @@ fn tell(global: &Global, keys: &[String], written: &Written, read: &[Option<Entr
     if !read.is_empty() {
         output::text(&shown::table(read.iter().flatten()).to_string())?;
     }
-    for (key, version) in keys.iter().zip(&written.versions) {
-        output::line(format_args!("{key}: version {version}"))?;
+    for (label, version) in labels.iter().zip(&written.versions) {
+        output::line(format_args!("{label}: version {version}"))?;
     }
     output::line(format_args!("committed at revision {}", written.revision))
+}
+
+fn key_of(operation: &Operation) -> &str {
+    match operation {
+        Operation::Put(put) => &put.key,
+        Operation::Delete(key) => key,
+        Operation::Expire(expire) => &expire.key,
+    }
 }
 
 impl IfText {

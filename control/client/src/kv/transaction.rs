@@ -65,7 +65,8 @@ impl<'c> Transaction<'c> {
         self.client.connection().call::<Done>(request).map(drop)
     }
 
-    /// Carries everything out at once, or nothing when it conflicts with what others have written meanwhile.
+    /// Carries everything out at once, or nothing when it conflicts with what others have written meanwhile. The versions are
+    /// in the order of the keys.
     pub fn commit(mut self) -> Result<Written, ClientError> {
         self.open = false;
         self.client.connection().call(TransactionCommit { transaction: self.number })

@@ -218,9 +218,10 @@ impl Catalog for RemoteCatalog {
         let keys: Vec<String> = write.operations.iter().map(|operation| operation.key().to_owned()).collect();
         let written = self.0.change(translate::write_to_wire(write)).await;
         // What was read before is not what there is, also when nobody knows whether the write was carried out.
-        let mut remembered = self.0.remembered();
-        keys.iter().for_each(|key| remembered.forget(key));
-        drop(remembered);
+        if matches!(&written, Ok(_) | Err(CatalogError::Unreachable { maybe_done: true, .. })) {
+            let mut remembered = self.0.remembered();
+            keys.iter().for_each(|key| remembered.forget(key));
+        }
         let CatalogWritten { revision, versions } = written?;
         if versions.len() != count {
             return Err(miscounted());

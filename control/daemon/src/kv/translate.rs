@@ -78,7 +78,7 @@ fn content_from_wire(content: CatalogContent) -> Content {
     }
 }
 
-pub(super) fn found(found: Found) -> CatalogFound {
+pub(crate) fn found(found: Found) -> CatalogFound {
     let entries = found.entries.into_iter().map(|entry| entry.map(to_wire)).collect();
     CatalogFound { revision: found.revision, entries, stale: found.stale }
 }
@@ -263,6 +263,7 @@ fn reason(error: &CatalogError) -> CatalogReason {
         CatalogError::NoService { name } => CatalogReason::NoService(name),
         CatalogError::ChangesGone { asked, kept } => CatalogReason::ChangesGone(ChangesKept { asked, kept }),
         CatalogError::SnapshotGone { revision } => CatalogReason::SnapshotGone(revision),
+        CatalogError::NoTransaction { number } => CatalogReason::TransactionGone(number),
         CatalogError::Unreachable { retry_ms, maybe_done, .. } => {
             CatalogReason::Unreachable(TryAgain { retry_ms, maybe_done })
         }

@@ -186,6 +186,9 @@ impl Session {
             let _ = engine.close(handle).await;
         }
         remains.snapshots.into_iter().for_each(|snapshot| self.node.snapshots.end(snapshot));
+        for number in remains.transactions {
+            self.node.transactions.roll_back(number);
+        }
         for lease in remains.leases {
             tokio::spawn(keys::release(self.node.clone(), lease));
         }

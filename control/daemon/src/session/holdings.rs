@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use catalog::CatalogError;
 use flow::chunk::ChunkId;
+use flow::limits::TRANSACTIONS_PER_CONNECTION;
 use flow::wire::session::Failure;
 use tokio::sync::RwLock;
 
@@ -30,6 +32,7 @@ struct Held {
     reading: BTreeMap<u64, Reading>,
     leases: BTreeSet<u64>,
     snapshots: BTreeSet<u64>,
+    transactions: BTreeSet<u64>,
     /// Sealed chunks that no key refers to yet, and the handles that keep them.
     sealed: BTreeMap<ChunkId, Vec<u64>>,
 }
@@ -50,6 +53,7 @@ pub(super) struct Remains {
     pub(super) reading: Vec<u64>,
     pub(super) leases: Vec<u64>,
     pub(super) snapshots: Vec<u64>,
+    pub(super) transactions: Vec<u64>,
     pub(super) sealed: BTreeMap<ChunkId, Vec<u64>>,
 }
 
@@ -144,6 +148,27 @@ impl Holdings {
         self.lock().snapshots.remove(&snapshot)
     }
 
+    /// Refuses when the connection has as many transactions open as it may.
+    pub(super) fn check_room_for_transaction(&self) -> Result<(), CatalogError> {
+        let (found, most) = (self.lock().transactions.len() + 1, TRANSACTIONS_PER_CONNECTION);
+        let what = "transactions that are open on one connection";
+        if found > most { Err(CatalogError::TooLarge { what, found, most }) } else { Ok(()) }
+    }
+
+    /// Takes a transaction; false when the connection has ended, and whoever asks must give it up.
+    pub(super) fn add_transaction(&self, number: u64) -> bool {
+        let mut held = self.lock();
+        !held.ended && held.transactions.insert(number)
+    }
+
+    pub(super) fn has_transaction(&self, number: u64) -> bool {
+        self.lock().transactions.contains(&number)
+    }
+
+    pub(super) fn remove_transaction(&self, number: u64) -> bool {
+        self.lock().transactions.remove(&number)
+    }
+
     /// Ends the connection: nothing can be added any more, and everything is the caller's to give up.
     pub(super) fn end(&self) -> Remains {
         let held = std::mem::replace(&mut *self.lock(), Held { ended: true, ..Held::default() });
@@ -152,6 +177,7 @@ impl Holdings {
             reading: held.reading.into_keys().collect(),
             leases: held.leases.into_iter().collect(),
             snapshots: held.snapshots.into_iter().collect(),
+            transactions: held.transactions.into_iter().collect(),
             sealed: held.sealed,
         }
     }
@@ -185,7 +211,7 @@ mod tests {
         let (activity, holdings) = (Activity::default(), Holdings::default());
         holdings.add_writing(1, activity.begin());
         holdings.add_reading(2, activity.begin());
-        assert!(holdings.add_lease(3) && holdings.add_snapshot(10));
+        assert!(holdings.add_lease(3) && holdings.add_snapshot(10) && holdings.add_transaction(11));
         let chunks = [4, 5].map(|byte| ChunkId([byte; 32]));
         assert!(
             [(0, 6), (1, 7), (0, 8)].into_iter().all(|(at, handle)| holdings.add_sealed(chunks[at], handle))
@@ -195,7 +221,14 @@ mod tests {
         let sealed = BTreeMap::from([(chunks[1], vec![7])]);
         assert_eq!(
             remains,
-            Remains { writing: vec![1], reading: vec![2], leases: vec![3], snapshots: vec![10], sealed }
+            Remains {
+                writing: vec![1],
+                reading: vec![2],
+                leases: vec![3],
+                snapshots: vec![10],
+                transactions: vec![11],
+                sealed
+            }
         );
         assert!(!holdings.add_sealed(chunks[0], 9));
         assert!(!holdings.add_writing(4, activity.begin()) && !holdings.add_reading(5, activity.begin()));

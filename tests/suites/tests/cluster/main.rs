@@ -36,6 +36,7 @@ mod everywhere; // every node answers for the whole cluster
 mod loss; // nodes that die while they send or receive
 mod versions; // keys that change while they are read
 
+mod catalog; // small values from a member, and while the head is away
 mod damage; // bytes that are not what they were
 mod placement; // chunks that operators move
 mod restart; // the head and the trackers go away and come back

@@ -3,6 +3,7 @@
 
 mod corner; // a place to put from and get to
 mod keys; // keys are listed, shown and removed
+mod kv; // small values: put, read, watched, committed together
 mod limits; // full disks, full memory, flipped bits
 mod progress; // what a terminal shows while bytes move
 mod refusals; // what cannot be put or got, and what must not be

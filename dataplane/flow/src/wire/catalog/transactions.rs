@@ -34,7 +34,7 @@ pub struct TransactionBegun {
     pub transaction: u64,
 }
 
-/// Reads keys in a transaction; answered by [`super::CatalogFound`].
+/// Reads keys in a transaction; answered by [`super::CatalogFound`], whose revision is 0.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct TransactionGet {
     /// The transaction.
@@ -67,7 +67,8 @@ pub struct TransactionWrite {
     pub operations: Vec<CatalogOperation>,
 }
 
-/// Carries a transaction out and ends it; answered by [`super::CatalogWritten`].
+/// Carries a transaction out and ends it; answered by [`super::CatalogWritten`], with the versions in
+/// the order of the keys.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct TransactionCommit {
     /// The transaction.
