@@ -13,6 +13,8 @@ use crate::failure::Failure;
 const CONGESTION_CONTROL: &str = "cubic";
 /// Fewest bytes that a run moves, however much it is shrunk.
 const BYTES_MIN: u64 = 1 << 20;
+/// Fewest operations that a run does.
+const OPERATIONS_MIN: u64 = 64;
 
 /// What holds for all contenders of a run.
 #[derive(Debug, Clone)]
@@ -31,6 +33,11 @@ impl Conditions {
     /// How many bytes are moved where a scenario says `bytes`.
     pub fn sized(&self, bytes: u64) -> u64 {
         (bytes / self.shrink.max(1)).max(BYTES_MIN)
+    }
+
+    /// How many operations are done where a scenario says `operations`.
+    pub fn counted(&self, operations: u64) -> u64 {
+        (operations / self.shrink.max(1)).max(OPERATIONS_MIN)
     }
 }
 

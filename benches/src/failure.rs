@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use catalog::CatalogError;
 use client::ClientError;
 
 /// Why a benchmark cannot go on.
@@ -31,6 +32,14 @@ pub enum Failure {
         what: &'static str,
         /// Why it failed.
         source: ClientError,
+    },
+    /// A catalog refused something.
+    #[error("{what} failed: {source}")]
+    Catalog {
+        /// What was asked for.
+        what: &'static str,
+        /// Why it failed.
+        source: CatalogError,
     },
     /// Files, sockets or processes failed.
     #[error("cannot {what}: {source}")]
@@ -107,6 +116,11 @@ impl Failure {
     /// The failure of a call to a node, for `map_err`.
     pub fn client(what: &'static str) -> impl FnOnce(ClientError) -> Self {
         move |source| Self::Client { what, source }
+    }
+
+    /// The failure of a call to a catalog, for `map_err`.
+    pub fn catalog(what: &'static str) -> impl FnOnce(CatalogError) -> Self {
+        move |source| Self::Catalog { what, source }
     }
 
     /// The failure of a call to the system, for `map_err`.

@@ -9,7 +9,7 @@ use crate::conditions::Conditions;
 use crate::cost::Cost;
 use crate::failure::Failure;
 use crate::machine::{Load, Machine};
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Unit};
 
 /// Columns of a table.
 const WIDTH: usize = 114;
@@ -29,8 +29,10 @@ pub struct Report {
 pub struct Outcome {
     /// Name of the scenario.
     pub name: String,
-    /// Bytes that one run delivered.
-    pub bytes: u64,
+    /// What rates count.
+    pub unit: Unit,
+    /// How much of that one run did.
+    pub amount: u64,
     /// Shoal, once it was ready.
     pub ours: Option<Track>,
     /// The peers that took part to the end.
@@ -41,6 +43,8 @@ pub struct Outcome {
     pub not_run: Option<String>,
     /// The least time in which links let anybody do it, where there are links.
     pub ideal: Option<Duration>,
+    /// What else contenders have to say.
+    pub remarks: Vec<String>,
     compares: &'static str,
     goal: &'static str,
     load_at_start: Load,
@@ -61,21 +65,25 @@ struct Summary {
     name: String,
     compares: &'static str,
     goal: &'static str,
-    bytes: u64,
+    /// What `amount` counts and rates are of: `GB` stands for 10^9 bytes, `1000` for as many operations.
+    unit: &'static str,
+    amount: u64,
     load_at_start: Load,
     failed: Option<String>,
     not_run: Option<String>,
     ideal_s: Option<f64>,
     contenders: Vec<Figures>,
     left_out: Vec<LeftOut>,
+    remarks: Vec<String>,
 }
 
 /// One contender's numbers.
 #[derive(Debug, Serialize)]
 struct Figures {
     name: String,
-    gigabytes_per_s: Spread,
-    processor_ms_per_gigabyte: Spread,
+    /// Units a second.
+    rate: Spread,
+    processor_ms_per_unit: Spread,
     /// The least time that links allow, by the time that it took.
     efficiency: Option<Spread>,
     /// Shoal against this peer, round by round.
@@ -156,12 +164,14 @@ impl Outcome {
     pub fn new(scenario: &dyn Scenario, conditions: &Conditions, load_at_start: Load) -> Self {
         Self {
             name: scenario.name(),
-            bytes: scenario.bytes(conditions),
+            unit: scenario.unit(),
+            amount: scenario.amount(conditions),
             ours: None,
             peers: Vec::new(),
             failed: None,
             not_run: None,
             ideal: None,
+            remarks: Vec::new(),
             compares: scenario.compares(),
             goal: scenario.goal(),
             load_at_start,
@@ -184,19 +194,33 @@ impl Track {
 
 impl Summary {
     fn of(outcome: Outcome) -> Self {
-        let Outcome { name, bytes, ours, peers, failed, not_run, ideal, .. } = outcome;
-        let Outcome { compares, goal, load_at_start, left_out, .. } = outcome;
-        let own = ours.iter().filter_map(|ours| Figures::of(ours, bytes, ideal, None));
-        let others = peers.iter().filter_map(|peer| Figures::of(peer, bytes, ideal, ours.as_ref()));
+        let Outcome { name, unit, amount, ours, peers, failed, not_run, ideal, .. } = outcome;
+        let Outcome { compares, goal, load_at_start, left_out, remarks, .. } = outcome;
+        let units = amount as f64 / unit.scale();
+        let own = ours.iter().filter_map(|ours| Figures::of(ours, units, ideal, None));
+        let others = peers.iter().filter_map(|peer| Figures::of(peer, units, ideal, ours.as_ref()));
         let contenders = own.chain(others).collect();
         let ideal_s = ideal.map(|ideal| ideal.as_secs_f64());
-        Self { name, compares, goal, bytes, load_at_start, failed, not_run, ideal_s, contenders, left_out }
+        let unit = unit.name();
+        Self {
+            name,
+            compares,
+            goal,
+            unit,
+            amount,
+            load_at_start,
+            failed,
+            not_run,
+            ideal_s,
+            contenders,
+            left_out,
+            remarks,
+        }
     }
 }
 
 impl Figures {
-    fn of(track: &Track, bytes: u64, ideal: Option<Duration>, ours: Option<&Track>) -> Option<Self> {
-        let gigabytes = bytes as f64 / 1e9;
+    fn of(track: &Track, units: f64, ideal: Option<Duration>, ours: Option<&Track>) -> Option<Self> {
         let runs =
             |number: fn(&Run) -> f64| track.costs.iter().copied().map(Run::of).map(move |run| number(&run));
         let ratio = |number: fn(&Run) -> f64| {
@@ -209,9 +233,9 @@ impl Figures {
             |ideal: Duration| Spread::of(runs(|run| run.wall_s).map(|wall_s| ideal.as_secs_f64() / wall_s));
         Some(Self {
             name: track.name.clone(),
-            gigabytes_per_s: Spread::of(runs(|run| run.wall_s).map(|wall_s| gigabytes / wall_s))?,
-            processor_ms_per_gigabyte: Spread::of(
-                runs(|run| run.processors_s).map(|processors_s| processors_s * 1e3 / gigabytes),
+            rate: Spread::of(runs(|run| run.wall_s).map(|wall_s| units / wall_s))?,
+            processor_ms_per_unit: Spread::of(
+                runs(|run| run.processors_s).map(|processors_s| processors_s * 1e3 / units),
             )?,
             efficiency: ideal.and_then(efficiency),
             shoal_to_it: rate_ratio
@@ -268,13 +292,16 @@ impl fmt::Display for Summary {
             writeln!(
                 f,
                 "{:14}  {:^23}  {:^23}  {:^23}  {:^23}",
-                "", "GB/s", "CPU ms per GB", "shoal/it GB/s", "shoal/it CPU"
+                "",
+                format!("{}/s", self.unit),
+                format!("CPU ms per {}", self.unit),
+                format!("shoal/it {}/s", self.unit),
+                "shoal/it CPU"
             )?;
             writeln!(f, "{:14}  {columns}  {columns}  {columns}  {columns}", "")?;
         }
-        for Figures { name, gigabytes_per_s, processor_ms_per_gigabyte, shoal_to_it, .. } in &self.contenders
-        {
-            write!(f, "{name:14}  {gigabytes_per_s:.2}  {processor_ms_per_gigabyte:.0}")?;
+        for Figures { name, rate, processor_ms_per_unit, shoal_to_it, .. } in &self.contenders {
+            write!(f, "{name:14}  {rate:.2}  {processor_ms_per_unit:.0}")?;
             match shoal_to_it {
                 Some(Ratios { rate, processors }) => writeln!(f, "  {rate:.2}  {processors:.2}")?,
                 None => writeln!(f)?,
@@ -284,7 +311,7 @@ impl fmt::Display for Summary {
             write!(
                 f,
                 "the links allow {:.2} GB/s in {ideal_s:.3} s; of that, medians:",
-                self.bytes as f64 / 1e9 / ideal_s
+                self.amount as f64 / Unit::Byte.scale() / ideal_s
             )?;
             for Figures { name, efficiency, .. } in &self.contenders {
                 efficiency
@@ -293,6 +320,7 @@ impl fmt::Display for Summary {
             }
             writeln!(f)?;
         }
+        self.remarks.iter().try_for_each(|remark| writeln!(f, "{}", wrapped(remark)))?;
         for LeftOut { name, reason } in &self.left_out {
             writeln!(f, "{name} took no part: {reason}")?;
         }
@@ -336,23 +364,22 @@ mod tests {
     fn ratios_are_of_the_same_round() {
         let ours = track("shoal", &[(100, 50), (400, 80), (200, 60)]);
         let peer = track("peer", &[(200, 25), (200, 80), (100, 30)]);
-        let figures =
-            Figures::of(&peer, 2_000_000_000, Some(Duration::from_millis(50)), Some(&ours)).unwrap();
+        let figures = Figures::of(&peer, 2.0, Some(Duration::from_millis(50)), Some(&ours)).unwrap();
         assert_eq!(figures.efficiency, Some(Spread { min: 0.25, median: 0.25, max: 0.5 }));
-        assert_eq!(figures.gigabytes_per_s, Spread { min: 10.0, median: 10.0, max: 20.0 });
-        assert_eq!(figures.processor_ms_per_gigabyte, Spread { min: 12.5, median: 15.0, max: 40.0 });
+        assert_eq!(figures.rate, Spread { min: 10.0, median: 10.0, max: 20.0 });
+        assert_eq!(figures.processor_ms_per_unit, Spread { min: 12.5, median: 15.0, max: 40.0 });
         let ratios = figures.shoal_to_it.unwrap();
         assert_eq!(ratios.rate, Spread { min: 0.5, median: 0.5, max: 2.0 });
         assert_eq!(ratios.processors, Spread { min: 1.0, median: 2.0, max: 2.0 });
-        assert!(Figures::of(&ours, 1, None, None).unwrap().shoal_to_it.is_none());
-        assert!(Figures::of(&track("none", &[]), 1, None, Some(&ours)).is_none());
+        assert!(Figures::of(&ours, 1.0, None, None).unwrap().shoal_to_it.is_none());
+        assert!(Figures::of(&track("none", &[]), 1.0, None, Some(&ours)).is_none());
     }
 
     #[test]
     fn a_run_that_cost_no_processor_time_has_rates_still() {
         let ours = track("shoal", &[(100, 50)]);
-        let figures = Figures::of(&track("peer", &[(100, 0)]), 1_000_000_000, None, Some(&ours)).unwrap();
-        assert_eq!(figures.gigabytes_per_s.median, 10.0);
+        let figures = Figures::of(&track("peer", &[(100, 0)]), 1.0, None, Some(&ours)).unwrap();
+        assert_eq!(figures.rate.median, 10.0);
         assert!(figures.shoal_to_it.is_none());
     }
 

@@ -44,7 +44,7 @@ fn play(
     for round in 0..=rounds {
         let counts = round > 0;
         let cost = turn(&mut *ours, round)?;
-        let mut line = rate(&ours.name(), outcome.bytes, cost);
+        let mut line = rate(&ours.name(), outcome, cost);
         if let Some(track) = outcome.ours.as_mut().filter(|_| counts) {
             track.costs.push(cost);
         }
@@ -52,7 +52,7 @@ fn play(
         for (at, (track, peer)) in peers.iter_mut().enumerate() {
             match turn(&mut **peer, round) {
                 Ok(cost) => {
-                    line += &rate(&track.name, outcome.bytes, cost);
+                    line += &rate(&track.name, outcome, cost);
                     track.costs.extend(counts.then_some(cost));
                 }
                 Err(failure) => {
@@ -68,6 +68,9 @@ fn play(
         let round = if counts { format!("round {round} of {rounds}") } else { "warm-up".into() };
         say(format_args!("{}: {round}{line}", outcome.name));
     }
+    let remark = |name: &str, contender: &dyn Contender| Some(format!("{name}: {}", contender.remark()?));
+    outcome.remarks.extend(remark(&ours.name(), &*ours));
+    outcome.remarks.extend(peers.iter().filter_map(|(track, peer)| remark(&track.name, &**peer)));
     outcome.peers = peers.into_iter().map(|(track, _)| track).collect();
     Ok(())
 }
@@ -83,8 +86,9 @@ fn turn(contender: &mut dyn Contender, round: u32) -> Result<Cost, Failure> {
     Ok(cost)
 }
 
-fn rate(name: &str, bytes: u64, cost: Cost) -> String {
-    format!("  {name} {:.2} GB/s", bytes as f64 / 1e9 / cost.wall.as_secs_f64())
+fn rate(name: &str, outcome: &Outcome, cost: Cost) -> String {
+    let amount = outcome.amount as f64 / outcome.unit.scale();
+    format!("  {name} {:.2} {}/s", amount / cost.wall.as_secs_f64(), outcome.unit.name())
 }
 
 fn check_memory(needed_bytes: u64) -> Result<(), Failure> {

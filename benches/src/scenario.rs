@@ -17,8 +17,13 @@ pub trait Scenario {
     /// What Shoal should reach.
     fn goal(&self) -> &'static str;
 
-    /// Bytes that one run delivers, over all receivers.
-    fn bytes(&self, conditions: &Conditions) -> u64;
+    /// What its rates count.
+    fn unit(&self) -> Unit {
+        Unit::Byte
+    }
+
+    /// How much of that one run does, over all receivers.
+    fn amount(&self, conditions: &Conditions) -> u64;
 
     /// Bytes of memory that all contenders take together.
     fn memory_bytes(&self, conditions: &Conditions) -> u64;
@@ -45,6 +50,39 @@ pub trait Contender {
 
     /// Checks that the right bytes arrived, as far as the contender keeps any, and removes them.
     fn verify(&mut self) -> Result<(), Failure>;
+
+    /// What else there is to say of its runs, such as how long single operations took. The run before those that count is
+    /// among them.
+    fn remark(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What rates count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes, shown in GB.
+    Byte,
+    /// Operations, shown in thousands.
+    Operation,
+}
+
+impl Unit {
+    /// How many of it are shown as one.
+    pub fn scale(self) -> f64 {
+        match self {
+            Unit::Byte => 1e9,
+            Unit::Operation => 1e3,
+        }
+    }
+
+    /// What so many are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Byte => "GB",
+            Unit::Operation => "1000",
+        }
+    }
 }
 
 /// All that take part in a scenario.

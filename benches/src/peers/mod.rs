@@ -2,9 +2,12 @@
 //!
 //! Nothing else of Shoal knows them. Each is used the way that suits it best for the comparison at hand.
 
+pub mod append; // records in a file, each synced
 pub mod copies; // plain TCP from one process to others
 pub mod fio; // writing a file as fast as the disk takes it
 pub mod memcpy; // copying memory within a process
+pub mod map; // a map in memory, behind a lock
 pub mod mpi; // MPI_Bcast
+pub mod sqlite; // rows in a database, each committed
 
 mod program; // other people's programs, run to their end

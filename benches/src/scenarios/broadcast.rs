@@ -70,7 +70,7 @@ impl Scenario for Broadcast {
         }
     }
 
-    fn bytes(&self, conditions: &Conditions) -> u64 {
+    fn amount(&self, conditions: &Conditions) -> u64 {
         conditions.sized(SIZE) * self.receivers as u64
     }
 

@@ -33,18 +33,18 @@ impl Scenario for Get {
         "at least 0.8 of the rate of memcpy"
     }
 
-    fn bytes(&self, conditions: &Conditions) -> u64 {
+    fn amount(&self, conditions: &Conditions) -> u64 {
         conditions.sized(SIZE)
     }
 
     fn memory_bytes(&self, conditions: &Conditions) -> u64 {
-        let bytes = self.bytes(conditions);
+        let bytes = self.amount(conditions);
         2 * bytes + memory_bytes(bytes)
     }
 
     fn prepare(&self, conditions: &Conditions) -> Result<Contenders, Failure> {
-        let payload = Payload::new(self.bytes(conditions))?;
-        let memory = Rc::new(RefCell::new(touched(self.bytes(conditions))?));
+        let payload = Payload::new(self.amount(conditions))?;
+        let memory = Rc::new(RefCell::new(touched(self.amount(conditions))?));
         let ours = Getting::start(&payload, &memory, conditions)?;
         Ok(Contenders::new(ours).with(Memcpy::new(&payload, &memory)))
     }

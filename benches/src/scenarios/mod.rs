@@ -1,6 +1,7 @@
 //! The comparisons.
 
 mod broadcast; // one chunk to many nodes
+mod catalog; // small values, in this process
 mod get; // a chunk into a program's own memory
 mod put; // a file onto disk
 mod stream; // one chunk to one node
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     }
     all.push(Box::new(put::Put));
     all.push(Box::new(get::Get));
+    all.extend(catalog::all());
     all
 }
 

@@ -42,17 +42,17 @@ impl Scenario for Put {
         "at least 0.9 of the rate of fio"
     }
 
-    fn bytes(&self, conditions: &Conditions) -> u64 {
+    fn amount(&self, conditions: &Conditions) -> u64 {
         conditions.sized(SIZE)
     }
 
     fn memory_bytes(&self, conditions: &Conditions) -> u64 {
         // The file in the page cache, and the node.
-        self.bytes(conditions) + memory_bytes(self.bytes(conditions))
+        self.amount(conditions) + memory_bytes(self.amount(conditions))
     }
 
     fn prepare(&self, conditions: &Conditions) -> Result<Contenders, Failure> {
-        let bytes = self.bytes(conditions);
+        let bytes = self.amount(conditions);
         let ours = Putting::start(bytes, conditions)?;
         Contenders::new(ours).with_if_there("fio", Fio::find(bytes, conditions))
     }

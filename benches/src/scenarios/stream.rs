@@ -31,18 +31,18 @@ impl Scenario for Stream {
         "at least 0.9 of the rate of tcp-discard, at most 1.25 of its processor time"
     }
 
-    fn bytes(&self, conditions: &Conditions) -> u64 {
+    fn amount(&self, conditions: &Conditions) -> u64 {
         conditions.sized(SIZE)
     }
 
     fn memory_bytes(&self, conditions: &Conditions) -> u64 {
-        let bytes = self.bytes(conditions);
+        let bytes = self.amount(conditions);
         // The bytes themselves, the nodes, and the receiver that keeps them.
         2 * bytes + 2 * memory_bytes(bytes)
     }
 
     fn prepare(&self, conditions: &Conditions) -> Result<Contenders, Failure> {
-        let payload = Payload::new(self.bytes(conditions))?;
+        let payload = Payload::new(self.amount(conditions))?;
         let control = conditions.congestion_control.as_deref();
         let hosts = Host::halves();
         let ours = Fetching::start(&hosts, &payload, Way::Tcp, conditions)?;
