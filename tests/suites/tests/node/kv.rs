@@ -1,6 +1,7 @@
 //! Small values: put, read, watched, committed together.
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use client::ClientError;
@@ -172,15 +173,20 @@ fn a_watch_misses_nothing_while_the_node_is_away() {
 }
 
 #[test]
-fn a_watch_ends_with_the_signal_and_keeps_no_node_from_stopping() {
+fn a_watch_ends_when_it_shall_and_keeps_no_node_from_stopping() {
     let mut node = Node::start();
     let watch = Shoal::at(&node).args(["kv", "watch", "a"]).start();
     watch.signal(Signal::INT);
     // One that has not got so far as to watch for signals is ended by the signal itself.
     assert!(matches!(watch.wait().code, Some(130) | None));
-    let mut other = Shoal::at(&node).args(["kv", "watch", "a"]).start();
-    node.stop();
-    assert!(other.runs());
+    let client = node.client();
+    let mut watch = client.kv().watch(Selector::Key("a".into()), Start::Now).unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(move || watch.next());
+        node.stop();
+        client.cancel();
+        assert!(matches!(waiting.join().unwrap(), Some(Err(ClientError::Cancelled))));
+    });
 }
 
 #[test]
@@ -227,7 +233,7 @@ fn transactions_of_a_client_are_isolated_and_end_with_it() {
     assert!(reader.commit().is_err());
     begin(Isolation::ReadCommitted).rollback().unwrap();
     let short = one.kv().begin(Isolation::Snapshot, Duration::from_millis(1)).unwrap();
-    std::thread::sleep(Duration::from_millis(5));
+    thread::sleep(Duration::from_millis(5));
     assert_eq!(short.get("a").unwrap_err().code(), Some(FailureCode::Gone));
     let kept: Vec<_> = (0..60).map(|_| begin(Isolation::ReadCommitted)).collect();
     let few = || one.kv().begin(Isolation::ReadCommitted, Duration::from_secs(60));
