@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use flow::limits::{CLIENTS_MAX, NODES_MAX};
 use flow::wire::control::NodeId;
+use flow::wire::frame::MAGIC;
 use flow::wire::handshake::{Role, ShardPair, Token, Welcome};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,6 +19,7 @@ pub(crate) use local::bind as bind_local;
 
 use refusals::Refusals;
 
+use crate::http::Http;
 use crate::node::Node;
 use crate::replies::Replies;
 use crate::{dial, service, session};
@@ -38,11 +40,13 @@ pub(crate) struct Door {
     clients: Arc<Semaphore>,
     controls: Arc<Semaphore>,
     refusals: Arc<Refusals>,
+    http: Http,
 }
 
 impl Door {
     pub(crate) fn new(node: Arc<Node>) -> Self {
         Self {
+            http: Http::new(node.clone()),
             node,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
             local_handshakes: Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)),
@@ -104,6 +108,14 @@ impl Door {
             return;
         }
         let (identity, refusals) = (&self.node.identity, self.refusals.clone());
+        match handshake::first_byte(&mut stream).await {
+            Ok(first) if begins_http(first) => {
+                drop(handshaking);
+                return self.http.serve(stream).await;
+            }
+            Ok(_) => {}
+            Err(error) => return refusals.tell(&peer.to_string(), &error.to_string()),
+        }
         let taken = match handshake::accept(&mut stream, &identity.token, identity.node).await {
             Ok(hello) => match hello.role {
                 Role::Client => self.take_client(stream, handshaking).await,
@@ -171,6 +183,12 @@ impl Door {
     fn welcome(&self, arena_size: u64) -> Welcome {
         Welcome { name: self.node.identity.name.clone(), arena_size, shards: self.node.identity.shards }
     }
+}
+
+/// Whether a connection that begins with this byte speaks HTTP. All methods are words of letters, and those that are
+/// served do not begin as a frame does.
+fn begins_http(first: u8) -> bool {
+    first.is_ascii_alphabetic() && first != MAGIC[0]
 }
 
 async fn turn_away(mut stream: TcpStream, reason: String) -> Result<(), String> {

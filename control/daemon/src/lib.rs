@@ -11,6 +11,7 @@ mod settings; // flags, environment and configuration file
 mod size; // sizes in bytes, as people write them
 
 mod door; // sockets, handshakes, and where a connection goes
+mod http; // requests over HTTP
 mod frames; // frames over a stream
 mod link; // one control connection to another node
 mod neighbours; // the memory of other nodes on this host

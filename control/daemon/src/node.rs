@@ -55,6 +55,8 @@ pub(crate) struct Identity {
     pub(crate) shards: u16,
     pub(crate) incarnation: u64,
     pub(crate) token: Token,
+    /// Whether only this machine can reach its port.
+    pub(crate) listens_locally: bool,
     pub(crate) data_dir: PathBuf,
 }
 

@@ -160,6 +160,7 @@ fn identify(settings: &Settings, data_dir: &DataDir, listening: SocketAddr) -> R
         shards: settings.cores,
         incarnation: data_dir.next_incarnation(Clock::calendar_ms())?,
         token: settings.token.clone(),
+        listens_locally: listening.ip().is_loopback(),
         data_dir: data_dir.path().to_owned(),
     })
 }

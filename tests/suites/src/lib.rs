@@ -10,6 +10,7 @@ mod binary; // the program under test
 mod cluster; // a head and its members
 mod command; // one call of the command line
 mod etcd; // members of etcd
+mod http; // requests over HTTP
 mod node; // one `shoal serve`
 mod noise; // bytes that look random and are the same each time
 mod ordinary; // an ordinary user, for tests that are run by root
@@ -21,6 +22,7 @@ pub use binary::path as program;
 pub use cluster::Cluster;
 pub use command::{Outcome, Running, Shoal, shoal};
 pub use etcd::Etcds;
+pub use http::{Answer, Event, Events, Http};
 pub use node::{Node, Setup, Signal, Way};
 pub use noise::{Noise, noise, write_noise};
 pub use ordinary::Ordinary;

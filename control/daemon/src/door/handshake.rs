@@ -8,6 +8,7 @@ use flow::wire::Message;
 use flow::wire::control::NodeId;
 use flow::wire::handshake::{self, HandshakeError, Hello, Refuse, Role, Token, Welcome};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::frames::{self, FrameError};
 
@@ -31,6 +32,21 @@ pub(crate) enum GreetingError {
     Timeout,
     #[error("{0}")]
     Connect(#[from] io::Error),
+}
+
+/// Waits for the first byte of a peer, and leaves it where it is. One that sends none is told why, and the connection is of
+/// no more use.
+pub(crate) async fn first_byte(stream: &mut TcpStream) -> Result<u8, GreetingError> {
+    let mut byte = [0];
+    let peeked = within_time(async { Ok(stream.peek(&mut byte).await?) }).await;
+    match peeked {
+        Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        Ok(_) => Ok(byte[0]),
+        Err(error) => {
+            refuse(stream, error.to_string()).await;
+            Err(error)
+        }
+    }
 }
 
 /// The acceptor's side up to the proof; what remains is to welcome or refuse. A peer that does not prove itself is

@@ -26,6 +26,7 @@ impl World {
             rack: String::new(),
             shards: 1,
             incarnation: 1,
+            listens_locally: true,
             token: flow::wire::handshake::Token::new(""),
             data_dir: directory.path().to_owned(),
         };

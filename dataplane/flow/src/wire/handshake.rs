@@ -130,6 +130,11 @@ impl Token {
         Self { key: blake3::derive_key("shoal 2026-11 cluster token", text.trim().as_bytes()) }
     }
 
+    /// Whether it is the token of this text. The time that it takes does not tell how far they agree.
+    pub fn is_of(&self, text: &str) -> bool {
+        equal(&self.key, &Token::new(text).key)
+    }
+
     fn proof(&self, prover: &[u8], hello: &Hello, version: u16, node: NodeId, nonce: &[u8; 32]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         let role = match hello.role {
@@ -221,6 +226,13 @@ mod tests {
         let challenge = challenge(&hello(), &token, 9, [2; 32]).unwrap();
         let proof = prove(&hello(), &challenge, &Token::new("swordfish-swordfish")).unwrap();
         assert_eq!(check(&hello(), &challenge, &proof, &token), Ok(()));
+    }
+
+    #[test]
+    fn a_token_is_told_from_another_by_its_text() {
+        let token = Token::new("swordfish-swordfish\n");
+        assert!(token.is_of("swordfish-swordfish") && !token.is_of("swordfish") && !token.is_of(""));
+        assert!(Token::new("").is_of(""));
     }
 
     #[test]

@@ -4,3 +4,4 @@
 
 mod crash; // killed in the middle of group commits
 mod embedded; // the engine in one process
+mod over_http; // the HTTP door of a node
