@@ -24,17 +24,30 @@ pub enum Way {
     Tcp,
     /// Over RDMA, and over TCP while there is no lane.
     Rdma,
+    /// Through UCX, and over TCP while there is no lane.
+    Ucx,
     /// By whatever the nodes find: on one host, memory that they share.
     Found,
 }
 
 impl Way {
     /// Whether this machine has what it takes; says so if not. RDMA takes a device, which must be there when
-    /// `VERBS_REQUIRE_DEVICE` is set.
+    /// `VERBS_REQUIRE_DEVICE` is set, and UCX its library, which must be there when `UCX_REQUIRE` is.
     pub fn is_there(self) -> bool {
-        if self != Way::Rdma {
-            return true;
+        match self {
+            Way::Rdma => Self::has_device(),
+            Way::Ucx => Self::has_ucx(),
+            Way::Tcp | Way::Found => true,
         }
+    }
+
+    fn has_ucx() -> bool {
+        let loaded = ucx::Library::get().inspect_err(|error| println!("skipped: {error}"));
+        assert!(loaded.is_ok() || std::env::var_os("UCX_REQUIRE").is_none(), "there is no UCX");
+        loaded.is_ok()
+    }
+
+    fn has_device() -> bool {
         let devices = std::fs::read_dir("/sys/class/infiniband");
         let has_device = devices.is_ok_and(|mut devices| devices.next().is_some());
         assert!(has_device || std::env::var_os("VERBS_REQUIRE_DEVICE").is_none(), "there is no RDMA device");
@@ -104,6 +117,7 @@ impl Setup {
         match way {
             Way::Tcp => self.flag("--transports", "tcp"),
             Way::Rdma => self.flag("--transports", "rdma,tcp"),
+            Way::Ucx => self.flag("--transports", "ucx,tcp"),
             Way::Found => self.without("--transports"),
         }
     }

@@ -42,7 +42,12 @@ fn eight_nodes_share_files_and_trees(way: Way) {
         }
     }
     every_node_tells_the_same(&cluster.nodes);
-    for (counted, by) in [("bytes_received_shm", Way::Found), ("bytes_received_rdma", Way::Rdma)] {
+    let counters = [
+        ("bytes_received_shm", Way::Found),
+        ("bytes_received_rdma", Way::Rdma),
+        ("bytes_received_ucx", Way::Ucx),
+    ];
+    for (counted, by) in counters {
         let bytes: u64 = cluster.nodes.iter().map(|node| counter(node, counted)).sum();
         assert_eq!(bytes > 0, way == by, "{counted} is {bytes} in all");
     }

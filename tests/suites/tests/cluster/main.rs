@@ -1,7 +1,7 @@
 //! Clusters of real nodes: what they do together, and what they do when some of them fail.
 #![allow(clippy::unwrap_used)]
 
-/// Tests that hold for each way that pieces take: over TCP and RDMA, as between hosts, and through memory
+/// Tests that hold for each way that pieces take: over TCP, RDMA and UCX, as between hosts, and through memory
 /// that nodes share.
 macro_rules! each_way {
     ($($name:ident)*) => {
@@ -17,6 +17,15 @@ macro_rules! each_way {
             fn $name() {
                 if suites::Way::Rdma.is_there() {
                     super::$name(suites::Way::Rdma);
+                }
+            })*
+        }
+
+        mod over_ucx {
+            $(#[test]
+            fn $name() {
+                if suites::Way::Ucx.is_there() {
+                    super::$name(suites::Way::Ucx);
                 }
             })*
         }

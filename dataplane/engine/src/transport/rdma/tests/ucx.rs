@@ -77,3 +77,14 @@ fn ucx_conforms_over_shared_memory() {
 fn ucx_conforms_over_shared_memory_with_cross_memory_attach() {
     conforms("sysv,cma");
 }
+
+/// Over reliable connections of RDMA devices, which only some machines have.
+#[test]
+fn ucx_conforms_over_reliable_connections() {
+    let devices = std::fs::read_dir("/sys/class/infiniband").map_or(0, Iterator::count);
+    if devices == 0 {
+        println!("skipped: there is no RDMA device");
+    } else {
+        conforms("rc");
+    }
+}
