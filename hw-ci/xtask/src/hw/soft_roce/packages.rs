@@ -16,6 +16,7 @@ const PROGRAMS: &[&str] = &[
     "iproute2",
     "libibverbs1",
     "librdmacm1",
+    "libucx0",
     "perftest",
     "rdmacm-utils",
 ];
