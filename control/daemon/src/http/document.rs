@@ -11,7 +11,7 @@ use utoipa::openapi::{Content, OpenApi, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi as _};
 
 use super::problem::Told;
-use super::{about, key, read, service, watch, write};
+use super::{about, key, read, service, transaction, watch, write};
 
 /// The document.
 #[derive(utoipa::OpenApi)]
@@ -22,6 +22,8 @@ use super::{about, key, read, service, watch, write};
         key::get, key::put, key::patch, key::delete,
         read::list, read::count, read::many, read::all,
         write::write, watch::watch,
+        transaction::begin, transaction::get, transaction::list, transaction::write, transaction::commit,
+        transaction::roll_back,
         service::list, service::keep, service::end,
         about::health, about::status,
         get,

@@ -1,5 +1,7 @@
 //! What a request says, read strictly: what is not understood is refused, never ignored.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,7 +13,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use percent_encoding::percent_decode_str;
 use plan::key::check_key;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Api;
@@ -94,13 +98,52 @@ impl<T: DeserializeOwned> FromRequest<Api> for InBody<T> {
     }
 }
 
+/// What must be an object of JSON. By itself serde takes a list of the fields in their order as well.
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+/// Reads an object where serde would take a list too.
+pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|Object(value)| value)
+}
+
+/// Reads a list of objects.
+pub(super) fn objects<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(value)| value).collect())
+}
+
 const SEE_DOCUMENT: &str = "GET /openapi.json describes what may be said";
 
 impl Received {
     /// The body as JSON.
     pub(super) fn parse<T: DeserializeOwned>(self) -> Result<InBody<T>, Problem> {
         let refused = |error: serde_json::Error| Problem::bad(format!("the body: {error}"), SEE_DOCUMENT);
-        Ok(InBody { value: serde_json::from_slice(&self.bytes).map_err(refused)?, _room: self.room })
+        let Object(value) = serde_json::from_slice(&self.bytes).map_err(refused)?;
+        Ok(InBody { value, _room: self.room })
     }
 }
 
@@ -154,5 +197,26 @@ pub(super) fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Op
             Ok(Some(text.trim()))
         }
         _ => Err(Problem::bad(format!("the header {name} is there twice"), "send it once")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Pair {
+        one: u8,
+        two: Option<u8>,
+    }
+
+    #[test]
+    fn an_object_is_no_list() {
+        let read = |text| serde_json::from_str::<Object<Pair>>(text).map(|Object(pair)| (pair.one, pair.two));
+        assert_eq!(read(r#"{"one": 1}"#).unwrap(), (1, None));
+        for text in ["[1, 2]", "[1]", "1", "null", r#"{"one": 1, "three": 3}"#, r#"{"one": 1, "one": 1}"#] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod entry; // keys and what they have
 mod key; // one key
 mod read; // several keys
 mod write; // operations that belong together
+mod transaction; // reads and writes that are committed together
 mod watch; // changes as they come
 mod service; // services that own keys
 mod about; // the node itself
@@ -27,7 +28,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use catalog::Catalog;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -82,6 +83,12 @@ fn router(api: Api) -> Router {
         .route("/v1/mget", post(read::many))
         .route("/v1/stream", get(read::all))
         .route("/v1/write", post(write::write))
+        .route("/v1/transactions", post(transaction::begin))
+        .route("/v1/transactions/{id}", delete(transaction::roll_back))
+        .route("/v1/transactions/{id}/kv", get(transaction::list))
+        .route("/v1/transactions/{id}/kv/{*key}", get(transaction::get))
+        .route("/v1/transactions/{id}/write", post(transaction::write))
+        .route("/v1/transactions/{id}/commit", post(transaction::commit))
         .route("/v1/watch", get(watch::watch))
         .route("/v1/services", get(service::list))
         .route("/v1/services/{name}", put(service::keep).delete(service::end))

@@ -75,6 +75,8 @@ pub(super) enum Code {
     NoMethod,
     /// There is no such key.
     NoKey,
+    /// There is no such transaction.
+    NoTransaction,
     /// The key holds files, whose bytes have another door.
     HoldsFiles,
     /// The request was not sent in time.
@@ -87,7 +89,7 @@ pub(super) enum Code {
     NoExpiry,
     /// The service that shall own a key is not registered.
     NoService,
-    /// Changes or a snapshot that are not kept any more.
+    /// Changes, a snapshot or a transaction that are not kept any more.
     Gone,
     /// More than is taken at once.
     TooLarge,
@@ -221,7 +223,10 @@ impl From<CatalogError> for Problem {
                 let hint = "read the keys anew and watch from the revision of that read";
                 with(StatusCode::GONE, Code::Gone, hint).with(|told| told.kept_revision = Some(*kept))
             }
-            Error::SnapshotGone { .. } => with(StatusCode::GONE, Code::Gone, "begin again"),
+            Error::NoTransaction { .. } => with(StatusCode::NOT_FOUND, Code::NoTransaction, "begin again"),
+            Error::SnapshotGone { .. } | Error::TransactionTimeout { .. } => {
+                with(StatusCode::GONE, Code::Gone, "begin again")
+            }
             Error::Unreachable { retry_ms, maybe_done, .. } => {
                 let hint = "try again; consistency=one reads what this node remembers";
                 let problem = with(StatusCode::SERVICE_UNAVAILABLE, Code::Unreachable, hint);

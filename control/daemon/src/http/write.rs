@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::entry::value_bytes;
-use super::input::InBody;
+use super::input::{InBody, object, objects};
 use super::problem::{Problem, Told};
 
 /// Operations that are carried out together, at one revision, if all conditions hold; otherwise nothing is changed.
@@ -19,7 +19,7 @@ use super::problem::{Problem, Told};
 #[serde(deny_unknown_fields)]
 pub(super) struct WriteGiven {
     /// What must hold; at most 128.
-    #[serde(default, rename = "if")]
+    #[serde(default, rename = "if", deserialize_with = "objects")]
     #[schema(max_items = 128)]
     conditions: Vec<ConditionGiven>,
     /// What is done; at most 128, of which no two name the same key.
@@ -49,10 +49,13 @@ struct ConditionGiven {
 #[serde(rename_all = "snake_case")]
 pub(super) enum OperationGiven {
     /// Gives a key a new value; what is not named here is cleared.
+    #[serde(deserialize_with = "object")]
     Put(PutOperation),
     /// Removes a key. One that is absent is left absent.
+    #[serde(deserialize_with = "object")]
     Delete(DeleteOperation),
     /// Changes when a key expires, and nothing else.
+    #[serde(deserialize_with = "object")]
     Expire(ExpireOperation),
 }
 
@@ -248,6 +251,9 @@ mod tests {
             operation(json!({"put": {"key": "a", "value": "a", "ttl_ms": 1.5}})),
             operation(json!({"put": {"key": "a", "value": "a", "ttl": 1}})),
             operation(json!({"put": {"key": 7, "value": "a"}})),
+            operation(json!({"put": ["a", "x", null, null, null, {}]})),
+            operation(json!({"delete": ["a"]})),
+            condition(json!(["a", null, 1, null])),
             operation(json!({"remove": {"key": "a"}})),
             operation(json!({"delete": {"key": "a"}, "put": {"key": "a", "value": ""}})),
             operation(json!({"expire": {"key": "a"}})),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use catalog::{
     Catalog, CatalogError, Change, ChangeKind, ChangeStream, Condition, Consistency, Content, Entry, Expiry,
     Found, Operation, Page, Scan, Selector, Service, Snapshot, Start, Swept, Write, Written,
@@ -143,10 +143,10 @@ fn operation(operation: &Operation) -> Value {
         Operation::Put(put) => {
             let Content::Value(bytes) = &put.content else { panic!("files have another door") };
             let mut document = json!({"key": put.key, "labels": put.labels});
-            // Both ways to send a value are used.
-            match std::str::from_utf8(bytes) {
-                Ok(text) => document["value"] = text.into(),
-                Err(_) => document["value_base64"] = BASE64_STANDARD.encode(bytes).into(),
+            // Both ways to send a value are used; JSON takes six bytes for a control character.
+            match std::str::from_utf8(bytes).ok().filter(|text| !text.contains(char::is_control)) {
+                Some(text) => document["value"] = text.into(),
+                None => document["value_base64"] = BASE64_STANDARD.encode(bytes).into(),
             }
             if let Some(ttl_ms) = put.ttl_ms {
                 document["ttl_ms"] = ttl_ms.into();
@@ -181,6 +181,17 @@ fn numbers(value: &Value) -> Vec<u64> {
     value.as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect()
 }
 
+/// A cursor as nodes make it; clients take it as it is.
+fn cursor(prefix: &str, after: &str) -> String {
+    let checksum = flow::verify::frame_checksum_of(format!("{prefix}\0{after}").as_bytes());
+    BASE64_URL_SAFE_NO_PAD.encode([&[1], &checksum.to_le_bytes()[..], after.as_bytes()].concat())
+}
+
+/// The key that a cursor holds.
+fn key_of(cursor: &str) -> String {
+    String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap()[5..].to_vec()).unwrap()
+}
+
 #[async_trait]
 impl Catalog for OverHttp {
     fn cluster_id(&self) -> u64 {
@@ -204,15 +215,15 @@ impl Catalog for OverHttp {
         let limit = (*limit).min(catalog::SCAN_LIMIT_MAX);
         let mut path =
             format!("/v1/kv?prefix={prefix}&limit={limit}&keys_only={}&consistency={freshness}", !contents);
-        if let Some(cursor) = after {
+        if let Some(after) = after {
+            let cursor = cursor(&scan.prefix, after);
             path += &format!("&cursor={cursor}");
         }
         let page = self.ask("GET", path, None).await?.value();
         Ok(Page {
             revision: page["revision"].as_u64().unwrap(),
             entries: page["entries"].as_array().unwrap().iter().map(entry).collect(),
-            // What a page says of the next one is for the catalog alone to understand.
-            next: page["cursor"].as_str().map(str::to_owned),
+            next: page["cursor"].as_str().map(key_of),
         })
     }
 
@@ -295,7 +306,7 @@ impl Catalog for OverHttp {
 
     /// The node sweeps by itself, about twice a second.
     async fn sweep(&self) -> Result<Swept, CatalogError> {
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(Duration::from_millis(800)).await;
         Ok(Swept::default())
     }
 

@@ -95,7 +95,8 @@ fn strangers_are_told_why_and_sent_away() {
     let elsewhere: NodeId = 1;
     let cases: [(Vec<u8>, &str); 10] = [
         (
-            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 as TLS begins".into(),
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 is how TLS begins, with a record of a handshake"
+                .into(),
             "does not speak Shoal's protocol",
         ),
         (vec![0; 1 << 16], "does not speak Shoal's protocol"),
@@ -150,7 +151,7 @@ fn many_strangers_do_not_fill_the_log() {
     let node = Setup::named("n1").memory("64MB").start();
     for _ in 0..300 {
         let mut stream = connect(&node);
-        let _ = stream.write_all(b"\x16\x03\x01 is not what is spoken here");
+        let _ = stream.write_all(b"\x16\x03\x01 is how TLS begins, which is not what is spoken here");
         refusal(&mut stream).unwrap();
     }
     holds("those that were not told are counted", || node.log().contains("more connections were refused"));

@@ -175,6 +175,45 @@ fn a_service_takes_along_what_it_owns() {
 }
 
 #[test]
+fn a_transaction_is_carried_out_as_a_whole() {
+    let node = Node::start();
+    let http = Http::at(&node);
+    let begin = |isolation: &str| {
+        let begun = http.json("POST", "/v1/transactions", &json!({"isolation": isolation})).is(201);
+        format!("/v1/transactions/{}", begun.value()["id"].as_str().unwrap())
+    };
+    let put = |key: &str, value: &str| json!({"do": [{"put": {"key": key, "value": value}}]});
+    http.put("/v1/kv/a", "1").is(200);
+    let one = begin("serializable");
+    assert_eq!(http.get(&format!("{one}/kv/a")).is(200).value()["value"], "1");
+    http.json("POST", &format!("{one}/write"), &put("b", "2")).is(200);
+    assert_eq!(http.get(&format!("{one}/kv/b")).is(200).value()["value"], "2");
+    let listed = http.get(&format!("{one}/kv?prefix=")).is(200).value();
+    assert_eq!(listed["entries"].as_array().unwrap().len(), 2);
+    http.get("/v1/kv/b").fails(404, "no_key");
+    assert_eq!(http.ask("POST", &format!("{one}/commit"), None).is(200).value()["versions"], json!([1]));
+    assert_eq!(http.get("/v1/kv/b").is(200).body, b"2");
+    http.ask("POST", &format!("{one}/commit"), None).fails(404, "no_transaction");
+    // What was read was changed by somebody else.
+    let two = begin("serializable");
+    http.get(&format!("{two}/kv/a")).is(200);
+    http.json("POST", &format!("{two}/write"), &put("b", "3")).is(200);
+    http.put("/v1/kv/a", "9").is(200);
+    http.ask("POST", &format!("{two}/commit"), None).fails(409, "changed");
+    assert_eq!(http.get("/v1/kv/b").is(200).body, b"2");
+    let three = begin("SNAPSHOT");
+    http.json("POST", &format!("{three}/write"), &put("b", "3")).is(200);
+    http.delete(&three).is(200);
+    http.delete(&three).fails(404, "no_transaction");
+    assert_eq!(http.get("/v1/kv/b").is(200).body, b"2");
+    for wrong in [json!({"isolation": "loose"}), json!({"timeout_ms": 0}), json!({"timeout_ms": 600_001})] {
+        http.json("POST", "/v1/transactions", &wrong).fails(400, "bad_request");
+    }
+    http.get("/v1/transactions/x/kv/a").fails(404, "no_transaction");
+    http.get("/v1/transactions/0000000000000001/kv/a").fails(404, "no_transaction");
+}
+
+#[test]
 fn a_watch_goes_on_where_it_was() {
     let node = Node::start();
     let http = Http::at(&node);

@@ -30,6 +30,7 @@ fn nothing_is_changed_by_what_is_refused() {
     for body in [
         json!({}),
         json!([]),
+        json!(["x", null, null, null, {}]),
         json!("x"),
         json!({"value": 1}),
         json!({"value": "x", "value_base64": "eA=="}),
