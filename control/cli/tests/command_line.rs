@@ -87,7 +87,7 @@ fn every_command_has_help() {
         assert_eq!(output.status.code(), Some(0), "{command:?}");
         let text = stdout(&output);
         assert!(text.contains("Usage: shoal"), "{command:?}:\n{text}");
-        let is_group = ["chunk", "node", "bench"].contains(command.last().unwrap());
+        let is_group = ["chunk", "node", "bench", "kv", "service"].contains(command.last().unwrap());
         assert!(is_group || text.contains("Examples:"), "{command:?} has no examples:\n{text}");
     }
 }

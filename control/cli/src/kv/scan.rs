@@ -19,7 +19,7 @@ use crate::{interrupt, output};
 #[command(after_help = "\
 Examples:
   shoal kv scan jobs/
-  shoal kv scan jobs/ --limit 20 --after AWoq63ZhL2I     The next page, as the last one has told
+  shoal kv scan jobs/ --limit 20 --after Aa4JPN5hL2I     The next page, as the last one has told
   shoal kv scan --all --keys-only                        Every key at one revision, line by line
   shoal kv scan jobs/ --all --json | jq -r .key          One JSON document a line")]
 pub struct Scan {

@@ -162,6 +162,10 @@ impl Txn {
 }
 
 fn parse(bytes: &[u8]) -> Result<Document, Failure> {
+    // serde would take a list for an object with its fields in order.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(Failure::Usage("the document is wrong: it must be an object, as `--help` shows".into()));
+    }
     serde_json::from_slice(bytes).map_err(|error| Failure::Usage(format!("the document is wrong: {error}")))
 }
 

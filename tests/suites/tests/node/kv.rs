@@ -81,7 +81,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         &["kv", "rm", "a", "--version", "1", "--recursive"],
         &["kv", "scan", "--limit", "0"],
         &["kv", "scan", "--after", "nonsense"],
-        &["kv", "scan", "other/", "--after", "AWoq63ZhL2I"],
+        &["kv", "scan", "other/", "--after", "Aa4JPN5hL2I"],
         &["kv", "watch"],
         &["kv", "watch", "a", "--prefix", "b"],
         &["kv", "watch", "a", "--since", "yesterday"],
