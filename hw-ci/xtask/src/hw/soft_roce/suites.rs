@@ -36,8 +36,8 @@ const SIW: &[Device] = &[Device::Siw];
 const BOTH: &[Device] = &[Device::Rxe, Device::Siw];
 /// Without a device these tests would pass by having nothing to test.
 const REQUIRED: (&str, &str) = ("VERBS_REQUIRE_DEVICE", "1");
-/// UCX over one device by its IPv6 address: datagrams to the IPv4 one of rxe get lost (1.13). Without events, of which rxe tells
-/// twice, what UCX takes for a fault of its own and ends the process (1.13 to 1.18, `ib_device.c`).
+/// UCX over one device by its IPv6 address, as its datagrams time out on the IPv4 one of rxe (1.13). Without the device's
+/// events, at which UCX ends the process by an assertion of its own (1.13.1 and 1.18.1, `ib_device.c`).
 const UCX_ON_RXE: &[(&str, &str)] = &[
     ("UCX_REQUIRE", "1"),
     ("UCX_NET_DEVICES", "rxe0:1"),
