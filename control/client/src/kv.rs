@@ -16,12 +16,10 @@
 //!
 //! Values have up to 64 KiB; [`Client::put`](crate::Client::put) stores what is larger. All times are the catalog's.
 
-mod cursor; // where a listing goes on
 mod entries; // all entries below a prefix, page by page
 mod transaction; // reads and writes that are committed together
 mod watch; // changes as they come
 
-pub use cursor::{Cursor, CursorError};
 pub use entries::Entries;
 pub use flow::wire::catalog::{
     CatalogChange as Change, CatalogChangeKind as ChangeKind, CatalogCondition as Condition,
@@ -31,6 +29,7 @@ pub use flow::wire::catalog::{
     CatalogWritten as Written, KeyVersion, ReadConsistency as Consistency, ServiceRecord as Service,
     TransactionIsolation as Isolation, UnchangedSince,
 };
+pub use flow::wire::cursor::{Cursor, CursorError};
 pub use transaction::Transaction;
 pub use watch::Watch;
 

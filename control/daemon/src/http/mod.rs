@@ -8,7 +8,6 @@ mod guard; // who may ask
 
 mod input; // what a request says
 mod problem; // why it was not carried out
-mod cursor; // where the next page begins
 mod entry; // keys and what they have
 
 mod key; // one key

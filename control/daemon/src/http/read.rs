@@ -3,18 +3,21 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use catalog::{CatalogError, Consistency, Entry, GET_KEYS_MAX, Page, SCAN_LIMIT_MAX, Scan, Snapshot};
+use flow::wire::cursor::Cursor;
 use futures_lite::stream;
 use hyper::body::Bytes;
+use plan::key::check_key;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::Api;
 use super::entry::{Detail, EntryShown};
 use super::input::{InBody, InQuery};
-use super::problem::{Problem, Told};
-use super::{Api, cursor};
+use super::problem::{Code, Problem, Told};
 use crate::failure::in_full;
 
 /// Entries of a page for which no limit is given.
@@ -278,16 +281,25 @@ impl ListGiven {
         if !(1..=SCAN_LIMIT_MAX).contains(&limit) {
             return Err(Problem::bad(format!("limit is {limit}; it must be 1 to {SCAN_LIMIT_MAX}"), ""));
         }
-        let after = self.cursor.map(|cursor| cursor::decode(&self.prefix, &cursor)).transpose()?;
+        let after = self.cursor.map(|cursor| after(&self.prefix, &cursor)).transpose()?;
         Ok(Scan { prefix: self.prefix, after, limit, contents: !self.keys_only })
     }
+}
+
+/// The key after which a page begins.
+fn after(prefix: &str, cursor: &str) -> Result<String, Problem> {
+    let after = cursor.parse::<Cursor>().and_then(|cursor| cursor.after(prefix));
+    after.ok().filter(|after| check_key(after).is_ok()).ok_or_else(|| {
+        let text = "the cursor is damaged, or of another listing";
+        Problem::new(StatusCode::BAD_REQUEST, Code::BadCursor, text, "begin again without a cursor")
+    })
 }
 
 impl PageShown {
     pub(super) fn of(page: Page, prefix: &str) -> Self {
         let Page { revision, entries, next } = page;
         let entries = entries.into_iter().map(|entry| EntryShown::of(entry, Detail::Line)).collect();
-        Self { revision, entries, cursor: next.map(|after| cursor::encode(prefix, &after)) }
+        Self { revision, entries, cursor: next.map(|after| Cursor::new(prefix, after).to_string()) }
     }
 }
 
@@ -317,7 +329,7 @@ mod tests {
         let expected = Scan { prefix: "a/b".into(), after: None, limit: 7, contents: false };
         assert_eq!(scan, expected);
         assert_eq!(list("").unwrap().limit, LIMIT_DEFAULT);
-        let cursor = cursor::encode("a/", "a/b");
+        let cursor = Cursor::new("a/", "a/b");
         assert_eq!(list(&format!("prefix=a/&cursor={cursor}")).unwrap().after.as_deref(), Some("a/b"));
     }
 

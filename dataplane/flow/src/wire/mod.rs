@@ -5,6 +5,7 @@
 
 pub mod catalog; // client to node, node to head: entries, changes, transactions
 pub mod control; // node to node: membership, trackers
+pub mod cursor; // where a listing goes on, as people and programs are told
 pub mod data; // shard to shard: grants, pieces, who has what
 pub mod frame; // the header
 pub mod handshake; // who is there, which version, is the token right

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::verify::frame_checksum_of;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use flow::verify::frame_checksum_of;
 
 /// The version that is written.
 const VERSION: u8 = 1;
@@ -13,8 +13,8 @@ const VERSION: u8 = 1;
 const HEAD: usize = 5;
 
 /// Where the next page of a listing begins, as a text that means nothing to others: base64url of one byte of version, the
-/// CRC-32C of prefix and key, and the key after which the page begins. It outlives restarts, and is the same that the HTTP
-/// API gives.
+/// CRC-32C of prefix and key, and the key after which the page begins. So it needs no memory on any node and outlives restarts;
+/// one that was made up or belongs to another listing is noticed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     checksum: u32,
@@ -84,6 +84,17 @@ mod tests {
             let cursor: Cursor = Cursor::new(&prefix, after.clone()).to_string().parse().unwrap();
             prop_assert_eq!(cursor.clone().after(&prefix), Ok(after));
             prop_assert_eq!(cursor.after(&format!("{prefix}x")), Err(CursorError));
+        }
+
+        #[test]
+        fn a_changed_cursor_is_noticed(at: prop::sample::Index, bit in 0..6_u32) {
+            let text = Cursor::new("models/", "models/llama").to_string();
+            let at = at.index(text.len());
+            let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+            let digit = alphabet.find(&text[at..=at]).unwrap() ^ (1 << bit);
+            let changed = format!("{}{}{}", &text[..at], &alphabet[digit..=digit], &text[at + 1..]);
+            let read = changed.parse::<Cursor>().and_then(|cursor| cursor.after("models/"));
+            prop_assert_eq!(read, Err(CursorError));
         }
 
         #[test]
