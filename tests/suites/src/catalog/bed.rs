@@ -11,7 +11,7 @@ use catalog::{
 };
 
 /// How much later than its time an engine may notice what takes seconds, where time is real: etcd looks at its leases twice a
-/// second.
+/// second, and a node sweeps as often.
 const LATE_MS: u64 = 1_000;
 
 /// A clock that stands still until it is moved.
@@ -24,6 +24,8 @@ pub struct Bed {
     pub catalog: Arc<dyn Catalog>,
     /// The clock of an engine that is given one; with others the tests wait.
     pub hands: Option<Arc<Hands>>,
+    /// Whether services live in real time whatever the clock says, as they do on etcd, whose leases they are.
+    pub real_services: bool,
     /// What must live as long as the test: directories, processes.
     pub keep: Box<dyn Any + Send>,
 }
@@ -48,14 +50,20 @@ impl Clock for Hands {
 }
 
 impl Bed {
-    /// Lets time pass.
+    /// Lets time pass for keys and versions.
     pub async fn pass(&self, ms: u64) {
         match &self.hands {
             Some(hands) => hands.pass(ms),
-            None => {
-                let late_ms = if ms >= LATE_MS { LATE_MS } else { 0 };
-                tokio::time::sleep(Duration::from_millis(ms + late_ms)).await;
-            }
+            None => wait(ms).await,
+        }
+    }
+
+    /// Lets time pass for services.
+    pub async fn pass_for_services(&self, ms: u64) {
+        if self.real_services {
+            wait(ms).await;
+        } else {
+            self.pass(ms).await;
         }
     }
 
@@ -105,6 +113,11 @@ impl Bed {
     pub async fn keys(&self, prefix: &str) -> Vec<String> {
         self.page(prefix, None, 1000).await.entries.into_iter().map(|entry| entry.key).collect()
     }
+}
+
+async fn wait(ms: u64) {
+    let late_ms = if ms >= LATE_MS { LATE_MS } else { 0 };
+    tokio::time::sleep(Duration::from_millis(ms + late_ms)).await;
 }
 
 /// A put of a text.

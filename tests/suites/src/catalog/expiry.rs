@@ -5,7 +5,7 @@ use catalog::{CatalogError, ChangeKind, Consistency, Expiry, Operation, Put, Sel
 use super::{Bed, expire, next, put, text, unchanged, unchanged_key, value, version};
 
 /// What expires soon, in milliseconds. On engines in real time it must outlast the calls in between.
-const SOON_MS: u64 = 1_500;
+const SOON_MS: u64 = 4_000;
 const LONG_MS: u64 = 3_600_000;
 
 /// For reads, counts, scans and snapshots, before any sweep.

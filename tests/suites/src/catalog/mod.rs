@@ -22,13 +22,10 @@ pub fn run<T>(case: impl Future<Output = T>) -> T {
 }
 
 /// Makes a test of every case. It takes the path of an `async fn() -> Bed` that opens an empty catalog, or of one to
-/// `Option<Bed>`, which says why there is none. With a second such path histories run there, where time can be moved.
+/// `Option<Bed>`, which says why there is none. Histories run where time can be moved.
 #[macro_export]
 macro_rules! conformance {
     ($open:path) => {
-        $crate::conformance! { $open, $open }
-    };
-    ($open:path, $open_with_hands:path) => {
         $crate::conformance! { $open;
             entries: versions_count_the_writes_of_a_key revisions_order_all_writes an_entry_says_all_about_it
                 a_plain_put_clears_what_is_not_named manifests_say_what_they_hold values_of_any_bytes_fit;
@@ -54,7 +51,7 @@ macro_rules! conformance {
         mod history {
             #[test]
             fn any_history_agrees_with_a_plain_map() {
-                $crate::catalog::history::agrees($open_with_hands);
+                $crate::catalog::history::agrees($open);
             }
         }
     };

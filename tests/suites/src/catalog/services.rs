@@ -4,7 +4,8 @@ use catalog::{CatalogError, ChangeKind, Operation, Put, Selector, Start};
 
 use super::{Bed, next, value};
 
-const TTL_MS: u64 = 3_000;
+/// In real time it must outlast the calls in between.
+const TTL_MS: u64 = 6_000;
 
 async fn own(bed: &Bed, owner: &str, key: &str) -> Result<(), CatalogError> {
     let put = Put { owner: Some(owner.into()), ..value(key, "x") };
@@ -60,7 +61,7 @@ pub async fn lost_services_end(bed: Bed) {
     bed.catalog.keep_service("s", TTL_MS).await.unwrap();
     own(&bed, "s", "k").await.unwrap();
     bed.put("mine", "x").await;
-    bed.pass(TTL_MS + 100).await;
+    bed.pass_for_services(TTL_MS + 100).await;
     assert!(bed.catalog.services().await.unwrap().is_empty());
     assert!(matches!(own(&bed, "s", "late").await, Err(CatalogError::NoService { .. })));
     bed.catalog.sweep().await.unwrap();
@@ -70,7 +71,7 @@ pub async fn lost_services_end(bed: Bed) {
     own(&bed, "s", "k").await.unwrap();
     bed.catalog.sweep().await.unwrap();
     assert_eq!(bed.version("k").await, 2);
-    bed.pass(TTL_MS + 100).await;
+    bed.pass_for_services(TTL_MS + 100).await;
     bed.catalog.keep_service("s", TTL_MS).await.unwrap();
     bed.catalog.sweep().await.unwrap();
     assert_eq!((bed.version("k").await, bed.catalog.services().await.unwrap()[0].keys), (0, 0));
@@ -81,13 +82,13 @@ pub async fn services_are_kept_alive(bed: Bed) {
     bed.catalog.keep_service("s", TTL_MS).await.unwrap();
     own(&bed, "s", "k").await.unwrap();
     for _ in 0..4 {
-        bed.pass(TTL_MS / 3).await;
+        bed.pass_for_services(TTL_MS / 3).await;
         bed.catalog.keep_service("s", TTL_MS).await.unwrap();
         bed.catalog.sweep().await.unwrap();
     }
     assert_eq!(bed.version("k").await, 1);
     bed.catalog.keep_service("s", TTL_MS * 100).await.unwrap();
-    bed.pass(TTL_MS + 100).await;
+    bed.pass_for_services(TTL_MS + 100).await;
     bed.catalog.sweep().await.unwrap();
     assert_eq!((bed.version("k").await, bed.catalog.services().await.unwrap()[0].ttl_ms), (1, TTL_MS * 100));
 }

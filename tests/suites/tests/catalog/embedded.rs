@@ -12,5 +12,5 @@ async fn open() -> Bed {
     let hands = Arc::new(Hands::default());
     let settings = Settings { clock: hands.clone(), ..Settings::default() };
     let catalog = Embedded::open_with(directory.path(), settings).unwrap();
-    Bed { catalog: Arc::new(catalog), hands: Some(hands), keep: Box::new(directory) }
+    Bed { catalog: Arc::new(catalog), hands: Some(hands), real_services: false, keep: Box::new(directory) }
 }

@@ -6,23 +6,16 @@ use catalog::{Catalog, EtcdSettings};
 use suites::Etcds;
 use suites::catalog::{Bed, Hands};
 
-suites::conformance! { crate::conformance::open, crate::conformance::open_with_hands }
-
-async fn open() -> Option<Bed> {
-    let etcds = Etcds::start(1)?;
-    let catalog = Arc::new(super::open(&etcds));
-    see_all(&*catalog).await;
-    Some(Bed { catalog, hands: None, keep: Box::new(etcds) })
-}
+suites::conformance! { crate::conformance::open }
 
 /// The time of keys stands still until it is moved; that of services is etcd's.
-async fn open_with_hands() -> Option<Bed> {
+async fn open() -> Option<Bed> {
     let etcds = Etcds::start(1)?;
     let hands = Arc::new(Hands::default());
     let settings = EtcdSettings { clock: hands.clone(), ..EtcdSettings::default() };
     let catalog = Arc::new(super::open_with(&etcds, settings));
     see_all(&*catalog).await;
-    Some(Bed { catalog, hands: Some(hands), keep: Box::new(etcds) })
+    Some(Bed { catalog, hands: Some(hands), real_services: true, keep: Box::new(etcds) })
 }
 
 /// Waits until the engine has seen that there is nothing. Where it begins to follow later than the first write, it cannot

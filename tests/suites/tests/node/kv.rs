@@ -268,8 +268,8 @@ fn what_belongs_to_a_service_goes_with_it() {
     let node = Node::start();
     let client = node.client();
     let kv = client.kv();
-    kv.keep_service("short", Duration::from_millis(400)).unwrap();
     shoal(&node, ["service", "add", "long", "--ttl", "1h"]).success();
+    kv.keep_service("short", Duration::from_secs(3)).unwrap();
     for (key, owner) in [("s", "short"), ("l", "long")] {
         let options = PutValue { owner: Some(owner.into()), ..PutValue::default() };
         kv.put(key, b"x", &options).unwrap();
@@ -295,7 +295,7 @@ fn what_expires_is_gone_and_told() {
     let kv = client.kv();
     let brief = PutValue { ttl: Some(Duration::from_millis(300)), ..PutValue::default() };
     kv.put("brief", b"x", &brief).unwrap();
-    kv.put("stays", b"x", &brief).unwrap();
+    kv.put("stays", b"x", &PutValue { ttl: Some(Duration::from_secs(600)), ..PutValue::default() }).unwrap();
     kv.persist("stays").unwrap();
     let mut watch = kv.watch(Selector::Glob("b*f".into()), Start::After(0)).unwrap();
     let kinds: Vec<_> = watch.by_ref().take(2).map(|change| change.unwrap().kind).collect();
