@@ -37,7 +37,12 @@ async fn open() -> Bed {
     let http = Http::at(&node);
     let cluster = http.get("/v1/status").is(200).value()["cluster"].as_str().unwrap().to_owned();
     let cluster = u64::from_str_radix(&cluster, 16).unwrap();
-    Bed { catalog: Arc::new(OverHttp { http, cluster }), hands: None, real_services: true, keep: Box::new(node) }
+    Bed {
+        catalog: Arc::new(OverHttp { http, cluster }),
+        hands: None,
+        real_services: true,
+        keep: Box::new(node),
+    }
 }
 
 struct OverHttp {
