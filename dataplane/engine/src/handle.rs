@@ -13,7 +13,7 @@ use memory::{Arena, Mapping};
 
 use crate::command::{Command, HandleGiven, Reply, Sealed};
 use crate::shard::{Adapters, open_adapters};
-use crate::transport::rdma::LaneSettings;
+use crate::transport::lanes::LaneSettings;
 use crate::{EngineError, Event, Finding, Peer};
 
 /// How an engine is started.

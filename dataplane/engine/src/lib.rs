@@ -23,7 +23,7 @@ pub use event::{Event, Fault};
 pub use handle::{Config, Engine, Handle, Sharing, StartError};
 pub use machine::{Finding, machine_memory_bytes, probe};
 pub use store::{Footer, FooterError};
-pub use transport::rdma::{LaneSettings, RdmaSettings, UcxSettings};
+pub use transport::lanes::{LaneSettings, RdmaSettings, UcxSettings};
 
 /// A member as the shards need to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]

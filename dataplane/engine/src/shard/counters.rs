@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::transport::rdma::LaneKind;
+use crate::transport::lanes::LaneKind;
 
 /// Counters of one shard since its start.
 #[derive(Default)]

@@ -21,7 +21,7 @@ use super::counters::add;
 use super::fetching::Fetching;
 use super::lanes::Lane;
 use super::mesh::Connection;
-use crate::transport::rdma::{RemoteSlot, Write};
+use crate::transport::lanes::{RemoteSlot, Write};
 use crate::transport::{ConnectionError, Filling, PeerShard, PieceSent};
 
 /// Bytes that are checked before other tasks of the shard have a turn.

@@ -23,8 +23,8 @@ use super::lane_pieces::{Granted, Placed, Writing};
 use super::mesh::Connection;
 use crate::notify::Notify;
 use crate::transport::PeerShard;
-use crate::transport::rdma::{
-    Adapter, Endpoint, Fabric, Health, LaneEvent, LaneId, LaneKind, Next, ROOM, RdmaError, answering_rail,
+use crate::transport::lanes::{
+    Adapter, Endpoint, Fabric, Health, LaneError, LaneEvent, LaneId, LaneKind, Next, ROOM, answering_rail,
 };
 
 /// First pause after a lane broke or was refused.
@@ -105,7 +105,7 @@ impl Rails {
     }
 
     /// From where to answer an offer.
-    fn towards(&self, offer: &LaneOpen) -> Result<(u16, &Rc<Rail>), RdmaError> {
+    fn towards(&self, offer: &LaneOpen) -> Result<(u16, &Rc<Rail>), LaneError> {
         let reaching = (0..).zip(&self.rails).filter_map(|(index, rail)| {
             let endpoint = rail.endpoint.borrow();
             endpoint.reaches(&offer.address).then(|| (index, endpoint.shares_subnet(&offer.address)))
@@ -113,7 +113,7 @@ impl Rails {
         let index = answering_rail(offer.rail, &reaching.collect::<Vec<_>>());
         let rail = index.and_then(|index| Some((index, self.rails.get(usize::from(index))?)));
         rail.ok_or_else(|| {
-            RdmaError::NoDevice("none of this node reaches the one that the peer offers".into())
+            LaneError::NoDevice("none of this node reaches the one that the peer offers".into())
         })
     }
 
@@ -261,9 +261,9 @@ impl Shard {
         connection: &Rc<Connection>,
         ours: u64,
         offer: &LaneOpen,
-    ) -> Result<(), RdmaError> {
+    ) -> Result<(), LaneError> {
         let lane = self.lane_of(connection.peer, ours).filter(|lane| !lane.is_connected());
-        let lane = lane.ok_or(RdmaError::NoLane)?;
+        let lane = lane.ok_or(LaneError::NoLane)?;
         let accepted = lane.rail.endpoint.borrow_mut().accept(lane.id, &offer.address, self.now());
         match &accepted {
             Ok(()) => self.on_lane_connected(&lane, offer.lane),
@@ -272,7 +272,7 @@ impl Shard {
         accepted
     }
 
-    fn answer_lane(self: &Rc<Self>, connection: &Rc<Connection>, offer: &LaneOpen) -> Result<(), RdmaError> {
+    fn answer_lane(self: &Rc<Self>, connection: &Rc<Connection>, offer: &LaneOpen) -> Result<(), LaneError> {
         let (index, rail) = self.rails.towards(offer)?;
         let present = connection.lanes.borrow().iter().find(|lane| lane.rail_index == index).cloned();
         if let Some(present) = present {
@@ -355,9 +355,9 @@ impl Shard {
     }
 
     /// A lane is gone, and with it what was on its way.
-    fn on_lane_broken(self: &Rc<Self>, lane: &Rc<Lane>, error: &RdmaError) {
+    fn on_lane_broken(self: &Rc<Self>, lane: &Rc<Lane>, error: &LaneError) {
         self.remove_lane(lane);
-        let is_planned = matches!(error, RdmaError::Closed | RdmaError::Reclaimed);
+        let is_planned = matches!(error, LaneError::Closed | LaneError::Reclaimed);
         if lane.is_connected() && !is_planned {
             add(&self.counters.lanes_broken, 1);
             let name = self.mesh.borrow().name(lane.peer.node).map(str::to_owned).unwrap_or_default();
@@ -367,14 +367,14 @@ impl Shard {
             if let Some(theirs) = lane.theirs() {
                 connection.writer.message(LaneClosed { lane: theirs });
             }
-            if !matches!(error, RdmaError::Reclaimed) {
+            if !matches!(error, LaneError::Reclaimed) {
                 connection.lane_backoff.borrow_mut().failed(self.now(), self.now().since(lane.since));
             }
         }
         self.give_up_lane(lane);
     }
 
-    fn note_refusal(&self, connection: &Connection, error: &RdmaError) {
+    fn note_refusal(&self, connection: &Connection, error: &LaneError) {
         connection.lane_backoff.borrow_mut().failed(self.now(), Duration::ZERO);
         tracing::debug!(peer = format_args!("{:016x}", connection.peer.node), %error, "there is no lane");
     }

@@ -20,8 +20,8 @@ use crate::command::{Command, Inbox};
 use crate::machine::probe_at_start;
 use crate::ring::DataRing;
 use crate::store::{ChunkStore, FoundChunk};
-use crate::transport::rdma::{
-    Adapter, LaneSettings, RdmaError, RdmaSettings, UcxAdapter, UcxSettings, VerbsAdapter,
+use crate::transport::lanes::{
+    Adapter, LaneError, LaneSettings, RdmaSettings, UcxAdapter, UcxSettings, VerbsAdapter,
 };
 use crate::{Config, Event, Finding, StartError};
 
@@ -194,12 +194,12 @@ pub(crate) fn open_adapters(config: &Config, arena: &Arena) -> Adapters {
     (adapters, findings)
 }
 
-fn open_devices(settings: &RdmaSettings, arena: &Arena) -> Result<Vec<Arc<dyn Adapter>>, RdmaError> {
+fn open_devices(settings: &RdmaSettings, arena: &Arena) -> Result<Vec<Arc<dyn Adapter>>, LaneError> {
     let adapters = VerbsAdapter::open_all(settings, arena)?;
     Ok(adapters.into_iter().map(|adapter| adapter as Arc<dyn Adapter>).collect())
 }
 
-fn open_ucx(settings: &UcxSettings, arena: &Arena) -> Result<Vec<Arc<dyn Adapter>>, RdmaError> {
+fn open_ucx(settings: &UcxSettings, arena: &Arena) -> Result<Vec<Arc<dyn Adapter>>, LaneError> {
     Ok(vec![UcxAdapter::open(settings, arena)?])
 }
 

@@ -13,7 +13,7 @@ use flow::wire::session::{ChunkReference, FilledPiece};
 use futures_lite::future::block_on;
 use memory::{Arena, Mapping};
 
-use crate::transport::rdma::model::{Network, Running};
+use crate::transport::lanes::model::{Network, Running};
 use crate::{Config, Engine, EngineError, Event, Fault, Finding, Handle, Peer};
 
 /// Engines 1, 2, … with shards, memory and directories of their own, and members that the test plays.

@@ -3,7 +3,7 @@
 //! The reader hands over messages as they come and lets the shard say where the payload of a piece goes, so that pieces
 //! are received straight into leased memory. The writer gathers what is queued into few large sends.
 
-pub(crate) mod rdma; // pieces over RDMA
+pub(crate) mod lanes; // pieces over RDMA and UCX
 mod reader; // frames in
 #[cfg(test)]
 mod tests;

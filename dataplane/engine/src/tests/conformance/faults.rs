@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::way::{Way, drop_all, eventually, fetching};
 use crate::tests::cluster::{Cluster, bytes, counter, get, put};
-use crate::transport::rdma::fabric::Health;
-use crate::transport::rdma::model::{Faults, Network};
+use crate::transport::lanes::fabric::Health;
+use crate::transport::lanes::model::{Faults, Network};
 
 const WAY: Way = Way::Model;
 const PIECE: usize = 1 << 20;

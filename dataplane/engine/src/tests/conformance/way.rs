@@ -6,7 +6,7 @@ use flow::wire::session::{ChunkFetched, ChunkReference, Device};
 use futures_lite::future::block_on;
 
 use crate::tests::cluster::{Cluster, bytes, counter, put};
-use crate::transport::rdma::model::{Faults, Network};
+use crate::transport::lanes::model::{Faults, Network};
 use crate::{Config, EngineError, Handle, LaneSettings, RdmaSettings, Sharing, UcxSettings};
 
 /// How pieces travel between the engines of a cluster.

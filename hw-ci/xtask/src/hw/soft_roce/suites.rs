@@ -1,8 +1,10 @@
 //! The tests that need verbs: built on this machine, run in the kernel.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::BufReader;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use cargo_metadata::Message;
 
@@ -90,7 +92,7 @@ const SUITES: &[Suite] = &[
     Suite {
         package: "engine",
         test: None,
-        arguments: &["transport::rdma::tests::device", "transport::rdma::tests::iwarp", "--nocapture"],
+        arguments: &["transport::lanes::tests::device", "transport::lanes::tests::iwarp", "--nocapture"],
         devices: BOTH,
         runs_shoal: false,
         apart: false,
@@ -140,10 +142,10 @@ const SUITES: &[Suite] = &[
     },
 ];
 
-/// Runs every suite that is for the kernel, on its devices or on one of them alone; the first status that is not zero. A suite that
-/// failed counts before one that took too long.
+/// Runs every suite that is for the kernel, on its devices or on one of them alone, and says how long each took; the first
+/// status that is not zero. A suite that failed counts before one that took too long.
 pub(super) fn run(machine: &Machine, only: Option<Device>) -> Result<u8, Error> {
-    let mut first = 0;
+    let (mut first, mut lines) = (0, Vec::new());
     let is_stock = matches!(machine.kernel, Kernel::Stock(_));
     for suite in SUITES.iter().filter(|suite| suite.stock || !is_stock) {
         let wanted = |device: &Device| {
@@ -153,31 +155,65 @@ pub(super) fn run(machine: &Machine, only: Option<Device>) -> Result<u8, Error> 
         if devices.is_empty() {
             continue;
         }
+        let building = Instant::now();
         let commands = suite.commands(suite.build()?)?;
-        for (device, command) in
-            devices.iter().flat_map(|device| commands.iter().map(|command| (*device, command)))
-        {
-            let test = if suite.apart { command[1].to_string_lossy() } else { "all".into() };
-            let name = format!("{}, {test}, on {}", suite.name(), device.name());
-            eprintln!("soft-roce: {name}");
+        lines.push(Line { what: format!("{}: built", suite.name()), took: building.elapsed(), failed: 0 });
+        for device in devices {
             let machine = Machine { device, ..machine.clone() };
-            let environment = [&[REQUIRED], suite.environment].concat();
-            let status = machine.run(command, &environment)?;
-            eprintln!("soft-roce: {name}: status {status}");
-            if first == 0 || (first == LATE && status != 0 && !STOPPED.contains(&status)) {
-                first = status;
+            let running = Instant::now();
+            let mut failed = 0;
+            for command in &commands {
+                let status = suite.run(command, &machine)?;
+                failed += usize::from(status != 0);
+                if first == 0 || (first == LATE && status != 0 && !STOPPED.contains(&status)) {
+                    first = status;
+                }
+                if STOPPED.contains(&status) {
+                    return Ok(first);
+                }
             }
-            if STOPPED.contains(&status) {
-                return Ok(first);
-            }
+            let what = format!("{} on {} (kernels: {})", suite.label(), device.name(), commands.len());
+            lines.push(Line { what, took: running.elapsed(), failed });
         }
     }
+    lines.iter().for_each(|line| eprintln!("{line}"));
     Ok(first)
+}
+
+/// What became of a suite, or of building it.
+struct Line {
+    what: String,
+    took: Duration,
+    /// Kernels that ended with a status that is not zero.
+    failed: usize,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "soft-roce: {:6.1} s  {}", self.took.as_secs_f64(), self.what)?;
+        if self.failed > 0 { write!(f, ", {} FAILED", self.failed) } else { Ok(()) }
+    }
 }
 
 impl Suite {
     fn name(&self) -> String {
         format!("{}, {}", self.package, self.test.unwrap_or("unit tests"))
+    }
+
+    /// As its name, with the first of the tests that are chosen.
+    fn label(&self) -> String {
+        [self.name()].into_iter().chain(self.arguments.first().map(|first| format!(" {first}"))).collect()
+    }
+
+    /// Runs one of its commands in a kernel of its own; the status.
+    fn run(&self, command: &[OsString], machine: &Machine) -> Result<u8, Error> {
+        let test = if self.apart { command[1].to_string_lossy() } else { "all".into() };
+        let name = format!("{}, {test}, on {}", self.name(), machine.device.name());
+        eprintln!("soft-roce: {name}");
+        let started = Instant::now();
+        let status = machine.run(command, &[&[REQUIRED], self.environment].concat())?;
+        eprintln!("soft-roce: {name}: status {status} after {:.1} s", started.elapsed().as_secs_f64());
+        Ok(status)
     }
 
     /// What to run of its program: everything at once, or each test by itself.

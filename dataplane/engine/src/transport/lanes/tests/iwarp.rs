@@ -7,9 +7,9 @@ use flow::wire::lane::{LaneAddress, ListenerAddress};
 use memory::Arena;
 
 use super::device::{await_readable, iwarp};
-use crate::transport::rdma::error::RdmaError;
-use crate::transport::rdma::fabric::{Adapter, Completion, Fabric, Health, LaneId, RemoteSlot, Room, Write};
-use crate::transport::rdma::model::{pattern, patterned};
+use crate::transport::lanes::error::LaneError;
+use crate::transport::lanes::fabric::{Adapter, Completion, Fabric, Health, LaneId, RemoteSlot, Room, Write};
+use crate::transport::lanes::model::{pattern, patterned};
 
 const ROOM: Room = Room { lanes: 4, writes_per_lane: 4, receives_per_lane: 4 };
 const ARENA_BYTES: u64 = 16 << 20;
@@ -103,7 +103,7 @@ impl Two {
 
 fn assert_not_connected(completions: &[Completion]) {
     match completions {
-        [Completion::Failed { error: RdmaError::NotConnected(_), write: Some(write), .. }] => {
+        [Completion::Failed { error: LaneError::NotConnected(_), write: Some(write), .. }] => {
             assert_eq!(write.tag, 1);
         }
         other => panic!("{other:?}"),
@@ -165,7 +165,7 @@ fn what_is_not_answered_gives_its_writes_back() {
     }
     match &completions[..] {
         [Completion::Failed { error, write: Some(_), .. }] => {
-            assert!(matches!(error, RdmaError::NoAnswer { .. } | RdmaError::NotConnected(_)), "{error}");
+            assert!(matches!(error, LaneError::NoAnswer { .. } | LaneError::NotConnected(_)), "{error}");
         }
         other => panic!("{other:?}"),
     }

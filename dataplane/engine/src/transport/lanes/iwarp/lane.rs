@@ -11,9 +11,9 @@ use memory::SharedLease;
 
 use super::message::{Message, Places, Written};
 use super::outgoing::Outgoing;
-use crate::transport::rdma::adapter::{Completions, VerbsAdapter};
-use crate::transport::rdma::error::RdmaError;
-use crate::transport::rdma::fabric::{LaneId, Room, Unsent, Write};
+use crate::transport::lanes::adapter::{Completions, VerbsAdapter};
+use crate::transport::lanes::error::LaneError;
+use crate::transport::lanes::fabric::{LaneId, Room, Unsent, Write};
 
 /// Messages that tell of nothing but arrivals, and are under way on a lane. What arrives meanwhile is told with the next.
 const ACKNOWLEDGEMENTS: usize = 2;
@@ -132,7 +132,7 @@ impl Lane {
         device: &VerbsAdapter,
         completions: &Completions<Held>,
         room: Room,
-    ) -> Result<Self, RdmaError> {
+    ) -> Result<Self, LaneError> {
         let Posted { sends, receives } = Posted::of(room);
         let sizes = Sizes { sends_max: sends as u32, receives_max: receives as u32 };
         let pair = QueuePair::create(device.domain(), &completions.queue, None, sizes)?;
@@ -158,12 +158,12 @@ impl Lane {
         id: LaneId,
         pair: &QueuePair<Held, S>,
         room: Room,
-    ) -> Result<(), RdmaError> {
+    ) -> Result<(), LaneError> {
         (0..Posted::of(room).receives).try_for_each(|place| self.post_receive(id, pair, place))
     }
 
     /// Posts a receive again whose message was taken.
-    pub(super) fn repost(&self, id: LaneId, place: usize) -> Result<(), RdmaError> {
+    pub(super) fn repost(&self, id: LaneId, place: usize) -> Result<(), LaneError> {
         match &self.stage {
             Stage::Connecting(connecting) => self.post_receive(id, connecting.queue_pair(), place),
             Stage::Connected(connection) => self.post_receive(id, connection.queue_pair(), place),
@@ -176,14 +176,14 @@ impl Lane {
         id: LaneId,
         pair: &QueuePair<Held, S>,
         place: usize,
-    ) -> Result<(), RdmaError> {
+    ) -> Result<(), LaneError> {
         let held = Held { lane: id, work: Work::Receive { place, places: self.places.clone() } };
         let posted = pair.post_receive(self.places.vacant(place)?, held);
         posted.map(drop).map_err(|refused| refused.error.into())
     }
 
     /// Posts the writes that wait, and what the other end is to be told, as far as can be.
-    pub(super) fn post(&mut self, id: LaneId, device: &VerbsAdapter, room: Room) -> Result<(), RdmaError> {
+    pub(super) fn post(&mut self, id: LaneId, device: &VerbsAdapter, room: Room) -> Result<(), LaneError> {
         let (Stage::Connected(connection), Some(remote)) = (&self.stage, &self.remote) else { return Ok(()) };
         if !self.may_send || self.has_failed {
             return Ok(());
@@ -191,7 +191,7 @@ impl Lane {
         let pair = connection.queue_pair();
         let post = |operation, segment, work| {
             let posted = pair.post(operation, segment, Held { lane: id, work });
-            posted.map(drop).map_err(|refused| RdmaError::from(refused.error))
+            posted.map(drop).map_err(|refused| LaneError::from(refused.error))
         };
         let receives = Posted::of(room).receives;
         while let Some((number, write)) = self.outgoing.next() {
@@ -222,11 +222,11 @@ impl Lane {
     }
 
     /// The other end has sent something, and what it says about the writes of this one must be possible.
-    pub(super) fn on_message(&mut self, message: Message) -> Result<(), RdmaError> {
+    pub(super) fn on_message(&mut self, message: Message) -> Result<(), LaneError> {
         // It called, if it was to be the first.
         self.may_send = true;
         self.arrived = self.arrived.wrapping_add(message.written.is_some().into());
-        if self.outgoing.acknowledged(message.arrived) { Ok(()) } else { Err(RdmaError::Protocol) }
+        if self.outgoing.acknowledged(message.arrived) { Ok(()) } else { Err(LaneError::Protocol) }
     }
 
     /// All its writes that have no end.

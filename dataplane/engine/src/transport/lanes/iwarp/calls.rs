@@ -16,8 +16,8 @@ use flow::wire::lane::ListenerAddress;
 
 use super::IwarpFabric;
 use super::lane::{Remote, Stage};
-use crate::transport::rdma::error::RdmaError;
-use crate::transport::rdma::fabric::LaneId;
+use crate::transport::lanes::error::LaneError;
+use crate::transport::lanes::fabric::LaneId;
 
 /// How long a lane may take from when both ends are known until it is connected. The answer to a call takes Soft-iWARP up
 /// to 10 s to give up.
@@ -42,7 +42,7 @@ pub(super) fn listen(
     events: &Arc<ConnectionChannel>,
     ip: IpAddr,
     backlog: usize,
-) -> Result<Listener, RdmaError> {
+) -> Result<Listener, LaneError> {
     let backlog = u32::try_from(backlog).unwrap_or(u32::MAX);
     let mut tries = 1;
     loop {
@@ -76,12 +76,12 @@ fn told_tokens(private_data: &[u8]) -> Option<(u64, u64)> {
 
 impl IwarpFabric {
     /// Begins to connect a lane that was offered.
-    pub(super) fn begin(&mut self, id: LaneId, remote: &ListenerAddress) -> Result<(), RdmaError> {
-        let lane = self.lanes.get_mut(&id).ok_or(RdmaError::NoLane)?;
+    pub(super) fn begin(&mut self, id: LaneId, remote: &ListenerAddress) -> Result<(), LaneError> {
+        let lane = self.lanes.get_mut(&id).ok_or(LaneError::NoLane)?;
         let stage = std::mem::replace(&mut lane.stage, Stage::Ended);
         let Stage::Offered { pair, call } = stage else {
             lane.stage = stage;
-            return Err(RdmaError::NoLane);
+            return Err(LaneError::NoLane);
         };
         let ListenerAddress { token, key, base, length, .. } = *remote;
         let arena = RemoteRange { address: base, length, key };
@@ -119,7 +119,7 @@ impl IwarpFabric {
         for (id, lane) in &self.lanes {
             let is_late = lane.remote.as_ref().is_some_and(|remote| remote.until < now);
             if is_late && !lane.has_failed && !matches!(lane.stage, Stage::Connected(_)) {
-                self.ending.push((*id, RdmaError::NoAnswer { seconds: PATIENCE.as_secs() }));
+                self.ending.push((*id, LaneError::NoAnswer { seconds: PATIENCE.as_secs() }));
             }
         }
     }
@@ -164,7 +164,7 @@ impl IwarpFabric {
     }
 
     /// Takes the call of the other end of a lane.
-    fn answer(&mut self, id: LaneId, request: Request) -> Result<(), RdmaError> {
+    fn answer(&mut self, id: LaneId, request: Request) -> Result<(), LaneError> {
         let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
         let Stage::Awaiting { pair } = std::mem::replace(&mut lane.stage, Stage::Ended) else {
             return Ok(());
@@ -177,7 +177,7 @@ impl IwarpFabric {
     }
 
     /// Takes the connection of a lane as far as an event allows.
-    fn step(&mut self, id: LaneId, event: ConnectionEvent) -> Result<(), RdmaError> {
+    fn step(&mut self, id: LaneId, event: ConnectionEvent) -> Result<(), LaneError> {
         let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
         let stage = std::mem::replace(&mut lane.stage, Stage::Ended);
         lane.stage = match (stage, event) {
@@ -198,12 +198,12 @@ impl IwarpFabric {
             (Stage::Connecting(connecting), ConnectionEvent::Established(proof)) => {
                 Stage::Connected(connecting.established(&proof)?)
             }
-            (_, ConnectionEvent::Failed(error)) => return Err(RdmaError::NotConnected(error)),
+            (_, ConnectionEvent::Failed(error)) => return Err(LaneError::NotConnected(error)),
             (stage @ Stage::Connected(_), ConnectionEvent::Disconnected) => {
                 lane.stage = stage;
-                return Err(RdmaError::Disconnected);
+                return Err(LaneError::Disconnected);
             }
-            (_, ConnectionEvent::Disconnected) => return Err(RdmaError::Disconnected),
+            (_, ConnectionEvent::Disconnected) => return Err(LaneError::Disconnected),
             (stage, _) => stage,
         };
         lane.post(id, &self.adapter, self.room)

@@ -14,7 +14,9 @@
 //! A message begins with the token of the lane that it is for. The library refuses data under tokens that are not known, so
 //! that who sends to a lane that is closed learns of it at once.
 
+mod adapter; // UCX with the arena registered
 mod message; // what passes between two workers
+mod wiring; // endpoints on their way to their peers
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -22,82 +24,26 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::ucx::{Address, Context, EndpointId, Event, OfferId, Region, Severity, Worker};
+use ::ucx::{Address, EndpointId, Event, OfferId, Worker};
 use flow::limits::WORKER_ADDRESS_MAX;
 use flow::wire::lane::{LaneAddress, WorkerAddress};
-use memory::{Arena, SharedLease};
+use memory::SharedLease;
 use rustix::event::EventfdFlags;
 
+pub use self::adapter::UcxSettings;
+
+pub(crate) use self::adapter::UcxAdapter;
 use self::message::{Kind, Message};
-use super::error::RdmaError;
-use super::fabric::{
-    Adapter, Completion, Fabric, Health, LaneId, LaneKind, Refused, RemoteSlot, Room, Unsent, Write,
-};
+use self::wiring::Wiring;
+use super::error::LaneError;
+use super::fabric::{Completion, Fabric, Health, LaneId, Refused, RemoteSlot, Room, Unsent, Write};
 
 /// How often the worker is asked to be armed while more is coming in.
 const ARM_TURNS_MAX: usize = 64;
 /// Answers to the peer of one lane that wait to be sent.
 const ANSWERS_PER_LANE: usize = 256;
-/// How long an endpoint that is to be closed may take to reach its peer.
-const WIRING_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a shard that stops waits for that.
+/// How long a shard that stops waits for endpoints that are on their way to their peers.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// Transports, before the `/` of their names, that lock no memory.
-const LOCK_NOTHING: [&str; 7] = ["self", "tcp", "posix", "sysv", "cma", "xpmem", "knem"];
-
-/// How UCX is used. What is not here stands in its own environment variables (`UCX_TLS`, `UCX_NET_DEVICES`, …).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct UcxSettings {
-    /// Settings that come before the environment, by their names without `UCX_`.
-    pub options: Vec<(String, String)>,
-}
-
-/// UCX with the arena registered, shared by all shards.
-pub(crate) struct UcxAdapter {
-    context: Arc<Context>,
-    region: Arc<Region>,
-    name: String,
-}
-
-impl UcxAdapter {
-    /// UCX with all transports that its settings leave, or why it cannot be used.
-    ///
-    /// Takes all memory of the arena from the machine where a device locks it.
-    pub(crate) fn open(settings: &UcxSettings, arena: &Arena) -> Result<Arc<Self>, RdmaError> {
-        ::ucx::on_log(|severity, text| match severity {
-            Severity::Error => tracing::warn!(target: "ucx", "{text}"),
-            Severity::Warning | Severity::Detail => tracing::debug!(target: "ucx", "{text}"),
-        });
-        let options: Vec<(&str, &str)> =
-            settings.options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let context = Context::open(&options)?;
-        let transports = context.transports();
-        let locks = |transport: &String| !LOCK_NOTHING.contains(&transport.split('/').next().unwrap_or(""));
-        if transports.iter().any(locks) {
-            // Before it is registered, because the kernel makes no large pages of memory that a device holds.
-            let _ = arena.prefault();
-        }
-        let length = usize::try_from(arena.size()).unwrap_or(usize::MAX);
-        let region = Region::of_file(&context, arena.read_write_fd(), length)?;
-        let version = ::ucx::Library::get().map_err(::ucx::Error::from)?.version_text();
-        let name = format!("UCX {version} ({})", transports.join(", "));
-        Ok(Arc::new(Self { context, region, name }))
-    }
-}
-
-impl Adapter for UcxAdapter {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn kind(&self) -> LaneKind {
-        LaneKind::Ucx
-    }
-
-    fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, RdmaError> {
-        Ok(Box::new(UcxFabric::open(&self, wanted)?))
-    }
-}
 
 /// UCX as one shard uses it.
 pub(crate) struct UcxFabric {
@@ -132,13 +78,6 @@ struct Lane {
     answers: usize,
 }
 
-/// An endpoint that is on its way to its peer. UCX before 1.15 may end the process of a peer whose connection is cut at this
-/// time, so that it is closed only when it has arrived.
-struct Wiring {
-    lane: LaneId,
-    closed_at: Option<Instant>,
-}
-
 struct Expected {
     slot: RemoteSlot,
     is_arriving: bool,
@@ -164,15 +103,15 @@ enum Held {
 
 impl UcxFabric {
     /// A worker of this thread, with as much room as was asked for.
-    pub(crate) fn open(adapter: &Arc<UcxAdapter>, room: Room) -> Result<Self, RdmaError> {
+    pub(crate) fn open(adapter: &Arc<UcxAdapter>, room: Room) -> Result<Self, LaneError> {
         let worker = Worker::create(&adapter.context)?;
         let address = worker.address()?.as_bytes().to_vec();
         if address.len() > WORKER_ADDRESS_MAX {
             let (length, of) = (address.len() as u64, WORKER_ADDRESS_MAX as u64);
-            return Err(RdmaError::OutOfRange { offset: 0, length, of });
+            return Err(LaneError::OutOfRange { offset: 0, length, of });
         }
         let event = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
-        let silent = event.map_err(|error| RdmaError::NoDevice(format!("{}: {error}", adapter.name)))?;
+        let silent = event.map_err(|error| LaneError::NoDevice(format!("{}: {error}", adapter.name)))?;
         Ok(Self {
             adapter: adapter.clone(),
             worker,
@@ -216,11 +155,11 @@ impl UcxFabric {
             }
             Event::Sent { held: Held::Write { lane, tag, lease }, outcome } => {
                 self.done(lane);
-                self.on_sent(lane, tag, lease, outcome.map_err(RdmaError::from));
+                self.on_sent(lane, tag, lease, outcome.map_err(LaneError::from));
             }
             Event::Received { held: Held::Receive { lane, tag, bytes }, outcome } => {
                 self.done(lane);
-                self.on_received(lane, tag, bytes, outcome.map_err(RdmaError::from));
+                self.on_received(lane, tag, bytes, outcome.map_err(LaneError::from));
             }
             // When an answer cannot be sent, its endpoint fails.
             Event::Sent { held: Held::Answer { lane }, .. } => {
@@ -253,7 +192,7 @@ impl UcxFabric {
             return self.answer(id, Kind::Refused, tag);
         };
         let into = self.adapter.region.segment(expected.slot.offset, bytes.max(1));
-        let taken = into.map_err(RdmaError::from).and_then(|into| {
+        let taken = into.map_err(LaneError::from).and_then(|into| {
             let held = Held::Receive { lane: id, tag, bytes };
             self.worker.receive(offer, into, held).map_err(|refused| refused.error.into())
         });
@@ -266,7 +205,7 @@ impl UcxFabric {
         }
     }
 
-    fn on_received(&mut self, id: LaneId, tag: u32, bytes: u32, outcome: Result<usize, RdmaError>) {
+    fn on_received(&mut self, id: LaneId, tag: u32, bytes: u32, outcome: Result<usize, LaneError>) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         lane.expected.remove(&tag);
         match outcome {
@@ -275,7 +214,7 @@ impl UcxFabric {
                 self.ready.push(Completion::Arrived { lane: id, tag, bytes });
             }
             Ok(_) => {
-                self.ready.push(Completion::Failed { lane: id, error: RdmaError::Protocol, write: None })
+                self.ready.push(Completion::Failed { lane: id, error: LaneError::Protocol, write: None })
             }
             Err(error) => self.ready.push(Completion::Failed { lane: id, error, write: None }),
         }
@@ -286,7 +225,7 @@ impl UcxFabric {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         match (message.kind, lane.writing.get_mut(&message.tag)) {
             (Kind::Closed, _) => {
-                self.ready.push(Completion::Failed { lane: id, error: RdmaError::Disconnected, write: None });
+                self.ready.push(Completion::Failed { lane: id, error: LaneError::Disconnected, write: None });
             }
             (verdict @ (Kind::Taken | Kind::Refused), Some(writing)) => {
                 writing.verdict = Some(verdict);
@@ -297,7 +236,7 @@ impl UcxFabric {
     }
 
     /// The library is done with the memory of a write.
-    fn on_sent(&mut self, id: LaneId, tag: u32, lease: SharedLease, outcome: Result<(), RdmaError>) {
+    fn on_sent(&mut self, id: LaneId, tag: u32, lease: SharedLease, outcome: Result<(), LaneError>) {
         let writing = self.lanes.get_mut(&id).and_then(|lane| lane.writing.get_mut(&tag));
         match (writing, outcome) {
             (Some(writing), Ok(())) => {
@@ -305,7 +244,7 @@ impl UcxFabric {
                 self.finish(id, tag);
             }
             (found, outcome) => {
-                let error = outcome.err().unwrap_or(RdmaError::Flushed);
+                let error = outcome.err().unwrap_or(LaneError::Flushed);
                 if found.is_some()
                     && let Some(lane) = self.lanes.get_mut(&id)
                 {
@@ -329,41 +268,10 @@ impl UcxFabric {
             true => Completion::Written { lane: id, tag, lease },
             false => Completion::Failed {
                 lane: id,
-                error: RdmaError::RemoteAccess,
+                error: LaneError::RemoteAccess,
                 write: Some(Unsent { tag, lease }),
             },
         });
-    }
-
-    /// An endpoint has reached its peer, or will not.
-    fn on_wired(&mut self, endpoint: EndpointId) {
-        if self.wiring.remove(&endpoint).is_some_and(|wiring| wiring.closed_at.is_some()) {
-            self.worker.close(endpoint);
-        }
-    }
-
-    /// Makes an endpoint, and greets the peer.
-    fn reach(&mut self, lane: LaneId, remote: &WorkerAddress) -> Result<EndpointId, RdmaError> {
-        let address = Address::from_bytes(&remote.address).map_err(::ucx::Error::from)?;
-        let endpoint = self.worker.connect(&address)?;
-        let header = Message { token: remote.token, kind: Kind::Hello, tag: 0, bytes: 0 }.encode();
-        match self.worker.send(endpoint, &header, None, Held::Hello { endpoint }) {
-            Ok(()) => {
-                self.wiring.insert(endpoint, Wiring { lane, closed_at: None });
-                Ok(endpoint)
-            }
-            Err(refused) => {
-                self.worker.close(endpoint);
-                Err(refused.error.into())
-            }
-        }
-    }
-
-    fn close_overdue(&mut self) {
-        let is_overdue = |wiring: &Wiring| wiring.closed_at.is_some_and(|at| at.elapsed() >= WIRING_PATIENCE);
-        let overdue: Vec<EndpointId> =
-            self.wiring.iter().filter(|(_, wiring)| is_overdue(wiring)).map(|(id, _)| *id).collect();
-        overdue.into_iter().for_each(|endpoint| self.on_wired(endpoint));
     }
 
     fn answer(&mut self, id: LaneId, kind: Kind, tag: u32) {
@@ -376,7 +284,7 @@ impl UcxFabric {
                 .worker
                 .send(endpoint, &header, None, Held::Answer { lane: id })
                 .map_err(|refused| refused.error.into()),
-            false => Err(RdmaError::Protocol),
+            false => Err(LaneError::Protocol),
         };
         match sent {
             Ok(()) => lane.answers += 1,
@@ -408,12 +316,12 @@ impl Fabric for UcxFabric {
         matches!(remote, LaneAddress::Worker(worker) if Address::from_bytes(&worker.address).is_ok())
     }
 
-    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {
+    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), LaneError> {
         let lane = LaneId(self.next_lane);
         self.next_lane += 1;
         let token = RandomState::new().build_hasher().finish();
         if self.tokens.insert(token, lane).is_some() {
-            return Err(RdmaError::TooManyLanes { lanes: self.lanes.len() });
+            return Err(LaneError::TooManyLanes { lanes: self.lanes.len() });
         }
         self.worker.admit(token);
         let (expected, writing) = (BTreeMap::new(), BTreeMap::new());
@@ -421,14 +329,14 @@ impl Fabric for UcxFabric {
         Ok((lane, LaneAddress::Worker(WorkerAddress { address: self.address.clone(), token })))
     }
 
-    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError> {
-        let state = self.lanes.get(&lane).ok_or(RdmaError::NoLane)?;
+    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), LaneError> {
+        let state = self.lanes.get(&lane).ok_or(LaneError::NoLane)?;
         if state.remote.is_some() {
-            return Err(RdmaError::NoLane);
+            return Err(LaneError::NoLane);
         }
         let connected = match remote {
             LaneAddress::Worker(worker) => self.reach(lane, worker).map(|endpoint| (endpoint, worker.token)),
-            _ => Err(RdmaError::OtherKind),
+            _ => Err(LaneError::OtherKind),
         };
         match (connected, self.lanes.get_mut(&lane)) {
             (Ok(remote), Some(state)) => {
@@ -438,7 +346,7 @@ impl Fabric for UcxFabric {
             }
             (connected, _) => {
                 self.close_lane(lane)?;
-                Err(connected.err().unwrap_or(RdmaError::NoLane))
+                Err(connected.err().unwrap_or(LaneError::NoLane))
             }
         }
     }
@@ -461,14 +369,14 @@ impl Fabric for UcxFabric {
     fn write(&mut self, id: LaneId, write: Write) -> Result<(), Refused> {
         let remote = self.lanes.get(&id).and_then(|lane| Some((lane.remote?, &lane.writing)));
         let Some(((endpoint, token), writing)) = remote else {
-            return Err(Refused { error: RdmaError::NoLane, write });
+            return Err(Refused { error: LaneError::NoLane, write });
         };
         if writing.len() >= self.room.writes_per_lane {
-            let error = RdmaError::LaneFull { count: writing.len(), what: "writes" };
+            let error = LaneError::LaneFull { count: writing.len(), what: "writes" };
             return Err(Refused { error, write });
         }
         if writing.contains_key(&write.tag) {
-            return Err(Refused { error: RdmaError::TagInUse { tag: write.tag }, write });
+            return Err(Refused { error: LaneError::TagInUse { tag: write.tag }, write });
         }
         // Where the slot is only the peer knows, which looks it up by its tag.
         let segment = write
@@ -496,7 +404,7 @@ impl Fabric for UcxFabric {
         }
     }
 
-    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError> {
+    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, LaneError> {
         self.turn();
         self.close_overdue();
         let count = self.ready.len();
@@ -504,7 +412,7 @@ impl Fabric for UcxFabric {
         Ok(count)
     }
 
-    fn close_lane(&mut self, id: LaneId) -> Result<Vec<Unsent>, RdmaError> {
+    fn close_lane(&mut self, id: LaneId) -> Result<Vec<Unsent>, LaneError> {
         // The peer may learn it from the connection too, but not over every transport.
         self.answer(id, Kind::Closed, 0);
         let Some(Lane { token, remote, writing, .. }) = self.lanes.remove(&id) else { return Ok(Vec::new()) };
@@ -526,7 +434,7 @@ impl Fabric for UcxFabric {
         !self.under_way.contains_key(&lane) && !self.wiring.values().any(|wiring| wiring.lane == lane)
     }
 
-    fn arm(&mut self) -> Result<(), RdmaError> {
+    fn arm(&mut self) -> Result<(), LaneError> {
         for _ in 0..ARM_TURNS_MAX {
             if self.worker.arm()? {
                 return Ok(());

@@ -1,5 +1,5 @@
-//! Pieces over RDMA: the receiver grants a slot of its arena, the sender writes into it, and a number that comes with the
-//! write, or in a message after it, tells the receiver that its bytes are there. Both are of the caller's choice, and pass
+//! Pieces over RDMA and UCX: the receiver grants a slot of its arena, the sender writes into it, and a number that comes with
+//! the write, or in a message after it, tells the receiver that its bytes are there. Both are of the caller's choice, and pass
 //! over the connection that the two shards have anyway; no byte of a piece does.
 //!
 //! One [`Adapter`] for each device of the node has the arena registered. Each shard has one [`Endpoint`] for each
@@ -46,7 +46,7 @@ pub use ucx::UcxSettings;
 
 pub(crate) use adapter::VerbsAdapter;
 pub(crate) use endpoint::{Endpoint, LaneEvent, ROOM};
-pub(crate) use error::RdmaError;
+pub(crate) use error::LaneError;
 pub(crate) use fabric::{Adapter, Fabric, Health, LaneId, LaneKind, RemoteSlot, Write};
 pub(crate) use polling::Next;
 pub(crate) use subnet::answering_rail;

@@ -9,8 +9,8 @@ use flow::wire::lane::{LaneAddress, QueuePairAddress};
 use memory::Arena;
 
 use super::{Network, Posted, Queue};
-use crate::transport::rdma::error::RdmaError;
-use crate::transport::rdma::fabric::{
+use crate::transport::lanes::error::LaneError;
+use crate::transport::lanes::fabric::{
     Adapter, Completion, Fabric, Health, LaneId, Refused, Room, Unsent, Write,
 };
 /// A device of the network that all shards of a node use.
@@ -32,7 +32,7 @@ impl Adapter for ModelAdapter {
         "model"
     }
 
-    fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, RdmaError> {
+    fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, LaneError> {
         Ok(Box::new(self.network.open(&self.arena, wanted)))
     }
 }
@@ -54,7 +54,7 @@ impl Fabric for ModelFabric {
         matches!(remote, LaneAddress::QueuePair(_))
     }
 
-    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {
+    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), LaneError> {
         let state = &mut *self.network.state();
         let (number, packet_sequence_number) = (state.number(), state.random.next() as u32 & 0xff_ffff);
         let node = &mut state.nodes[self.node];
@@ -74,13 +74,13 @@ impl Fabric for ModelFabric {
         Ok((lane, LaneAddress::QueuePair(address)))
     }
 
-    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError> {
+    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), LaneError> {
         let LaneAddress::QueuePair(remote) = remote else {
             self.close_lane(lane)?;
-            return Err(RdmaError::OtherKind);
+            return Err(LaneError::OtherKind);
         };
         let state = &mut *self.network.state();
-        let queue = state.nodes[self.node].queues.get_mut(&(lane.0 as u32)).ok_or(RdmaError::NoLane)?;
+        let queue = state.nodes[self.node].queues.get_mut(&(lane.0 as u32)).ok_or(LaneError::NoLane)?;
         queue.peer = Some(*remote);
         Ok(())
     }
@@ -91,18 +91,18 @@ impl Fabric for ModelFabric {
         let queue = node.queues.get_mut(&(lane.0 as u32));
         let connected = queue.and_then(|queue| queue.peer.map(|offer| (queue, offer)));
         let Some((queue, offer)) = connected else {
-            return Err(Refused { error: RdmaError::NoLane, write });
+            return Err(Refused { error: LaneError::NoLane, write });
         };
         if let Err(error) = write.range_in(offer.length) {
             return Err(Refused { error, write });
         }
         if queue.posted.len() >= node.room.writes_per_lane {
-            let error = RdmaError::LaneFull { count: queue.posted.len(), what: "writes" };
+            let error = LaneError::LaneFull { count: queue.posted.len(), what: "writes" };
             return Err(Refused { error, write });
         }
         if queue.has_failed {
             let Write { tag, lease, .. } = write;
-            let (error, write) = (RdmaError::Flushed, Some(Unsent { tag, lease }));
+            let (error, write) = (LaneError::Flushed, Some(Unsent { tag, lease }));
             node.delayed.push(Completion::Failed { lane, error, write });
         } else {
             queue.posted.push_back(Posted { write, moved: 0, is_told: false });
@@ -111,13 +111,13 @@ impl Fabric for ModelFabric {
         Ok(())
     }
 
-    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError> {
+    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, LaneError> {
         let state = &mut *self.network.state();
         let batch = 1 + state.random.below(8);
         let node = &mut state.nodes[self.node];
         let count = node.ready.len().min(batch);
         if count == 0 && node.health == Health::Gone {
-            return Err(RdmaError::DeviceGone { device: "model".to_owned() });
+            return Err(LaneError::DeviceGone { device: "model".to_owned() });
         }
         for completion in node.ready.drain(..count) {
             if let Completion::Arrived { lane, .. } = &completion
@@ -130,11 +130,11 @@ impl Fabric for ModelFabric {
         Ok(count)
     }
 
-    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, RdmaError> {
+    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, LaneError> {
         let state = &mut *self.network.state();
         let node = &mut state.nodes[self.node];
         if node.is_stuck {
-            return Err(RdmaError::Protocol);
+            return Err(LaneError::Protocol);
         }
         let Some(queue) = node.queues.remove(&(lane.0 as u32)) else { return Ok(Vec::new()) };
         let is_of_lane = |completion: &mut Completion| match completion {
@@ -147,7 +147,7 @@ impl Fabric for ModelFabric {
         Ok(queue.posted.into_iter().map(given_up).chain(queue.lost).collect())
     }
 
-    fn arm(&mut self) -> Result<(), RdmaError> {
+    fn arm(&mut self) -> Result<(), LaneError> {
         take(&self.completions);
         self.network.state().nodes[self.node].is_armed = true;
         Ok(())

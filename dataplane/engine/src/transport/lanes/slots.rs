@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use flow::time::Instant;
 
-use super::error::RdmaError;
+use super::error::LaneError;
 use super::fabric::LaneId;
 
 /// The leases of granted slots, by lane and tag. A lease leaves it only when the peer can write to it no more.
@@ -45,13 +45,13 @@ impl<L> GrantedSlots<L> {
     }
 
     /// Keeps the lease of a slot that a peer is about to be told of.
-    pub(crate) fn grant(&mut self, lane: LaneId, tag: u32, lease: L) -> Result<(), (RdmaError, L)> {
+    pub(crate) fn grant(&mut self, lane: LaneId, tag: u32, lease: L) -> Result<(), (LaneError, L)> {
         let count = self.count(lane);
         if self.lanes.get(&lane).is_some_and(|slots| slots.contains_key(&tag)) {
-            return Err((RdmaError::TagInUse { tag }, lease));
+            return Err((LaneError::TagInUse { tag }, lease));
         }
         if count >= self.per_lane_max {
-            return Err((RdmaError::LaneFull { count, what: "granted slots" }, lease));
+            return Err((LaneError::LaneFull { count, what: "granted slots" }, lease));
         }
         self.lanes.entry(lane).or_default().insert(tag, Slot { lease, revoked: None });
         Ok(())
@@ -133,7 +133,7 @@ mod tests {
         assert!(slots.revoke(LANE, 7, Instant::from_micros(5)));
         assert!(slots.revoke(LANE, 7, Instant::from_micros(9)), "revoking twice changes nothing");
         assert_eq!(slots.oldest_in_limbo(), Some((Instant::from_micros(5), LANE)));
-        assert!(matches!(slots.grant(LANE, 7, "again"), Err((RdmaError::TagInUse { tag: 7 }, "again"))));
+        assert!(matches!(slots.grant(LANE, 7, "again"), Err((LaneError::TagInUse { tag: 7 }, "again"))));
         assert_eq!(slots.arrived(LANE, 7), Some(Filled { lease: "seven", was_revoked: true }));
         assert_eq!(slots.arrived(LANE, 7), None, "an event that comes twice releases nothing");
         assert!(!slots.revoke(LANE, 7, Instant::ZERO));
@@ -144,7 +144,7 @@ mod tests {
         let mut slots = GrantedSlots::new(1);
         slots.grant(LANE, 1, ()).unwrap();
         slots.revoke(LANE, 1, Instant::ZERO);
-        assert!(matches!(slots.grant(LANE, 2, ()), Err((RdmaError::LaneFull { count: 1, .. }, ()))));
+        assert!(matches!(slots.grant(LANE, 2, ()), Err((LaneError::LaneFull { count: 1, .. }, ()))));
         slots.grant(LaneId(2), 1, ()).unwrap();
         assert_eq!(slots.declined(LANE, 1), Some(()));
         slots.grant(LANE, 2, ()).unwrap();

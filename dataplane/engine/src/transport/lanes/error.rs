@@ -1,4 +1,4 @@
-//! What fails of RDMA, and what to do about it.
+//! What fails of lanes, and what to do about it.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use ::verbs::{ConnectError, Error as VerbsError, WorkError};
 
 /// Why a device, a lane or a write failed. Pieces can go over TCP after any of them.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum RdmaError {
+pub(crate) enum LaneError {
     /// Nothing to use, and why not, device by device.
     #[error("no RDMA device can be used: {0}")]
     NoDevice(String),
@@ -135,43 +135,56 @@ pub(crate) enum RdmaError {
     Closed,
 }
 
-impl From<VerbsError> for RdmaError {
+impl From<VerbsError> for LaneError {
     fn from(error: VerbsError) -> Self {
-        RdmaError::Verbs(Arc::new(error))
+        LaneError::Verbs(Arc::new(error))
     }
 }
 
-impl From<WorkError> for RdmaError {
+impl From<WorkError> for LaneError {
     fn from(error: WorkError) -> Self {
         match error {
-            WorkError::ReceiverNotReady => RdmaError::ReceiverNotReady,
-            WorkError::RetriesExceeded => RdmaError::RetriesExceeded,
-            WorkError::RemoteAccess => RdmaError::RemoteAccess,
-            WorkError::Flushed => RdmaError::Flushed,
-            other => RdmaError::Work(other),
+            WorkError::ReceiverNotReady => LaneError::ReceiverNotReady,
+            WorkError::RetriesExceeded => LaneError::RetriesExceeded,
+            WorkError::RemoteAccess => LaneError::RemoteAccess,
+            WorkError::Flushed => LaneError::Flushed,
+            other => LaneError::Work(other),
         }
     }
 }
 
-impl From<UcxError> for RdmaError {
+impl From<UcxError> for LaneError {
     fn from(error: UcxError) -> Self {
-        RdmaError::Ucx(Arc::new(error))
+        LaneError::Ucx(Arc::new(error))
     }
 }
 
-impl From<ucx::Status> for RdmaError {
+impl From<ucx::Status> for LaneError {
     fn from(status: ucx::Status) -> Self {
         match status {
-            status if status.is_refused() => RdmaError::RemoteAccess,
-            status if status.is_cancelled() => RdmaError::Flushed,
-            status => RdmaError::UcxFailed(status),
+            status if status.is_refused() => LaneError::RemoteAccess,
+            status if status.is_cancelled() => LaneError::Flushed,
+            status => LaneError::UcxFailed(status),
         }
     }
 }
 
-impl RdmaError {
+impl LaneError {
     /// Whether it says less than another error of the same lane would: what else was posted fails like this.
     pub(super) fn is_consequence(&self) -> bool {
-        matches!(self, RdmaError::Flushed)
+        matches!(self, LaneError::Flushed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_of_requests_become_errors_of_lanes() {
+        assert!(matches!(LaneError::from(WorkError::ReceiverNotReady), LaneError::ReceiverNotReady));
+        assert!(matches!(LaneError::from(WorkError::RemoteAccess), LaneError::RemoteAccess));
+        assert!(LaneError::from(WorkError::Flushed).is_consequence());
+        assert!(matches!(LaneError::from(WorkError::Fatal), LaneError::Work(WorkError::Fatal)));
     }
 }

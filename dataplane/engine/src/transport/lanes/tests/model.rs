@@ -8,11 +8,11 @@ use flow::time::Instant;
 use memory::Arena;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::transport::rdma::conformance::{self, Rig};
-use crate::transport::rdma::endpoint::{Endpoint, LaneEvent, ROOM as SHARD};
-use crate::transport::rdma::error::RdmaError;
-use crate::transport::rdma::fabric::{Health, LaneId, Room, Write};
-use crate::transport::rdma::model::{Faults, ModelFabric, Network, pattern, patterned};
+use crate::transport::lanes::conformance::{self, Rig};
+use crate::transport::lanes::endpoint::{Endpoint, LaneEvent, ROOM as SHARD};
+use crate::transport::lanes::error::LaneError;
+use crate::transport::lanes::fabric::{Health, LaneId, Room, Write};
+use crate::transport::lanes::model::{Faults, ModelFabric, Network, pattern, patterned};
 
 const NOW: Instant = Instant::from_micros(1);
 
@@ -109,11 +109,11 @@ fn a_tag_is_one_at_a_time() {
     two.write(7);
     let slot = two.arenas[1].lease(0, 4096).unwrap();
     let (error, slot) = two.ends[1].grant(two.lanes[1], 7, slot, NOW).unwrap_err();
-    assert!(matches!(error, RdmaError::TagInUse { tag: 7 }), "{error}");
+    assert!(matches!(error, LaneError::TagInUse { tag: 7 }), "{error}");
     let to = two.ends[1].grant(two.lanes[1], 8, slot, NOW).unwrap();
     let write = Write { lease: patterned(&two.arenas[0], 4096, 7), length: 4096, to, tag: 7 };
     let refused = two.ends[0].write(two.lanes[0], write, NOW).unwrap_err();
-    assert!(matches!(refused.error, RdmaError::TagInUse { tag: 7 }));
+    assert!(matches!(refused.error, LaneError::TagInUse { tag: 7 }));
 }
 
 #[test]
@@ -122,14 +122,14 @@ fn the_lane_that_was_idle_longest_makes_room_and_one_in_use_does_not() {
     let mut two = two(ROOM);
     let second = two.connect(NOW);
     assert!(
-        matches!(two.ends[0].offer(NOW), Err(RdmaError::TooManyLanes { lanes: 2 })),
+        matches!(two.ends[0].offer(NOW), Err(LaneError::TooManyLanes { lanes: 2 })),
         "it was used just before"
     );
     two.write(1);
     let (third, _) = two.ends[0].offer(later).unwrap();
     let events = two.ends[0].poll(later).0;
     assert!(
-        matches!(&events[..], [LaneEvent::Broken { lane, error: RdmaError::Reclaimed, .. }] if *lane == second[0]),
+        matches!(&events[..], [LaneEvent::Broken { lane, error: LaneError::Reclaimed, .. }] if *lane == second[0]),
         "{events:?}"
     );
     two.ends[0].close(third);
@@ -142,12 +142,12 @@ fn all_lanes_end_when_the_port_goes_down_and_others_are_made_when_it_is_back() {
     two.write(1);
     two.network.set_health(0, Health::PortDown);
     let events = two.ends[0].poll(NOW).0;
-    let [LaneEvent::Broken { error: RdmaError::PortDown { .. }, unsent, .. }] = &events[..] else {
+    let [LaneEvent::Broken { error: LaneError::PortDown { .. }, unsent, .. }] = &events[..] else {
         panic!("{events:?}")
     };
     assert_eq!(unsent.len(), 1);
     assert_eq!(two.ends[0].health(), Health::PortDown);
-    assert!(matches!(two.ends[0].offer(NOW), Err(RdmaError::PortDown { .. })));
+    assert!(matches!(two.ends[0].offer(NOW), Err(LaneError::PortDown { .. })));
     two.ends[1].close(two.lanes[1]);
     drop(two.ends[1].poll(NOW));
     two.network.set_health(0, Health::Up);
@@ -165,11 +165,11 @@ fn a_device_that_is_gone_gives_everything_back_and_stays_gone() {
     (0..4).for_each(|tag| two.write(tag));
     two.network.set_health(0, Health::Gone);
     let events = two.ends[0].poll(NOW).0;
-    let [LaneEvent::Broken { error: RdmaError::DeviceGone { .. }, unsent, .. }] = &events[..] else {
+    let [LaneEvent::Broken { error: LaneError::DeviceGone { .. }, unsent, .. }] = &events[..] else {
         panic!("{events:?}")
     };
     assert_eq!(unsent.len(), 4);
-    assert!(matches!(two.ends[0].offer(NOW), Err(RdmaError::DeviceGone { .. })));
+    assert!(matches!(two.ends[0].offer(NOW), Err(LaneError::DeviceGone { .. })));
     drop(events);
     assert_eq!(two.free_bytes()[0], 16 << 20);
 }
@@ -186,7 +186,7 @@ fn a_write_whose_completion_is_lost_is_given_up_after_a_while() {
     let deadline = two.ends[0].deadline().unwrap();
     let events = two.ends[0].poll(deadline).0;
     assert!(
-        matches!(&events[..], [LaneEvent::Broken { error: RdmaError::NoCompletion { .. }, unsent, .. }] if unsent.len() == 1),
+        matches!(&events[..], [LaneEvent::Broken { error: LaneError::NoCompletion { .. }, unsent, .. }] if unsent.len() == 1),
         "{events:?}"
     );
     assert_eq!(two.ends[0].deadline(), None);
@@ -211,7 +211,7 @@ fn a_revoked_slot_comes_back_late_or_costs_the_lane() {
     let deadline = two.ends[1].deadline().unwrap();
     let events = two.ends[1].poll(deadline).0;
     assert!(
-        matches!(&events[..], [LaneEvent::Broken { error: RdmaError::SlotKept { .. }, slots, .. }] if slots.len() == 1),
+        matches!(&events[..], [LaneEvent::Broken { error: LaneError::SlotKept { .. }, slots, .. }] if slots.len() == 1),
         "{events:?}"
     );
 }
@@ -238,7 +238,7 @@ fn a_write_behind_a_key_that_was_changed_breaks_the_lane_and_changes_nothing() {
     two.write(1);
     two.network.settle();
     let events = two.ends[0].poll(NOW).0;
-    assert!(matches!(&events[..], [LaneEvent::Broken { error: RdmaError::RemoteAccess, .. }]), "{events:?}");
+    assert!(matches!(&events[..], [LaneEvent::Broken { error: LaneError::RemoteAccess, .. }]), "{events:?}");
     let events = two.ends[1].poll(NOW).0;
     let [LaneEvent::Broken { slots, .. }] = &events[..] else { panic!("{events:?}") };
     assert_eq!(slots[0].1.as_slice(), [0; 4096]);
@@ -281,7 +281,7 @@ fn a_thousand_peers_share_the_lanes_of_a_shard() {
                         assert_eq!(lease.as_slice(), pattern(4096, tag));
                         arrived += 1;
                     }
-                    LaneEvent::Broken { lane, error: RdmaError::Reclaimed, .. } => {
+                    LaneEvent::Broken { lane, error: LaneError::Reclaimed, .. } => {
                         // The peer is told over their connection.
                         let (peer, end) = ends.remove(&lane).unwrap();
                         peers[peer].close(end);

@@ -11,14 +11,14 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use ::verbs::Transport;
 
-use crate::transport::rdma::adapter::VerbsAdapter;
-use crate::transport::rdma::conformance::{self, Rig};
-use crate::transport::rdma::devices::RdmaSettings;
-use crate::transport::rdma::endpoint::{Endpoint, LaneEvent, ROOM};
-use crate::transport::rdma::error::RdmaError;
-use crate::transport::rdma::fabric::{Adapter, Fabric, Health, LaneId, Room, Write};
-use crate::transport::rdma::model::{pattern, patterned};
-use crate::transport::rdma::verbs::VerbsFabric;
+use crate::transport::lanes::adapter::VerbsAdapter;
+use crate::transport::lanes::conformance::{self, Rig};
+use crate::transport::lanes::devices::RdmaSettings;
+use crate::transport::lanes::endpoint::{Endpoint, LaneEvent, ROOM};
+use crate::transport::lanes::error::LaneError;
+use crate::transport::lanes::fabric::{Adapter, Fabric, Health, LaneId, Room, Write};
+use crate::transport::lanes::model::{pattern, patterned};
+use crate::transport::lanes::verbs::VerbsFabric;
 
 /// After this long a completion is taken for lost, in seconds. Far more than any takes.
 const LOST_S: i64 = 60;
@@ -131,7 +131,7 @@ impl Linked {
         assert!(matches!(&events[..], [LaneEvent::Broken { unsent, .. }] if unsent.len() == 1), "{events:?}");
         drop(events);
         self.await_health(0, Health::PortDown);
-        assert!(matches!(self.ends[0].offer(NOW), Err(RdmaError::PortDown { .. })));
+        assert!(matches!(self.ends[0].offer(NOW), Err(LaneError::PortDown { .. })));
         self.ends[1].close(lanes[1]);
         let events = self.await_events(1);
         assert!(matches!(&events[..], [LaneEvent::Broken { slots, .. }] if slots.len() == 1), "{events:?}");

@@ -6,9 +6,9 @@ use std::os::fd::BorrowedFd;
 use memory::Arena;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::transport::rdma::conformance::{self, Rig};
-use crate::transport::rdma::fabric::Room;
-use crate::transport::rdma::ucx::{UcxAdapter, UcxFabric, UcxSettings};
+use crate::transport::lanes::conformance::{self, Rig};
+use crate::transport::lanes::fabric::Room;
+use crate::transport::lanes::ucx::{UcxAdapter, UcxFabric, UcxSettings};
 
 /// After this long a completion is taken for lost, in seconds. Far more than any takes.
 const LOST_S: i64 = 20;
@@ -48,7 +48,7 @@ fn conforms(transports: &'static str) {
     let arena = Arena::new(1 << 20, 1).unwrap();
     match UcxAdapter::open(&settings(transports), &arena) {
         Ok(adapter) => {
-            println!("on {}", crate::transport::rdma::Adapter::name(&*adapter));
+            println!("on {}", crate::transport::lanes::Adapter::name(&*adapter));
             conformance::check(|| Transports(transports));
         }
         Err(error) => {

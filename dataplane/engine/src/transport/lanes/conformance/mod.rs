@@ -1,15 +1,17 @@
 //! What every fabric must do, the model as well as libibverbs and libucp.
 
+mod ends; // two ends of a lane, and what they wait for
+
 use std::os::fd::BorrowedFd;
 
-use ::verbs::WorkError;
 use flow::time::Instant;
 use flow::wire::lane::{LaneAddress, ListenerAddress, QueuePairAddress, WorkerAddress};
-use memory::{Arena, Lease, SharedLease};
+use memory::{Arena, Lease};
 
+use self::ends::{cleared, connect, connected, ends, ends_with};
 use super::endpoint::{self, Endpoint, LaneEvent};
-use super::error::RdmaError;
-use super::fabric::{Completion, Fabric, Health, LaneId, RemoteSlot, Room, Write};
+use super::error::LaneError;
+use super::fabric::{Completion, Fabric, RemoteSlot, Room, Write};
 use super::model::{pattern, patterned};
 
 /// Where fabrics come from.
@@ -36,7 +38,6 @@ pub(super) trait Rig {
 
 const ROOM: Room = Room { lanes: 8, writes_per_lane: 24, receives_per_lane: 24 };
 const ARENA_BYTES: u64 = 16 << 20;
-const FIRST_TAG: u32 = u32::MAX;
 
 /// Runs every case, each with devices of its own.
 pub(super) fn check<R: Rig>(rig: impl Fn() -> R) {
@@ -100,10 +101,10 @@ fn a_wrong_key_opens_nothing<R: Rig>(rig: &R) {
     assert!(b.nothing_has_come(), "the peer is told of a write that was refused");
 }
 
-fn is_refusal<R: Rig>(rig: &R, failure: &RdmaError) -> bool {
+fn is_refusal<R: Rig>(rig: &R, failure: &LaneError) -> bool {
     match failure {
-        RdmaError::RemoteAccess => rig.device_answers() || !rig.names_memory(),
-        RdmaError::Disconnected => !rig.device_answers(),
+        LaneError::RemoteAccess => rig.device_answers() || !rig.names_memory(),
+        LaneError::Disconnected => !rig.device_answers(),
         _ => false,
     }
 }
@@ -112,11 +113,11 @@ fn nothing_beyond_the_arena_is_written<R: Rig>(rig: &R) {
     let (mut a, _b) = connected(rig);
     let beyond = RemoteSlot { offset: ARENA_BYTES - 2048, length: 4096 };
     let refused = a.write_to(4096, RemoteSlot { offset: 0, length: 4095 }, 1).unwrap_err();
-    assert!(matches!(refused, RdmaError::OutOfRange { .. }), "{refused}");
+    assert!(matches!(refused, LaneError::OutOfRange { .. }), "{refused}");
     if rig.names_memory() {
         for offset in [beyond.offset, u64::MAX] {
             let refused = a.write_to(4096, RemoteSlot { offset, length: 4096 }, 1).unwrap_err();
-            assert!(matches!(refused, RdmaError::OutOfRange { .. }), "{refused}");
+            assert!(matches!(refused, LaneError::OutOfRange { .. }), "{refused}");
         }
     }
     let (mut a, mut b) = ends(rig);
@@ -141,7 +142,7 @@ fn what_was_not_granted_is_not_taken<R: Rig>(rig: &R) {
         }
         a.write_to(4096, to, tag).unwrap();
         let failure = a.failure(rig, &mut b);
-        assert!(matches!(failure, RdmaError::RemoteAccess), "{failure}");
+        assert!(matches!(failure, LaneError::RemoteAccess), "{failure}");
     }
     assert!(b.nothing_has_come());
     assert_eq!(slot.as_slice(), [0; 4096]);
@@ -160,15 +161,15 @@ fn a_closed_lane_takes_no_write<R: Rig>(rig: &R) {
     assert!(is_silence(rig, &failure), "{failure}");
     assert_eq!(slot.as_slice(), [0; 4096]);
     let refused = b.write_to(1, RemoteSlot { offset: 0, length: 1 }, 2).unwrap_err();
-    assert!(matches!(refused, RdmaError::NoLane), "{refused}");
+    assert!(matches!(refused, LaneError::NoLane), "{refused}");
     assert_eq!(b.polled(), 0, "something comes of a closed lane");
 }
 
-fn is_silence<R: Rig>(rig: &R, failure: &RdmaError) -> bool {
+fn is_silence<R: Rig>(rig: &R, failure: &LaneError) -> bool {
     match failure {
-        RdmaError::RetriesExceeded => rig.device_answers(),
-        RdmaError::RemoteAccess | RdmaError::UcxFailed(_) => !rig.names_memory(),
-        RdmaError::Disconnected | RdmaError::NotConnected(_) => !rig.device_answers(),
+        LaneError::RetriesExceeded => rig.device_answers(),
+        LaneError::RemoteAccess | LaneError::UcxFailed(_) => !rig.names_memory(),
+        LaneError::Disconnected | LaneError::NotConnected(_) => !rig.device_answers(),
         _ => false,
     }
 }
@@ -210,7 +211,7 @@ fn a_peer_without_receives_is_told_from_a_dead_one<R: Rig>(rig: &R) {
             other => panic!("{other:?}"),
         }
     };
-    assert!(matches!(failure, RdmaError::ReceiverNotReady), "{failure}");
+    assert!(matches!(failure, LaneError::ReceiverNotReady), "{failure}");
 }
 
 fn a_closed_lane_gives_back_what_was_posted<R: Rig>(rig: &R) {
@@ -300,9 +301,9 @@ fn an_end_of_another_kind_is_refused<R: Rig>(rig: &R) {
         if std::mem::discriminant(&own) != std::mem::discriminant(&address) {
             assert!(!a.fabric.reaches(&address));
             let refused = a.fabric.connect(a.lane, &address).unwrap_err();
-            assert!(matches!(refused, RdmaError::OtherKind | RdmaError::Ucx(_)), "{refused}");
+            assert!(matches!(refused, LaneError::OtherKind | LaneError::Ucx(_)), "{refused}");
             let refused = a.write_to(1, RemoteSlot { offset: 0, length: 1 }, 1).unwrap_err();
-            assert!(matches!(refused, RdmaError::NoLane), "{refused}");
+            assert!(matches!(refused, LaneError::NoLane), "{refused}");
         }
     }
 }
@@ -341,7 +342,7 @@ fn endpoints_move_pieces_both_ways<R: Rig>(rig: &R) {
     assert_eq!(arenas.each_ref().map(Arena::free_bytes), [ARENA_BYTES; 2]);
     ends[0].close(a);
     let broken = ends[0].poll(now).0;
-    assert!(matches!(&broken[..], [LaneEvent::Broken { error: RdmaError::Closed, .. }]), "{broken:?}");
+    assert!(matches!(&broken[..], [LaneEvent::Broken { error: LaneError::Closed, .. }]), "{broken:?}");
 }
 
 /// What has happened at the endpoints, which must be something. Each has writes that wait until it is polled.
@@ -362,178 +363,4 @@ fn events_of_both<R: Rig>(
         }
         rig.await_readable(&ends.each_ref().map(|end| end.descriptors()).concat());
     }
-}
-
-/// One end of a lane.
-struct End<F> {
-    arena: Arena,
-    fabric: F,
-    lane: LaneId,
-    taken: Vec<Completion>,
-}
-
-fn ends<R: Rig>(rig: &R) -> (End<R::Fabric>, End<R::Fabric>) {
-    ends_with(rig, ROOM)
-}
-
-fn ends_with<R: Rig>(rig: &R, room: Room) -> (End<R::Fabric>, End<R::Fabric>) {
-    let open = |end| {
-        let arena = Arena::new(ARENA_BYTES, 1).unwrap();
-        let fabric = rig.open(end, &arena, room);
-        assert_eq!(fabric.room(), room);
-        End { arena, fabric, lane: LaneId(u64::MAX), taken: Vec::new() }
-    };
-    (open(0), open(1))
-}
-
-/// Two ends of a lane that has carried something both ways.
-fn connected<R: Rig>(rig: &R) -> (End<R::Fabric>, End<R::Fabric>) {
-    let (mut a, mut b) = ends(rig);
-    connect(&mut a, &mut b, |key, length| (key, length));
-    move_a_byte(rig, &mut a, &mut b);
-    move_a_byte(rig, &mut b, &mut a);
-    (a, b)
-}
-
-fn move_a_byte<R: Rig>(rig: &R, from: &mut End<R::Fabric>, to: &mut End<R::Fabric>) {
-    let slot = to.arena.lease(0, 1).unwrap();
-    from.write(to, 1, &slot, FIRST_TAG).unwrap();
-    assert_eq!(to.arrival(rig, from), (FIRST_TAG, 1));
-    assert_eq!(from.written(rig, to).0, FIRST_TAG);
-}
-
-/// Makes a lane between two ends. The second's key and length are told to the first as `lie` has them.
-fn connect<F: Fabric>(a: &mut End<F>, b: &mut End<F>, lie: impl Fn(u32, u64) -> (u32, u64)) {
-    let ((lane_a, offer_a), (lane_b, mut offer_b)) =
-        (a.fabric.open_lane().unwrap(), b.fabric.open_lane().unwrap());
-    let (key, length) = match &mut offer_b {
-        LaneAddress::QueuePair(address) => (&mut address.key, &mut address.length),
-        LaneAddress::Listener(address) => (&mut address.key, &mut address.length),
-        LaneAddress::Worker(address) => {
-            // What stands for a key is the token.
-            address.token ^= u64::from(lie(0, 0).0);
-            (&mut 0, &mut 0)
-        }
-    };
-    (*key, *length) = lie(*key, *length);
-    a.fabric.connect(lane_a, &offer_b).unwrap();
-    b.fabric.connect(lane_b, &offer_a).unwrap();
-    (a.lane, b.lane) = (lane_a, lane_b);
-}
-
-fn cleared(arena: &Arena) -> Lease {
-    let mut slot = arena.lease(0, 4096).unwrap();
-    slot.as_mut_slice().fill(0);
-    slot
-}
-
-impl<F: Fabric> End<F> {
-    /// Writes into a slot that the other end has granted.
-    fn write(&mut self, other: &mut Self, length: u32, slot: &Lease, tag: u32) -> Result<(), RdmaError> {
-        let to = RemoteSlot { offset: slot.offset(), length: slot.length() };
-        other.fabric.expect(other.lane, tag, to);
-        self.write_to(length, to, tag)
-    }
-
-    fn write_to(&mut self, length: u32, to: RemoteSlot, tag: u32) -> Result<(), RdmaError> {
-        let lease = match length {
-            0 => SharedLease::new(self.arena.lease(0, 1).unwrap()),
-            length => patterned(&self.arena, length, tag),
-        };
-        self.fabric.write(self.lane, Write { lease, length, to, tag }).map_err(|refused| refused.error)
-    }
-
-    /// Does what must be done until nothing of a closed lane touches memory any more.
-    fn become_quiet(&mut self, rig: &impl Rig, other: &mut Self) {
-        while !self.fabric.is_quiet(self.lane) {
-            for end in [&mut *self, &mut *other] {
-                end.fabric.arm().unwrap();
-                end.polled();
-            }
-            if !self.fabric.is_quiet(self.lane) {
-                rig.await_readable(&[self.fabric.descriptors(), other.fabric.descriptors()].concat());
-            }
-        }
-    }
-
-    /// How many completions are there.
-    fn polled(&mut self) -> usize {
-        assert_eq!(self.fabric.health(), Health::Up);
-        while self.fabric.poll(&mut self.taken).unwrap() > 0 {}
-        self.taken.len()
-    }
-
-    /// Whether nothing was told but the end of the lane.
-    fn nothing_has_come(&mut self) -> bool {
-        self.polled();
-        self.taken.iter().all(|completion| matches!(completion, Completion::Failed { write: None, .. }))
-    }
-
-    /// The next completion, which must come. The other end does what it must meanwhile.
-    fn completion(&mut self, rig: &impl Rig, mut other: Option<&mut Self>) -> Completion {
-        loop {
-            self.fabric.arm().unwrap();
-            if let Some(other) = &mut other {
-                other.fabric.arm().unwrap();
-                other.polled();
-            }
-            self.polled();
-            // What comes of other lanes is of no concern here.
-            let is_of_this = |completion: &Completion| !matches!(completion, Completion::Failed { lane, write: None, .. } if *lane != self.lane);
-            if let Some(place) = self.taken.iter().position(is_of_this) {
-                return self.taken.remove(place);
-            }
-            let ends = [Some(&*self), other.as_deref()];
-            let descriptors: Vec<BorrowedFd<'_>> =
-                ends.into_iter().flatten().flat_map(|end| end.fabric.descriptors()).collect();
-            rig.await_readable(&descriptors);
-        }
-    }
-
-    fn arrival(&mut self, rig: &impl Rig, other: &mut Self) -> (u32, u32) {
-        match self.completion_of_lane(rig, other) {
-            Completion::Arrived { lane, tag, bytes } if lane == self.lane => (tag, bytes),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn written(&mut self, rig: &impl Rig, other: &mut Self) -> (u32, SharedLease) {
-        match self.completion_of_lane(rig, other) {
-            Completion::Written { lane, tag, lease } if lane == self.lane => (tag, lease),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// The next completion but the end of other lanes.
-    fn completion_of_lane(&mut self, rig: &impl Rig, other: &mut Self) -> Completion {
-        loop {
-            match self.completion(rig, Some(other)) {
-                Completion::Failed { lane, write: None, .. } if lane != self.lane => {}
-                completion => break completion,
-            }
-        }
-    }
-
-    /// Why the first write that failed did. Others may be done, and receives be flushed, before it.
-    fn failure(&mut self, rig: &impl Rig, other: &mut Self) -> RdmaError {
-        loop {
-            match self.completion(rig, Some(other)) {
-                Completion::Failed { lane, error, write: Some(_) } if lane == self.lane => return error,
-                // Where a device does not fail each write, they come back when this end is closed too.
-                Completion::Failed { lane, error, .. } if lane == self.lane && !rig.names_memory() => {
-                    return error;
-                }
-                Completion::Failed { write: None, .. } | Completion::Written { .. } => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-}
-
-#[test]
-fn outcomes_of_requests_become_errors_of_lanes() {
-    assert!(matches!(RdmaError::from(WorkError::ReceiverNotReady), RdmaError::ReceiverNotReady));
-    assert!(matches!(RdmaError::from(WorkError::RemoteAccess), RdmaError::RemoteAccess));
-    assert!(RdmaError::from(WorkError::Flushed).is_consequence());
-    assert!(matches!(RdmaError::from(WorkError::Fatal), RdmaError::Work(WorkError::Fatal)));
 }

@@ -15,7 +15,7 @@ use rustix::event::EventfdFlags;
 
 use self::device::ModelAdapter;
 pub(crate) use self::device::ModelFabric;
-use super::error::RdmaError;
+use super::error::LaneError;
 use super::fabric::{Adapter, Completion, Health, LaneId, Room, Unsent, Write};
 
 /// How often things go wrong, of 256 times each.
@@ -206,7 +206,7 @@ impl Network {
         state.nodes[node].health = health;
         if health == Health::Gone {
             let queues: Vec<u32> = state.nodes[node].queues.keys().copied().collect();
-            queues.into_iter().for_each(|number| state.fail(node, number, RdmaError::Flushed));
+            queues.into_iter().for_each(|number| state.fail(node, number, LaneError::Flushed));
         }
         signal(&state.nodes[node].news);
         self.0.changed.notify_all();
@@ -293,12 +293,12 @@ impl State {
         let Some((peer, peer_number)) = self.route(node, number) else {
             // Retries go on for a while.
             if self.random.below(3) == 0 {
-                self.fail(node, number, RdmaError::RetriesExceeded);
+                self.fail(node, number, LaneError::RetriesExceeded);
             }
             return;
         };
         if self.random.happens(self.faults.broken) {
-            return self.fail(node, number, RdmaError::RetriesExceeded);
+            return self.fail(node, number, LaneError::RetriesExceeded);
         }
         let Some(queue) = self.nodes[node].queues.get_mut(&number) else { return };
         let Some(key) = queue.peer.as_ref().map(|offer| offer.key) else { return };
@@ -314,8 +314,8 @@ impl State {
             let to = &mut self.nodes[peer];
             let is_within = offset.checked_add(left.into()).is_some_and(|end| end <= to.length);
             if key != to.key || !is_within || !to.receive(offset, &bytes) {
-                self.fail(node, number, RdmaError::RemoteAccess);
-                self.fail(peer, peer_number, RdmaError::Flushed);
+                self.fail(node, number, LaneError::RemoteAccess);
+                self.fail(peer, peer_number, LaneError::Flushed);
             }
         } else if !posted.is_told {
             posted.is_told = true;
@@ -339,7 +339,7 @@ impl State {
         let twice = self.random.happens(self.faults.twice);
         let Some(queue) = self.nodes[peer].queues.get_mut(&peer_number) else { return };
         if queue.receives == 0 {
-            return self.fail(node, number, RdmaError::ReceiverNotReady);
+            return self.fail(node, number, LaneError::ReceiverNotReady);
         }
         queue.receives -= 1;
         let lane = queue.lane;
@@ -366,7 +366,7 @@ impl State {
     }
 
     /// A queue enters the error state: everything posted comes back, the first write with the reason.
-    fn fail(&mut self, node: usize, number: u32, error: RdmaError) {
+    fn fail(&mut self, node: usize, number: u32, error: LaneError) {
         let twice = self.random.happens(self.faults.twice);
         let node = &mut self.nodes[node];
         let Some(queue) = node.queues.get_mut(&number).filter(|queue| !queue.has_failed) else { return };
@@ -374,11 +374,11 @@ impl State {
         let lane = queue.lane;
         let mut reason = Some(error);
         for Posted { write: Write { tag, lease, .. }, .. } in queue.posted.drain(..) {
-            let error = reason.take().unwrap_or(RdmaError::Flushed);
+            let error = reason.take().unwrap_or(LaneError::Flushed);
             node.delayed.push(Completion::Failed { lane, error, write: Some(Unsent { tag, lease }) });
         }
         for _ in 0..queue.receives.min(1 + usize::from(twice)) {
-            node.delayed.push(Completion::Failed { lane, error: RdmaError::Flushed, write: None });
+            node.delayed.push(Completion::Failed { lane, error: LaneError::Flushed, write: None });
         }
     }
 }

@@ -28,7 +28,7 @@ use rustix::event::epoll;
 use self::lane::{Held, Lane, Posted, Stage, Work};
 use self::message::Written;
 use super::adapter::{Completions, VerbsAdapter};
-use super::error::RdmaError;
+use super::error::LaneError;
 use super::fabric::{Adapter, Completion, Fabric, Health, LaneId, Refused, Room, Unsent, Write};
 
 /// A device as one shard uses it.
@@ -49,14 +49,14 @@ pub(crate) struct IwarpFabric {
     next_lane: u64,
     numbers: HashMap<IdentifierNumber, LaneId>,
     /// Lanes that fail when what they have done has been told.
-    ending: Vec<(LaneId, RdmaError)>,
+    ending: Vec<(LaneId, LaneError)>,
     is_gone: bool,
     batch: Vec<::verbs::Completion<Held>>,
 }
 
 impl IwarpFabric {
     /// A listener at the device's address, with as much room as was asked for or the device has.
-    pub(crate) fn open(adapter: &Arc<VerbsAdapter>, ip: IpAddr, wanted: Room) -> Result<Self, RdmaError> {
+    pub(crate) fn open(adapter: &Arc<VerbsAdapter>, ip: IpAddr, wanted: Room) -> Result<Self, LaneError> {
         let device = adapter.context().attributes()?;
         let room = Posted::room(wanted, device.work_requests_max as usize);
         let per_lane = Posted::of(room).all();
@@ -75,7 +75,7 @@ impl IwarpFabric {
             completions: adapter.completions(room.lanes * per_lane)?,
             listener: calls::listen(&events, ip, room.lanes)?,
             events,
-            news: news.map_err(RdmaError::Watch)?,
+            news: news.map_err(LaneError::Watch)?,
             adapter: adapter.clone(),
             ip,
             room,
@@ -104,7 +104,7 @@ impl IwarpFabric {
                     }
                     taken
                 }
-                None => Err(RdmaError::Protocol),
+                None => Err(LaneError::Protocol),
             },
             (Ok(Opcode::Write), Work::Write { number, .. })
             | (Ok(Opcode::Send), Work::Message { number }) => {
@@ -117,11 +117,11 @@ impl IwarpFabric {
             }
             // A queue pair fails with its connection. Why one was never there, an event says.
             (Err(WorkError::Flushed), _) => match self.lanes.get(&id) {
-                Some(Lane { stage: Stage::Connected(_), .. }) => Err(RdmaError::Disconnected),
+                Some(Lane { stage: Stage::Connected(_), .. }) => Err(LaneError::Disconnected),
                 _ => Ok(()),
             },
             (Err(error), _) => Err(error.into()),
-            (Ok(_), _) => Err(RdmaError::Protocol),
+            (Ok(_), _) => Err(LaneError::Protocol),
         };
         let posted = taken.and_then(|()| match self.lanes.get_mut(&id) {
             Some(lane) => {
@@ -140,7 +140,7 @@ impl IwarpFabric {
         }
     }
 
-    fn on_message(&mut self, id: LaneId, place: usize, message: message::Message) -> Result<(), RdmaError> {
+    fn on_message(&mut self, id: LaneId, place: usize, message: message::Message) -> Result<(), LaneError> {
         let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
         lane.repost(id, place)?;
         lane.on_message(message)
@@ -153,7 +153,7 @@ impl IwarpFabric {
     }
 
     /// Tells of the failure of a lane, once.
-    fn fail(&mut self, id: LaneId, error: &RdmaError, into: &mut Vec<Completion>) {
+    fn fail(&mut self, id: LaneId, error: &LaneError, into: &mut Vec<Completion>) {
         let Some(lane) = self.lanes.get_mut(&id).filter(|lane| !lane.has_failed) else { return };
         lane.has_failed = true;
         let failed = |write| Completion::Failed { lane: id, error: error.clone(), write };
@@ -180,12 +180,12 @@ impl Fabric for IwarpFabric {
         address.is_ipv4() == self.ip.is_ipv4() && !address.ip().is_unspecified() && address.port() != 0
     }
 
-    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {
+    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), LaneError> {
         if self.lanes.len() + self.given_up.len() >= self.room.lanes {
-            return Err(RdmaError::TooManyLanes { lanes: self.room.lanes });
+            return Err(LaneError::TooManyLanes { lanes: self.room.lanes });
         }
         let arena = self.adapter.arena()?;
-        let listening = self.listener.address().ok_or(RdmaError::NoLane)?;
+        let listening = self.listener.address().ok_or(LaneError::NoLane)?;
         // Nobody can guess it who was not told.
         let token = RandomState::new().build_hasher().finish();
         let lane = Lane::open(token, &self.adapter, &self.completions, self.room)?;
@@ -201,10 +201,10 @@ impl Fabric for IwarpFabric {
         Ok((id, LaneAddress::Listener(address)))
     }
 
-    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError> {
+    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), LaneError> {
         let begun = match remote {
             LaneAddress::Listener(listener) if self.reaches(remote) => self.begin(lane, listener),
-            _ => Err(RdmaError::OtherKind),
+            _ => Err(LaneError::OtherKind),
         };
         if let Err(error) = begun {
             self.close_lane(lane)?;
@@ -216,14 +216,14 @@ impl Fabric for IwarpFabric {
     fn write(&mut self, id: LaneId, write: Write) -> Result<(), Refused> {
         let room = self.room;
         let refusal = match self.lanes.get(&id) {
-            Some(Lane { has_failed: true, .. }) => Some(RdmaError::Disconnected),
+            Some(Lane { has_failed: true, .. }) => Some(LaneError::Disconnected),
             Some(Lane { remote: Some(remote), outgoing, .. }) if outgoing.len() < room.writes_per_lane => {
                 self.adapter.prepare(&write, &remote.arena).err()
             }
             Some(Lane { remote: Some(_), outgoing, .. }) => {
-                Some(RdmaError::LaneFull { count: outgoing.len(), what: "writes" })
+                Some(LaneError::LaneFull { count: outgoing.len(), what: "writes" })
             }
-            _ => Some(RdmaError::NoLane),
+            _ => Some(LaneError::NoLane),
         };
         if let Some(error) = refusal {
             return Err(Refused { error, write });
@@ -239,7 +239,7 @@ impl Fabric for IwarpFabric {
         Ok(())
     }
 
-    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError> {
+    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, LaneError> {
         let before = into.len();
         let mut batch = std::mem::take(&mut self.batch);
         // Completions may mean nothing but that more can be posted.
@@ -260,7 +260,7 @@ impl Fabric for IwarpFabric {
         Ok(into.len() - before)
     }
 
-    fn close_lane(&mut self, id: LaneId) -> Result<Vec<Unsent>, RdmaError> {
+    fn close_lane(&mut self, id: LaneId) -> Result<Vec<Unsent>, LaneError> {
         let Some(mut lane) = self.lanes.remove(&id) else { return Ok(Vec::new()) };
         self.numbers.retain(|_, of| *of != id);
         let unsent = lane.take_unsent();
@@ -277,7 +277,7 @@ impl Fabric for IwarpFabric {
         Ok(unsent)
     }
 
-    fn arm(&mut self) -> Result<(), RdmaError> {
+    fn arm(&mut self) -> Result<(), LaneError> {
         self.completions.arm()
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ::verbs::{Context, Device, GidEntry, PortState, Transport, choose_gid};
 
-use super::error::RdmaError;
+use super::error::LaneError;
 
 /// How RDMA is used. The defaults suit most fabrics.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,7 +51,7 @@ pub(super) struct Candidate {
 }
 
 /// The ports that can be used: at least one, or why there is none.
-pub(super) fn candidates(settings: &RdmaSettings) -> Result<Vec<Candidate>, RdmaError> {
+pub(super) fn candidates(settings: &RdmaSettings) -> Result<Vec<Candidate>, LaneError> {
     let mut found = Vec::new();
     let mut unusable = Vec::new();
     for device in ::verbs::devices()? {
@@ -73,7 +73,7 @@ pub(super) fn candidates(settings: &RdmaSettings) -> Result<Vec<Candidate>, Rdma
     if found.is_empty() {
         let none =
             if settings.devices.is_empty() { "this machine has none".to_owned() } else { missing(settings) };
-        return Err(RdmaError::NoDevice(if unusable.is_empty() { none } else { unusable.join("; ") }));
+        return Err(LaneError::NoDevice(if unusable.is_empty() { none } else { unusable.join("; ") }));
     }
     Ok(found)
 }
@@ -203,8 +203,8 @@ mod tests {
     fn a_device_that_is_not_there_is_named() {
         let settings = RdmaSettings { devices: vec!["mlx5_77".to_owned()], ..RdmaSettings::default() };
         match candidates(&settings) {
-            Err(RdmaError::NoDevice(reason)) => assert!(reason.contains("mlx5_77"), "{reason}"),
-            Err(RdmaError::Verbs(error)) => assert!(matches!(*error, ::verbs::Error::Load(_)), "{error}"),
+            Err(LaneError::NoDevice(reason)) => assert!(reason.contains("mlx5_77"), "{reason}"),
+            Err(LaneError::Verbs(error)) => assert!(matches!(*error, ::verbs::Error::Load(_)), "{error}"),
             other => panic!("{:?}", other.err()),
         }
     }

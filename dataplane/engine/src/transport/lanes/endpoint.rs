@@ -9,7 +9,7 @@ use flow::time::Instant;
 use flow::wire::lane::LaneAddress;
 use memory::{Lease, SharedLease};
 
-use super::error::RdmaError;
+use super::error::LaneError;
 use super::fabric::{Completion, Fabric, Health, LaneId, Refused, RemoteSlot, Room, Unsent, Write};
 use super::polling::{Next, Polling};
 use super::slots::{Filled, GrantedSlots};
@@ -49,7 +49,7 @@ pub(crate) enum LaneEvent {
     /// The lane is gone. The peer is to be told, so that it closes its end.
     Broken {
         lane: LaneId,
-        error: RdmaError,
+        error: LaneError,
         /// Writes of which it is not known whether the peer has their bytes, and those that were not begun.
         unsent: Vec<Unsent>,
         /// Slots that the peer did not fill, and cannot any more; none while it may.
@@ -70,7 +70,7 @@ pub(crate) struct Endpoint<F: Fabric> {
     /// The memory that peers may write to.
     slots: GrantedSlots<Lease>,
     /// Lanes whose queue pairs are closed, until what they had done has been seen.
-    closing: Vec<(LaneId, RdmaError, Vec<Unsent>)>,
+    closing: Vec<(LaneId, LaneError, Vec<Unsent>)>,
     /// Slots of lanes that are gone, on which the fabric works still.
     lingering: Vec<(LaneId, Vec<Lease>)>,
     /// Writes under way on all lanes.
@@ -127,14 +127,14 @@ impl<F: Fabric> Endpoint<F> {
 
     /// Begins a lane: what the peer is to be told. When there are as many as there may be, the one that was idle for the
     /// longest time is closed for it.
-    pub(crate) fn offer(&mut self, now: Instant) -> Result<(LaneId, LaneAddress), RdmaError> {
+    pub(crate) fn offer(&mut self, now: Instant) -> Result<(LaneId, LaneAddress), LaneError> {
         match self.fabric.health() {
             Health::Up => {}
             health => return Err(self.illness(health)),
         }
         if self.lanes.len() + self.lingering.len() >= self.room.lanes {
-            let idle = self.longest_idle(now).ok_or(RdmaError::TooManyLanes { lanes: self.room.lanes })?;
-            self.end(idle, RdmaError::Reclaimed, None);
+            let idle = self.longest_idle(now).ok_or(LaneError::TooManyLanes { lanes: self.room.lanes })?;
+            self.end(idle, LaneError::Reclaimed, None);
         }
         let (lane, offer) = self.fabric.open_lane()?;
         let state =
@@ -149,8 +149,8 @@ impl<F: Fabric> Endpoint<F> {
         lane: LaneId,
         remote: &LaneAddress,
         now: Instant,
-    ) -> Result<(), RdmaError> {
-        let state = self.lanes.get_mut(&lane).filter(|state| !state.connected).ok_or(RdmaError::NoLane)?;
+    ) -> Result<(), LaneError> {
+        let state = self.lanes.get_mut(&lane).filter(|state| !state.connected).ok_or(LaneError::NoLane)?;
         state.connected = true;
         state.last_used = now;
         let connected = self.fabric.connect(lane, remote);
@@ -168,9 +168,9 @@ impl<F: Fabric> Endpoint<F> {
         tag: u32,
         lease: Lease,
         now: Instant,
-    ) -> Result<RemoteSlot, (RdmaError, Lease)> {
+    ) -> Result<RemoteSlot, (LaneError, Lease)> {
         let Some(state) = self.lanes.get_mut(&lane).filter(|state| state.connected) else {
-            return Err((RdmaError::NoLane, lease));
+            return Err((LaneError::NoLane, lease));
         };
         state.last_used = now;
         let slot = RemoteSlot { offset: lease.offset(), length: lease.length() };
@@ -194,14 +194,14 @@ impl<F: Fabric> Endpoint<F> {
     /// way as it may have.
     pub(crate) fn write(&mut self, lane: LaneId, write: Write, now: Instant) -> Result<(), Refused> {
         let Some(state) = self.lanes.get_mut(&lane).filter(|state| state.connected) else {
-            return Err(Refused { error: RdmaError::NoLane, write });
+            return Err(Refused { error: LaneError::NoLane, write });
         };
         let tag = write.tag;
         if state.under_way.contains_key(&tag) || state.waiting.iter().any(|waiting| waiting.tag == tag) {
-            return Err(Refused { error: RdmaError::TagInUse { tag }, write });
+            return Err(Refused { error: LaneError::TagInUse { tag }, write });
         }
         if state.waiting.len() >= WAITING_PER_LANE {
-            let error = RdmaError::LaneFull { count: state.waiting.len(), what: "writes waiting" };
+            let error = LaneError::LaneFull { count: state.waiting.len(), what: "writes waiting" };
             return Err(Refused { error, write });
         }
         state.last_used = now;
@@ -224,7 +224,7 @@ impl<F: Fabric> Endpoint<F> {
 
     /// Closes a lane. The next poll has its [`LaneEvent::Broken`].
     pub(crate) fn close(&mut self, lane: LaneId) {
-        self.end(lane, RdmaError::Closed, None);
+        self.end(lane, LaneError::Closed, None);
     }
 
     /// What has happened since the last call, and whether to poll again or to wait.
@@ -251,7 +251,7 @@ impl<F: Fabric> Endpoint<F> {
     }
 
     /// Makes the descriptors tell of what comes from here on. A poll must follow before they are waited for.
-    pub(crate) fn arm(&mut self) -> Result<(), RdmaError> {
+    pub(crate) fn arm(&mut self) -> Result<(), LaneError> {
         self.fabric.arm()
     }
 
@@ -292,12 +292,12 @@ impl<F: Fabric> Endpoint<F> {
         idle.map(|(id, _)| *id)
     }
 
-    fn illness(&self, health: Health) -> RdmaError {
+    fn illness(&self, health: Health) -> LaneError {
         let device = self.fabric.name().to_owned();
         if health == Health::PortDown {
-            RdmaError::PortDown { device }
+            LaneError::PortDown { device }
         } else {
-            RdmaError::DeviceGone { device }
+            LaneError::DeviceGone { device }
         }
     }
 
@@ -311,7 +311,7 @@ impl<F: Fabric> Endpoint<F> {
         }
     }
 
-    fn end_all(&mut self, error: &RdmaError) {
+    fn end_all(&mut self, error: &LaneError) {
         let lanes: Vec<LaneId> = self.lanes.keys().copied().collect();
         lanes.into_iter().for_each(|lane| self.end(lane, error.clone(), None));
     }
@@ -322,13 +322,13 @@ impl<F: Fabric> Endpoint<F> {
         let overdue: Vec<LaneId> =
             self.lanes.iter().filter(|(_, lane)| is_overdue(lane)).map(|(id, _)| *id).collect();
         for lane in overdue {
-            self.end(lane, RdmaError::NoCompletion { seconds: self.write_patience.as_secs() }, None);
+            self.end(lane, LaneError::NoCompletion { seconds: self.write_patience.as_secs() }, None);
         }
         // One at a time is enough: the next poll finds the next.
         if let Some((since, lane)) = self.slots.oldest_in_limbo()
             && now.since(since) >= self.limbo_patience
         {
-            self.end(lane, RdmaError::SlotKept { seconds: self.limbo_patience.as_secs() }, None);
+            self.end(lane, LaneError::SlotKept { seconds: self.limbo_patience.as_secs() }, None);
         }
     }
 
@@ -390,7 +390,7 @@ impl<F: Fabric> Endpoint<F> {
     }
 
     /// Closes the queue pair of a lane that is there, and remembers why; or adds to what is known of one that is closing.
-    fn end(&mut self, lane: LaneId, error: RdmaError, write: Option<Unsent>) {
+    fn end(&mut self, lane: LaneId, error: LaneError, write: Option<Unsent>) {
         if let Some(state) = self.lanes.remove(&lane) {
             self.under_way -= state.under_way.len();
             let mut unsent: Vec<Unsent> = write.into_iter().collect();
@@ -467,7 +467,7 @@ impl Lane {
 impl<F: Fabric> Drop for Endpoint<F> {
     /// Slots are given back to the arena only when no peer can write to them.
     fn drop(&mut self) {
-        self.end_all(&RdmaError::Closed);
+        self.end_all(&LaneError::Closed);
         self.finish_closings(&mut Vec::new());
         let began = std::time::Instant::now();
         while !self.lingering.is_empty() && began.elapsed() < FAREWELL {

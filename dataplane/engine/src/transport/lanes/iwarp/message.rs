@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::verbs::{Access, Mapping, MemoryRegion, ProtectionDomain, Segment};
 
-use crate::transport::rdma::error::RdmaError;
+use crate::transport::lanes::error::LaneError;
 
 /// Bytes of a message: four numbers of 32 bits, the lowest byte first.
 const LENGTH: u32 = 16;
@@ -65,7 +65,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn register(domain: &Arc<ProtectionDomain>, count: usize) -> Result<Self, RdmaError> {
+    pub(super) fn register(domain: &Arc<ProtectionDomain>, count: usize) -> Result<Self, LaneError> {
         let mapping = Arc::new(Mapping::anonymous(count.max(1) * LENGTH as usize)?);
         let access = Access { local_write: true, ..Access::default() };
         let region = MemoryRegion::register(domain, mapping.clone(), access)?;
@@ -73,12 +73,12 @@ impl Places {
     }
 
     /// A place to receive into.
-    pub(super) fn vacant(&self, place: usize) -> Result<Segment, RdmaError> {
+    pub(super) fn vacant(&self, place: usize) -> Result<Segment, LaneError> {
         Ok(self.region.segment(place as u64 * u64::from(LENGTH), LENGTH)?)
     }
 
     /// A place with a message to send.
-    pub(super) fn filled(&self, place: usize, message: Message) -> Result<Segment, RdmaError> {
+    pub(super) fn filled(&self, place: usize, message: Message) -> Result<Segment, LaneError> {
         self.mapping.write(place * LENGTH as usize, &message.encode());
         self.vacant(place)
     }

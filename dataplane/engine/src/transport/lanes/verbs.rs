@@ -14,7 +14,7 @@ use memory::SharedLease;
 
 use super::adapter::{Completions, VerbsAdapter};
 use super::devices::RdmaSettings;
-use super::error::RdmaError;
+use super::error::LaneError;
 use super::fabric::{Adapter, Completion, Fabric, Health, LaneId, Refused, Room, Unsent, Write};
 
 /// How hard queue pairs try. A peer that is gone is noticed after about a second, a port without a link by its event.
@@ -57,7 +57,7 @@ struct Held {
 
 impl VerbsFabric {
     /// A completion queue and its channel on an adapter, with as much room as was asked for or the device has.
-    pub(crate) fn open(adapter: &Arc<VerbsAdapter>, wanted: Room) -> Result<Self, RdmaError> {
+    pub(crate) fn open(adapter: &Arc<VerbsAdapter>, wanted: Room) -> Result<Self, LaneError> {
         let device = adapter.context().attributes()?;
         let queue_max = device.work_requests_max as usize;
         let writes_per_lane = wanted.writes_per_lane.clamp(1, queue_max.max(1));
@@ -91,11 +91,11 @@ impl VerbsFabric {
                 // Of the bytes the peer is told that they arrived, and here they are asked for again.
                 Err(error) => failed(error, None),
             },
-            (Ok(_), write, _) => failed(RdmaError::Protocol, write),
+            (Ok(_), write, _) => failed(LaneError::Protocol, write),
         }
     }
 
-    fn repost(&self, lane: LaneId) -> Result<(), RdmaError> {
+    fn repost(&self, lane: LaneId) -> Result<(), LaneError> {
         let held = Held { lane, write: None };
         let posted = match self.lanes.get(&lane) {
             Some(Lane::Connected { pair, .. }) => pair.post_receive(Segments::none(), held),
@@ -126,7 +126,7 @@ impl Fabric for VerbsFabric {
         self.adapter.place().is_some_and(|place| place.shares_subnet(remote))
     }
 
-    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {
+    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), LaneError> {
         let attachment = self.adapter.attachment()?;
         let arena = self.adapter.arena()?;
         let Room { writes_per_lane, receives_per_lane, .. } = self.room;
@@ -156,18 +156,18 @@ impl Fabric for VerbsFabric {
         Ok((lane, LaneAddress::QueuePair(address)))
     }
 
-    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError> {
+    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), LaneError> {
         let LaneAddress::QueuePair(remote) = remote else {
             self.close_lane(lane)?;
-            return Err(RdmaError::OtherKind);
+            return Err(LaneError::OtherKind);
         };
         let pair = match self.lanes.remove(&lane) {
             Some(Lane::Offered(pair)) => pair,
             Some(connected) => {
                 self.lanes.insert(lane, connected);
-                return Err(RdmaError::NoLane);
+                return Err(LaneError::NoLane);
             }
-            None => return Err(RdmaError::NoLane),
+            None => return Err(LaneError::NoLane),
         };
         let endpoint = Endpoint {
             lid: remote.lid,
@@ -185,7 +185,7 @@ impl Fabric for VerbsFabric {
 
     fn write(&mut self, lane: LaneId, write: Write) -> Result<(), Refused> {
         let Some(Lane::Connected { pair, remote }) = self.lanes.get(&lane) else {
-            return Err(Refused { error: RdmaError::NoLane, write });
+            return Err(Refused { error: LaneError::NoLane, write });
         };
         let (remote, segment) = match self.adapter.prepare(&write, remote) {
             Ok(prepared) => prepared,
@@ -200,7 +200,7 @@ impl Fabric for VerbsFabric {
         })
     }
 
-    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError> {
+    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, LaneError> {
         let before = into.len();
         let mut batch = std::mem::take(&mut self.batch);
         let polled = self.completions.queue.poll(&mut batch);
@@ -210,7 +210,7 @@ impl Fabric for VerbsFabric {
         Ok(into.len() - before)
     }
 
-    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, RdmaError> {
+    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, LaneError> {
         let given_up = match self.lanes.remove(&lane) {
             Some(Lane::Offered(pair)) => pair.close()?,
             Some(Lane::Connected { pair, .. }) => pair.close()?,
@@ -220,7 +220,7 @@ impl Fabric for VerbsFabric {
         Ok(writes.map(|(tag, lease)| Unsent { tag, lease }).collect())
     }
 
-    fn arm(&mut self) -> Result<(), RdmaError> {
+    fn arm(&mut self) -> Result<(), LaneError> {
         self.completions.arm()
     }
 

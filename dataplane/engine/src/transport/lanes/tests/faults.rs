@@ -10,10 +10,10 @@ use flow::wire::lane::LaneAddress;
 use memory::Arena;
 use proptest::prelude::*;
 
-use crate::transport::rdma::endpoint::{Endpoint, LaneEvent};
-use crate::transport::rdma::error::RdmaError;
-use crate::transport::rdma::fabric::{Health, LaneId, RemoteSlot, Room, Unsent, Write};
-use crate::transport::rdma::model::{Faults, ModelFabric, Network, pattern, patterned};
+use crate::transport::lanes::endpoint::{Endpoint, LaneEvent};
+use crate::transport::lanes::error::LaneError;
+use crate::transport::lanes::fabric::{Health, LaneId, RemoteSlot, Room, Unsent, Write};
+use crate::transport::lanes::model::{Faults, ModelFabric, Network, pattern, patterned};
 
 const ROOM: Room = Room { lanes: 4, writes_per_lane: 2, receives_per_lane: 6 };
 const ARENA_BYTES: u64 = 16 << 20;
@@ -230,7 +230,7 @@ impl World {
                     assert_eq!(lease.as_slice(), pattern(SLOT_BYTES, tag), "other bytes than were sent");
                 }
                 LaneEvent::Broken { lane, error, unsent, slots } => {
-                    assert!(!matches!(error, RdmaError::ReceiverNotReady), "a receive was missing");
+                    assert!(!matches!(error, LaneError::ReceiverNotReady), "a receive was missing");
                     for Unsent { tag, lease } in unsent {
                         assert_eq!(lease.as_slice(), pattern(SLOT_BYTES, tag), "another lease");
                         side.end_writing(lane, tag);

@@ -10,7 +10,7 @@ use ::verbs::{
 use memory::Arena;
 
 use super::devices::{Candidate, RdmaSettings, Way, arena_numa_node, candidates, nearest_first};
-use super::error::RdmaError;
+use super::error::LaneError;
 use super::fabric::{Adapter, Fabric, Health, Room, Write};
 use super::iwarp::IwarpFabric;
 use super::subnet::{Place, prefix_bits};
@@ -31,7 +31,7 @@ impl VerbsAdapter {
     /// The devices that can be used, the nearest to the memory first. At least one, or why there is none.
     ///
     /// Takes all memory of the arena from the machine, since a device reaches only what is there and cannot be moved.
-    pub(crate) fn open_all(settings: &RdmaSettings, arena: &Arena) -> Result<Vec<Arc<Self>>, RdmaError> {
+    pub(crate) fn open_all(settings: &RdmaSettings, arena: &Arena) -> Result<Vec<Arc<Self>>, LaneError> {
         let mut candidates = candidates(settings)?;
         // Before it is registered, because the kernel makes no large pages of memory that a device holds. Where it is too
         // old for this, registering takes the memory.
@@ -58,7 +58,7 @@ impl VerbsAdapter {
     }
 
     /// Each port has a context of its own, so that nobody else takes its events.
-    fn open(candidate: &Candidate, settings: &RdmaSettings, arena: &Arc<Mapping>) -> Result<Self, RdmaError> {
+    fn open(candidate: &Candidate, settings: &RdmaSettings, arena: &Arc<Mapping>) -> Result<Self, LaneError> {
         let (context, port) = (Context::open(&candidate.device)?, candidate.port);
         let domain = ProtectionDomain::allocate(&context)?;
         let access = Access { remote_write: true, ..Access::default() };
@@ -70,7 +70,7 @@ impl VerbsAdapter {
     }
 
     /// A queue for the completions of so many requests, and what tells of them.
-    pub(super) fn completions<H>(&self, capacity: usize) -> Result<Completions<H>, RdmaError> {
+    pub(super) fn completions<H>(&self, capacity: usize) -> Result<Completions<H>, LaneError> {
         let channel = CompletionChannel::create(&self.context)?;
         let capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
         let queue = CompletionQueue::create(&self.context, Some(&channel), capacity)?;
@@ -78,7 +78,7 @@ impl VerbsAdapter {
     }
 
     /// The arena, as the peer must know it.
-    pub(super) fn arena(&self) -> Result<RemoteRange, RdmaError> {
+    pub(super) fn arena(&self) -> Result<RemoteRange, LaneError> {
         Ok(self.region.remote(0, self.region.length())?)
     }
 
@@ -87,9 +87,9 @@ impl VerbsAdapter {
         &self,
         write: &Write,
         remote: &RemoteRange,
-    ) -> Result<(RemoteRange, Segment), RdmaError> {
+    ) -> Result<(RemoteRange, Segment), LaneError> {
         let offset = write.range_in(remote.length)?;
-        let outside = || RdmaError::OutOfRange { offset, length: write.length.into(), of: remote.length };
+        let outside = || LaneError::OutOfRange { offset, length: write.length.into(), of: remote.length };
         let address = remote.address.checked_add(offset).ok_or_else(outside)?;
         let segment = self.region.segment(write.lease.offset(), write.length)?;
         Ok((RemoteRange { address, length: write.to.length.into(), key: remote.key }, segment))
@@ -108,11 +108,11 @@ impl VerbsAdapter {
     }
 
     /// The port and the address of it, as they are at this time: a link that comes up again may have others.
-    pub(super) fn attachment(&self) -> Result<Attachment, RdmaError> {
+    pub(super) fn attachment(&self) -> Result<Attachment, LaneError> {
         let port = self.context.port(self.port)?;
         let gids = self.context.gids(&port)?;
         let unaddressed =
-            || RdmaError::NoDevice(format!("{}: port {} has no address", self.name(), self.port));
+            || LaneError::NoDevice(format!("{}: port {} has no address", self.name(), self.port));
         let gid = self.settings.choose_gid(&gids).ok_or_else(unaddressed)?;
         let partition_key_index = self.settings.partition_key_index;
         Ok(Attachment { partition_key_index, ..Attachment::new(&port, gid) })
@@ -151,7 +151,7 @@ impl Adapter for VerbsAdapter {
         self.context.device().name()
     }
 
-    fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, RdmaError> {
+    fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, LaneError> {
         Ok(match self.way {
             Way::Numbers => Box::new(VerbsFabric::open(&self, wanted)?),
             Way::Address(ip) => Box::new(IwarpFabric::open(&self, ip, wanted)?),
@@ -167,17 +167,17 @@ pub(super) struct Completions<H> {
 
 impl<H> Completions<H> {
     /// As [`Fabric::arm`].
-    pub(super) fn arm(&self) -> Result<(), RdmaError> {
+    pub(super) fn arm(&self) -> Result<(), LaneError> {
         while self.channel.take_event()? {}
         Ok(self.queue.arm()?)
     }
 }
 
 /// What a failure to register the arena means.
-fn registration_error(error: Error, device: &str, bytes: u64) -> RdmaError {
+fn registration_error(error: Error, device: &str, bytes: u64) -> LaneError {
     match error.os_error() {
         Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM) => {
-            RdmaError::MemoryLock { device: device.to_owned(), bytes }
+            LaneError::MemoryLock { device: device.to_owned(), bytes }
         }
         _ => error.into(),
     }
@@ -197,6 +197,6 @@ mod tests {
         let error = registration_error(refused(libc::ENOMEM), "mlx5_0", 1 << 30);
         let text = error.to_string();
         assert!(text.contains("LimitMEMLOCK=infinity") && text.contains("mlx5_0"), "{text}");
-        assert!(matches!(registration_error(refused(libc::EFAULT), "mlx5_0", 1), RdmaError::Verbs(_)));
+        assert!(matches!(registration_error(refused(libc::EFAULT), "mlx5_0", 1), LaneError::Verbs(_)));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use flow::wire::lane::LaneAddress;
 use memory::SharedLease;
 
-use super::error::RdmaError;
+use super::error::LaneError;
 
 /// One queue pair of this side. No two of a fabric have the same number, also not one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,7 +38,7 @@ pub(crate) struct Write {
 
 impl Write {
     /// Where it goes in a remote arena of `arena_length` bytes, if all of it is within slot, arena and lease.
-    pub(super) fn range_in(&self, arena_length: u64) -> Result<u64, RdmaError> {
+    pub(super) fn range_in(&self, arena_length: u64) -> Result<u64, LaneError> {
         self.check_length()?;
         let offset = self.to.offset;
         match offset.checked_add(self.to.length.into()) {
@@ -48,13 +48,13 @@ impl Write {
     }
 
     /// Whether all of it is within slot and lease.
-    pub(super) fn check_length(&self) -> Result<(), RdmaError> {
+    pub(super) fn check_length(&self) -> Result<(), LaneError> {
         let length_max = self.to.length.min(self.lease.capacity());
         if self.length > length_max { Err(self.outside(length_max.into())) } else { Ok(()) }
     }
 
-    fn outside(&self, of: u64) -> RdmaError {
-        RdmaError::OutOfRange { offset: self.to.offset, length: self.length.into(), of }
+    fn outside(&self, of: u64) -> LaneError {
+        LaneError::OutOfRange { offset: self.to.offset, length: self.length.into(), of }
     }
 }
 
@@ -62,7 +62,7 @@ impl Write {
 #[derive(Debug)]
 pub(crate) struct Refused {
     /// Why.
-    pub(crate) error: RdmaError,
+    pub(crate) error: LaneError,
     /// What was to be written.
     pub(crate) write: Write,
 }
@@ -84,7 +84,7 @@ pub(crate) enum Completion {
     /// The peer has written, and said what.
     Arrived { lane: LaneId, tag: u32, bytes: u32 },
     /// The lane has failed. What it was to write comes back with it, one by one.
-    Failed { lane: LaneId, error: RdmaError, write: Option<Unsent> },
+    Failed { lane: LaneId, error: LaneError, write: Option<Unsent> },
 }
 
 /// How a device is.
@@ -138,7 +138,7 @@ pub(crate) trait Adapter: Send + Sync {
     }
 
     /// The device as one shard uses it, with as much room as was asked for or the device has.
-    fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, RdmaError>;
+    fn open(self: Arc<Self>, wanted: Room) -> Result<Box<dyn Fabric>, LaneError>;
 }
 
 /// A device as one shard uses it. Nothing of it waits.
@@ -163,12 +163,12 @@ pub(crate) trait Fabric {
     }
 
     /// Makes this end of a lane, and says where it is. Its receives are posted before the other end can write.
-    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError>;
+    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), LaneError>;
 
     /// Connects a lane to its other end, which a peer has told: it can be anything, and none of it can do harm on this side.
     /// The peer can write from here on. When it fails, the lane is closed. Where the other end must be called, writes wait
     /// for that, and a lane that is not connected within a bounded time fails.
-    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError>;
+    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), LaneError>;
 
     /// Takes writes of the peer under a tag into a slot, until one has arrived or the tag is forgotten. A fabric whose peers
     /// name the memory themselves needs no telling.
@@ -184,12 +184,12 @@ pub(crate) trait Fabric {
 
     /// Appends completions, and says how many; 0 means that there are none for the time being. A receive that was used up
     /// is posted again before its completion is appended. Completions of one lane come in any order.
-    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError>;
+    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, LaneError>;
 
     /// Destroys the queue pair of a lane. What was not done comes back at once; what was done is there for the next polls,
     /// and nothing of the lane comes after these. When this returns without error, the peer can write no more through
     /// it; after an error it can, for ever. Where [`Fabric::is_quiet`] does not say so yet, all of this holds from then on.
-    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, RdmaError>;
+    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, LaneError>;
 
     /// Whether nothing works on the memory of a lane that was closed any more. Polls bring this about.
     fn is_quiet(&self, _lane: LaneId) -> bool {
@@ -198,7 +198,7 @@ pub(crate) trait Fabric {
 
     /// Asks for the first descriptor to become readable with the next completion, and takes back what made it readable
     /// before. What came before it was armed does not count, so that a poll must follow.
-    fn arm(&mut self) -> Result<(), RdmaError>;
+    fn arm(&mut self) -> Result<(), LaneError>;
 
     /// How the device is, by all that it has reported so far. Takes notice of connections too, where these are made by
     /// calls; what comes of that is there for the next poll.
@@ -230,11 +230,11 @@ impl<F: Fabric + ?Sized> Fabric for Box<F> {
         (**self).shares_subnet(remote)
     }
 
-    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), RdmaError> {
+    fn open_lane(&mut self) -> Result<(LaneId, LaneAddress), LaneError> {
         (**self).open_lane()
     }
 
-    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), RdmaError> {
+    fn connect(&mut self, lane: LaneId, remote: &LaneAddress) -> Result<(), LaneError> {
         (**self).connect(lane, remote)
     }
 
@@ -250,11 +250,11 @@ impl<F: Fabric + ?Sized> Fabric for Box<F> {
         (**self).write(lane, write)
     }
 
-    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, RdmaError> {
+    fn poll(&mut self, into: &mut Vec<Completion>) -> Result<usize, LaneError> {
         (**self).poll(into)
     }
 
-    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, RdmaError> {
+    fn close_lane(&mut self, lane: LaneId) -> Result<Vec<Unsent>, LaneError> {
         (**self).close_lane(lane)
     }
 
@@ -262,7 +262,7 @@ impl<F: Fabric + ?Sized> Fabric for Box<F> {
         (**self).is_quiet(lane)
     }
 
-    fn arm(&mut self) -> Result<(), RdmaError> {
+    fn arm(&mut self) -> Result<(), LaneError> {
         (**self).arm()
     }
 
