@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 /// alone; what they hold is not read.
 const FORMAT: u8 = 2;
 const HEADER_LENGTH: usize = 5;
+/// Bytes that most records take without their tail: room for them is made at once.
+const VALUE_LENGTH: usize = 256;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +23,8 @@ pub(crate) enum RecordError {
 
 /// The bytes for `value`, followed by `tail` as it is.
 pub(crate) fn seal<T: Serialize>(table: &str, key: &[u8], value: &T, tail: &[u8]) -> Vec<u8> {
-    let bytes = vec![FORMAT, 0, 0, 0, 0];
+    let mut bytes = Vec::with_capacity(VALUE_LENGTH + tail.len());
+    bytes.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
     let mut bytes = postcard::to_extend(value, bytes)
         .expect("a record holds only numbers and strings, which always serialise");
     bytes.extend_from_slice(tail);

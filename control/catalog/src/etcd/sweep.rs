@@ -1,4 +1,4 @@
-//! What one node does for all, about twice a second: it ends what is over, marks the time, and forgets what is old.
+//! What one node does for all, about four times a second: it ends what is over, marks the time, and forgets what is old.
 //!
 //! The node that sweeps holds a name in etcd under a lease. All that it does is conditional on what it saw, so that two that
 //! sweep at once do no harm.

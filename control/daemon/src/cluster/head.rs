@@ -9,16 +9,17 @@ use flow::limits::NODES_MAX;
 use flow::wire::control::{self, Heartbeat, Join};
 use flow::wire::session::{Failure, NodeListing};
 use plan::membership::{HeartbeatError, JoinError, Membership};
+use tokio::task::JoinHandle;
 
 use super::{apply, figures_of, member_of, record_of};
 use crate::failure;
 use crate::members::View;
 use crate::node::{Clock, Node, Seat};
 
-/// How often the head looks who has fallen silent.
+/// How often the head looks who has fallen silent, and sweeps the catalog.
 const TICK: Duration = Duration::from_millis(250);
-/// How often the catalog is swept.
-const SWEEP: Duration = Duration::from_millis(500);
+/// How often leases of the head's own clients are renewed.
+const RENEW: Duration = Duration::from_millis(500);
 
 /// What only the head has.
 pub(crate) struct Head {
@@ -104,13 +105,17 @@ pub(crate) fn drain(node: &Arc<Node>, name: &str) -> Result<u64, Failure> {
 pub(crate) async fn preside(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(TICK);
     let every = |span: Duration| (span.as_millis() / TICK.as_millis()) as u64;
+    let mut sweeping: Option<JoinHandle<()>> = None;
     for count in 0_u64.. {
         ticks.tick().await;
         let Ok(head) = head_of(&node) else { return };
         look_round(&node, head);
-        if count % every(SWEEP) == 0 {
+        if count % every(RENEW) == 0 {
             renew(head, &node.leases.all()).await;
-            tokio::spawn(sweep(node.clone()));
+        }
+        // One at a time: a second one would only pass what the first has dealt with.
+        if sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
+            sweeping = Some(tokio::spawn(sweep(node.clone())));
         }
     }
 }
