@@ -29,7 +29,10 @@ pub use change::{Change, ChangeKind, ChangeStream, Selector, Start};
 pub use embedded::{Clock, Embedded, Settings, SystemClock};
 pub use entry::{Content, Entry, LABEL_LENGTH_MAX, LABELS_MAX, MANIFEST_SIZE_MAX, VALUE_SIZE_MAX};
 pub use error::CatalogError;
-pub use etcd::{Etcd, EtcdAddress, EtcdSettings, EtcdTls};
+pub use etcd::{
+    Enrolled, Enrolment, Etcd, EtcdAddress, EtcdSettings, EtcdTls, NODE_LEASE_S, Roster, RosterChange,
+    RosterNews,
+};
 pub use read::{Consistency, Found, GET_KEYS_MAX, Page, SCAN_LIMIT_MAX, SCAN_SIZE_MAX, Scan};
 pub use selection::Selection;
 pub use transaction::{Isolation, TRANSACTION_TIMEOUT_MAX_MS, Transaction};

@@ -47,12 +47,14 @@ impl Status {
 fn describe(status: &NodeStatus, nodes: &[NodeRecord]) -> String {
     let node = &status.node;
     let in_state = |state| nodes.iter().filter(|node| node.state == state).count();
-    let head = nodes.iter().find(|node| node.head).map_or("unknown", |node| node.name.as_str());
+    // Without a head the catalog is on etcd, or this node has not joined anybody yet; the findings say which.
+    let head = nodes.iter().find(|node| node.head);
+    let head = head.map(|node| format!("; the head is {}", node.name)).unwrap_or_default();
     let mut text = format!(
         "node     {} ({:016x}) at {}, {}\n\
          memory   {} of {}\n\
          nvme     {}\n\
-         cluster  {}: {} alive, {} draining, {} dead; the head is {head}\n",
+         cluster  {}: {} alive, {} draining, {} dead{head}\n",
         node.name,
         node.node,
         node.address,

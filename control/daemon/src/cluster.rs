@@ -1,25 +1,50 @@
-//! The head's and the members' part in membership.
+//! How a node is in the cluster: as its head, as a member of a head, or among equals on etcd.
 
+mod equal; // registers in etcd, follows who else has
+mod figures; // what nodes hold, asked of them
 mod head; // takes nodes in, notices who falls silent
 mod member; // joins, sends heartbeats, joins again
+mod sweep; // what is done for the catalog all the time
 
 use std::sync::Arc;
 
 use flow::wire::control::{NodeRecord, NodeState};
 use plan::membership::{Figures, Member, State};
 
-pub(crate) use head::{Head, drain, heartbeat, join, preside};
+use flow::wire::control::NodeId;
+use flow::wire::session::{Failure, NodeListing};
+
+pub(crate) use equal::{Equal, enter, leave};
+pub(crate) use head::{Head, heartbeat, join, preside};
 pub(crate) use member::{Follower, StopReason};
 
 use crate::members::View;
-use crate::node::Node;
+use crate::node::{Node, Seat};
+
+/// The members with their figures; `None` on a member, whose head has to be asked.
+pub(crate) async fn listing(node: &Arc<Node>) -> Option<NodeListing> {
+    match &node.seat {
+        Seat::Head(head) => Some(head.listing()),
+        Seat::Equal(equal) => Some(equal::listing(node, equal).await),
+        Seat::Member { .. } => None,
+    }
+}
+
+/// Takes a node out of placement, until it starts again, and gives which one it is.
+pub(crate) async fn drain(node: &Arc<Node>, name: &str) -> Result<NodeId, Failure> {
+    match &node.seat {
+        Seat::Equal(equal) => equal::drain(node, equal, name).await,
+        Seat::Head(_) | Seat::Member { .. } => head::drain(node, name),
+    }
+}
 
 /// Makes `view` the view of this node and lets everybody act on it.
 fn apply(node: &Arc<Node>, view: View) {
     let before = node.members.view();
     let lost = before.lost_in(&view);
     let came = view.lost_in(&before);
-    if view.epoch == before.epoch && lost.is_empty() && came.is_empty() {
+    let are_same = view.nodes.keys().eq(before.nodes.keys());
+    if view.epoch == before.epoch && are_same && lost.is_empty() && came.is_empty() {
         return;
     }
     report_changes(node, &before, &view, &lost, &came);

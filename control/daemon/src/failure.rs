@@ -66,7 +66,9 @@ fn hint_of_catalog(error: &CatalogError) -> &'static str {
         CatalogError::Unreachable { maybe_done: true, .. } => {
             "the write may have been carried out: read the key before it is written again"
         }
-        CatalogError::Unreachable { .. } => HEAD_HINT,
+        CatalogError::Unreachable { .. } => {
+            "try again; `shoal status` tells where the catalog is and whether it is reached"
+        }
         CatalogError::Unacknowledged { .. } => {
             "`shoal node ls` shows which nodes are alive; --consistency quorum asks none"
         }

@@ -1,6 +1,7 @@
 //! The catalog for those who ask over the native protocol: clients of this node, and members that ask the head.
 
 pub(crate) mod acknowledged; // reads that every replica has to confirm
+pub(crate) mod place; // where the catalog is
 mod changes; // what was written, asked for again and again
 pub(crate) mod remote; // the catalog at the head
 mod remembered; // entries that were read before

@@ -16,7 +16,7 @@ const TRACKERS_PER_CHUNK: usize = 2;
 /// All members at one epoch.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
-    /// Zero until the node has heard from the head.
+    /// Zero until the node has heard who is a member.
     pub(crate) epoch: u64,
     /// The cluster; zero until then.
     pub(crate) cluster: u64,
@@ -100,6 +100,11 @@ impl Members {
 
     pub(crate) fn publish(&self, view: View) {
         self.current.send_replace(Arc::new(view));
+    }
+
+    /// The view, to be waited on.
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<View>> {
+        self.current.subscribe()
     }
 
     /// Whether `node` is a live member; a node that is unknown may have joined just before, so this asks and waits a

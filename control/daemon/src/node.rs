@@ -11,7 +11,7 @@ use flow::wire::control::{NodeId, NodeRecord, NodeState, ReplicaRecord};
 use flow::wire::handshake::Token;
 use flow::wire::session::Failure;
 
-use crate::cluster::Head;
+use crate::cluster::{Equal, Head};
 use crate::collect::Collector;
 use crate::failure;
 use crate::kv::Snapshots;
@@ -31,7 +31,7 @@ pub(crate) struct Node {
     pub(crate) findings: Vec<engine::Finding>,
     pub(crate) seat: Seat,
     pub(crate) members: Arc<Members>,
-    /// Names and what they have: the engine on this node, or the head that is asked.
+    /// Names and what they have: on this node, at the head that is asked, or on etcd.
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) snapshots: Snapshots,
     pub(crate) transactions: Transactions,
@@ -68,7 +68,11 @@ pub(crate) enum Seat {
     Member {
         /// `HOST:PORT`.
         head: String,
+        /// Whether it answered when it was asked last.
+        reached: AtomicBool,
     },
+    /// It shares a catalog on etcd with others like it.
+    Equal(Box<Equal>),
 }
 
 impl Node {

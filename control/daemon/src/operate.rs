@@ -19,7 +19,7 @@ pub(crate) use place::place;
 pub(crate) use survey::{report, survey};
 
 use crate::node::{Node, Seat};
-use crate::{failure, keys};
+use crate::{cluster, failure, keys};
 
 /// How long a node may take to tell what it has.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,9 +45,11 @@ pub(crate) async fn chunk_list(node: &Arc<Node>, list: ChunkList) -> Result<Mess
 
 /// The members.
 pub(crate) async fn node_list(node: &Arc<Node>) -> Result<Message, Failure> {
-    let head = match &node.seat {
-        Seat::Head(head) => return Ok(head.listing().into()),
-        Seat::Member { head } => head,
+    if let Some(listing) = cluster::listing(node).await {
+        return Ok(listing.into());
+    }
+    let Seat::Member { head, .. } = &node.seat else {
+        return Err(failure::internal("a node without a seat"));
     };
     let answer = node.peers.call(head, 0, &NodeList {}.into(), Some(REPORT_TIMEOUT)).await;
     if let Ok(Message::NodeListing(listing)) = answer {

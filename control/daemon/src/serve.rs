@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use catalog::Catalog;
@@ -15,7 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::cluster::{self, Follower, Head, StopReason};
+use crate::cluster::{self, Equal, Follower, Head, StopReason};
 use crate::collect::{self, Collector};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::door::{self, Door};
@@ -116,9 +117,11 @@ async fn live(settings: Settings, data_dir: &DataDir) -> Result<(), ServeError> 
     let parent = parent_gone(settings.exit_with_parent);
     let sockets = bind(&settings, data_dir).await?;
     let identity = identify(&settings, data_dir, sockets.address)?;
-    let seat = match &settings.join {
-        Some(head) => Seat::Member { head: head.clone() },
-        None => Seat::Head(open_catalog(data_dir).await?),
+    let mut parent = std::pin::pin!(parent);
+    let seat = tokio::select! {
+        () = signals.next() => return Ok(()),
+        () = &mut parent => return Ok(()),
+        seat = take_seat(&settings, data_dir) => seat?,
     };
     let sharing = settings.transports.shm.then(|| sharing(&sockets.local_path)).flatten();
     let (engine, events) = Engine::start(engine_config(&settings, &identity, sharing))?;
@@ -127,10 +130,11 @@ async fn live(settings: Settings, data_dir: &DataDir) -> Result<(), ServeError> 
     tokio::spawn(handle_events(node.clone(), events));
     let ended = tokio::select! {
         () = signals.next() => Ok(()),
-        () = parent => Ok(()),
+        () = &mut parent => Ok(()),
         ended = take_part(&node, sockets, data_dir) => ended,
     };
     shut_down(&node, engine, signals).await;
+    cluster::leave(&node).await;
     ended
 }
 
@@ -166,7 +170,7 @@ fn identify(settings: &Settings, data_dir: &DataDir, listening: SocketAddr) -> R
 }
 
 /// Where other nodes reach this one: what the operator says, or where it listens, or, when that is everywhere, the
-/// address that packets to the head leave from.
+/// address that packets to the head, or to etcd, leave from.
 fn advertised(settings: &Settings, listening: SocketAddr) -> Option<String> {
     if let Some(address) = &settings.advertise {
         return Some(address.clone());
@@ -174,14 +178,27 @@ fn advertised(settings: &Settings, listening: SocketAddr) -> Option<String> {
     if !listening.ip().is_unspecified() {
         return Some(listening.to_string());
     }
-    // A datagram socket that is connected has chosen its route; nothing is sent. Without a head to ask for, any
+    // A datagram socket that is connected has chosen its route; nothing is sent. Without anybody to ask for, any
     // address that is not on this network will do: 192.0.2.1 is one that nobody has (RFC 5737).
-    let towards = settings.join.as_deref().unwrap_or("192.0.2.1:9");
+    let etcd = settings.catalog.as_ref().and_then(|etcd| etcd.endpoints.first());
+    let towards = settings.join.as_deref().or(etcd.map(String::as_str)).unwrap_or("192.0.2.1:9");
     let any = if listening.is_ipv6() { IpAddr::from([0_u16; 8]) } else { IpAddr::from([0_u8; 4]) };
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(towards).ok()?;
     let local = socket.local_addr().ok()?.ip().to_canonical();
     (!local.is_unspecified()).then(|| SocketAddr::new(local, listening.port()).to_string())
+}
+
+async fn take_seat(settings: &Settings, data_dir: &DataDir) -> Result<Seat, ServeError> {
+    Ok(match (&settings.catalog, &settings.join) {
+        (Some(etcd), _) => {
+            let opened = Equal::open(etcd.clone()).await;
+            let opened = opened.map_err(|error| ServeError::Catalog(failure::in_full(&error)))?;
+            Seat::Equal(Box::new(opened))
+        }
+        (None, Some(head)) => Seat::Member { head: head.clone(), reached: AtomicBool::new(false) },
+        (None, None) => Seat::Head(open_catalog(data_dir).await?),
+    })
 }
 
 async fn open_catalog(data_dir: &DataDir) -> Result<Head, ServeError> {
@@ -227,7 +244,10 @@ pub(crate) fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> io::R
     let members = Arc::new(Members::new());
     let truth: Arc<dyn Catalog> = match &seat {
         Seat::Head(head) => head.catalog.clone(),
-        Seat::Member { head } => Arc::new(RemoteCatalog::new(peers.clone(), members.clone(), head.clone())),
+        Seat::Member { head, .. } => {
+            Arc::new(RemoteCatalog::new(peers.clone(), members.clone(), head.clone()))
+        }
+        Seat::Equal(equal) => equal.catalog.clone(),
     };
     let catalog = Arc::new(Acknowledged::new(truth));
     let node = Arc::new(Node {
@@ -275,25 +295,35 @@ fn report_findings(settings: &Settings, node: &Node) {
 /// are taken until it is dropped.
 async fn take_part(node: &Arc<Node>, sockets: Sockets, data_dir: &DataDir) -> Result<(), ServeError> {
     tokio::spawn(trackers::deliver(node.clone()));
-    let follower = match &node.seat {
-        Seat::Head(_) => {
-            tokio::spawn(cluster::preside(node.clone()));
-            None
-        }
-        Seat::Member { head } => {
-            let mut follower = Follower::new(node.clone(), head.clone());
-            follower.step().await?;
-            Some(follower)
-        }
-    };
+    let stopped = membership(node).await?;
     tokio::spawn(trackers::refresh(node.clone()));
     tokio::spawn(kv::tidy(node.clone()));
     tokio::spawn(collect::collect(node.clone()));
     tokio::spawn(count_nvme(node.clone()));
     let _door = open_door(node, sockets, data_dir)?;
-    match follower {
-        Some(follower) => Err(follower.follow().await.into()),
-        None => std::future::pending().await,
+    Err(stopped.await.into())
+}
+
+/// Enters the cluster; what is given ends when the node may not be a member any more.
+async fn membership(
+    node: &Arc<Node>,
+) -> Result<Pin<Box<dyn Future<Output = StopReason> + Send>>, StopReason> {
+    match &node.seat {
+        Seat::Head(_) => {
+            tokio::spawn(cluster::preside(node.clone()));
+            Ok(Box::pin(std::future::pending()))
+        }
+        Seat::Member { head, .. } => {
+            let mut follower = Follower::new(node.clone(), head.clone());
+            follower.step().await?;
+            Ok(Box::pin(follower.follow()))
+        }
+        Seat::Equal(_) => {
+            let entered = cluster::enter(node).await?;
+            Ok(Box::pin(async move {
+                entered.await.unwrap_or_else(|error| StopReason::Refused(error.to_string()))
+            }))
+        }
     }
 }
 

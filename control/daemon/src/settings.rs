@@ -3,16 +3,19 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
+use catalog::EtcdAddress;
 use flow::limits::NAME_LENGTH_MAX;
 use flow::wire::handshake::Token;
-use serde::Deserialize;
 
 use crate::size::{self, SizeError};
 
+mod given; // what the sources give
 mod topology; // where the node stands, as the job's manager tells
 mod transports; // how pieces may come and go
 
 pub use transports::Transports;
+
+use given::Given;
 
 /// Shortest token, in characters. A shorter one could be guessed.
 const TOKEN_LENGTH_MIN: usize = 16;
@@ -38,8 +41,10 @@ pub struct Settings {
     pub max_memory_note: Option<String>,
     /// How many shards.
     pub cores: u16,
-    /// The head's address, `HOST:PORT`; without it this node is the head.
+    /// The head's address, `HOST:PORT`. Without it and without `catalog` this node is the head.
     pub join: Option<String>,
+    /// The etcd that keeps the catalog, for this node and all others that name it.
+    pub catalog: Option<EtcdAddress>,
     /// The node's name, unique in the cluster.
     pub name: String,
     /// The rack it stands in; empty when unknown.
@@ -81,6 +86,10 @@ pub struct Flags {
     /// Address of the head to join; without it this node is a head [env: SHOAL_JOIN]
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<String>,
+    /// The etcd that keeps the catalog, in place of a head: etcd://HOST:PORT,HOST:PORT/PREFIX. Every node names
+    /// the same one, and any of them may fail. docs/catalog-etcd.md has passwords and TLS [env: SHOAL_CATALOG]
+    #[arg(long, value_name = "ETCD")]
+    pub catalog: Option<String>,
     /// Name of the node, unique in the cluster [env: SHOAL_NAME] [default: the host's name]
     #[arg(long)]
     pub name: Option<String>,
@@ -156,6 +165,17 @@ pub enum SettingsError {
     /// A size makes no sense.
     #[error("--max-memory: {0}")]
     Size(#[from] SizeError),
+    /// The node cannot have two places to look for keys.
+    #[error(
+        "--join {join} and --catalog {catalog} exclude each other: with --join the head keeps the keys, with --catalog etcd \
+         does; give one of them (they may also come from SHOAL_JOIN, SHOAL_CATALOG and the file of --config)"
+    )]
+    TwoCatalogs {
+        /// The head.
+        join: String,
+        /// The etcd, without its password.
+        catalog: String,
+    },
     /// Anybody on the network could use the node.
     #[error(
         "--listen {0} can be reached from other machines and there is no token; give --token-file FILE, \
@@ -211,9 +231,10 @@ impl Settings {
 }
 
 /// The variables that mean something to some command of Shoal.
-const VARIABLES: [&str; 17] = [
+const VARIABLES: [&str; 18] = [
     "SHOAL_ADVERTISE",
     "SHOAL_BINARY",
+    "SHOAL_CATALOG",
     "SHOAL_CONFIG",
     "SHOAL_CONGESTION_CONTROL",
     "SHOAL_CORES",
@@ -241,99 +262,7 @@ pub(crate) fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<Stri
     names.filter(unknown).collect()
 }
 
-/// Settings as one source gives them.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Given {
-    data_dir: Option<PathBuf>,
-    listen: Option<String>,
-    advertise: Option<String>,
-    max_memory: Option<String>,
-    cores: Option<u16>,
-    join: Option<String>,
-    name: Option<String>,
-    rack: Option<String>,
-    token_file: Option<PathBuf>,
-    insecure: Option<bool>,
-    prefault: Option<bool>,
-    congestion_control: Option<String>,
-    transports: Option<String>,
-    rdma: Option<String>,
-    #[serde(skip)]
-    config: Option<PathBuf>,
-}
-
 impl Given {
-    fn from_flags(flags: Flags) -> Self {
-        Self {
-            data_dir: flags.data_dir,
-            listen: flags.listen,
-            advertise: flags.advertise,
-            max_memory: flags.max_memory,
-            cores: flags.cores,
-            join: flags.join,
-            name: flags.name,
-            rack: flags.rack,
-            token_file: flags.token_file,
-            insecure: flags.insecure.then_some(true),
-            prefault: flags.prefault.then_some(true),
-            congestion_control: flags.congestion_control,
-            transports: flags.transports,
-            rdma: flags.rdma,
-            config: flags.config,
-        }
-    }
-
-    fn from_environment(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
-        let cores = environment("SHOAL_CORES").map(|text| parse_count("SHOAL_CORES", &text)).transpose()?;
-        let switch = |name| environment(name).map(|text| parse_switch(name, &text)).transpose();
-        Ok(Self {
-            data_dir: environment("SHOAL_DATA_DIR").map(PathBuf::from),
-            listen: environment("SHOAL_LISTEN"),
-            advertise: environment("SHOAL_ADVERTISE"),
-            max_memory: environment("SHOAL_MAX_MEMORY"),
-            cores,
-            join: environment("SHOAL_JOIN"),
-            name: environment("SHOAL_NAME"),
-            rack: environment("SHOAL_RACK"),
-            token_file: environment("SHOAL_TOKEN_FILE").map(PathBuf::from),
-            insecure: switch("SHOAL_INSECURE")?,
-            prefault: switch("SHOAL_PREFAULT")?,
-            congestion_control: environment("SHOAL_CONGESTION_CONTROL"),
-            transports: environment("SHOAL_TRANSPORTS"),
-            rdma: environment("SHOAL_RDMA"),
-            config: environment("SHOAL_CONFIG").map(PathBuf::from),
-        })
-    }
-
-    fn from_file(path: &Path) -> Result<Self, SettingsError> {
-        let text = read_file("the configuration file", path)?;
-        toml::from_str(&text).map_err(|error| SettingsError::Config {
-            path: path.to_owned(),
-            message: error.to_string().trim().to_owned(),
-        })
-    }
-
-    fn or(self, next: Self) -> Self {
-        Self {
-            data_dir: self.data_dir.or(next.data_dir),
-            listen: self.listen.or(next.listen),
-            advertise: self.advertise.or(next.advertise),
-            max_memory: self.max_memory.or(next.max_memory),
-            cores: self.cores.or(next.cores),
-            join: self.join.or(next.join),
-            name: self.name.or(next.name),
-            rack: self.rack.or(next.rack),
-            token_file: self.token_file.or(next.token_file),
-            insecure: self.insecure.or(next.insecure),
-            prefault: self.prefault.or(next.prefault),
-            congestion_control: self.congestion_control.or(next.congestion_control),
-            transports: self.transports.or(next.transports),
-            rdma: self.rdma.or(next.rdma),
-            config: self.config.or(next.config),
-        }
-    }
-
     fn settle(self) -> Result<Settings, SettingsError> {
         let listen = resolve_listen(self.listen.as_deref().unwrap_or("127.0.0.1:9015"))?;
         let token = self.token_file.as_deref().map(read_token).transpose()?;
@@ -344,6 +273,10 @@ impl Given {
         let (max_memory, max_memory_note) = cap_memory(wanted, engine::machine_memory_bytes())?;
         let advertise = self.advertise.map(|text| check_address("--advertise", text)).transpose()?;
         let join = self.join.map(|text| check_address("--join", text)).transpose()?;
+        let catalog = self.catalog.as_deref().map(parse_catalog).transpose()?;
+        if let (Some(join), Some(catalog)) = (&join, &catalog) {
+            return Err(SettingsError::TwoCatalogs { join: join.clone(), catalog: catalog.to_string() });
+        }
         Ok(Settings {
             data_dir: self.data_dir.unwrap_or_else(default_data_dir),
             listen,
@@ -352,6 +285,7 @@ impl Given {
             max_memory_note,
             cores: settle_cores(self.cores)?,
             join,
+            catalog,
             name: check_name(self.name.unwrap_or_else(host_name))?,
             rack: self.rack.unwrap_or_default(),
             token: token.unwrap_or_else(|| Token::new("")),
@@ -372,16 +306,10 @@ fn refuse<T>(setting: &'static str, value: &str, remedy: impl Into<String>) -> R
     Err(SettingsError::Value { setting, value, remedy: remedy.into() })
 }
 
-fn parse_count(setting: &'static str, text: &str) -> Result<u16, SettingsError> {
-    text.trim().parse().or_else(|_| refuse(setting, text, "it must be a whole number"))
-}
-
-fn parse_switch(setting: &'static str, text: &str) -> Result<bool, SettingsError> {
-    match text.trim() {
-        "1" | "true" | "yes" => Ok(true),
-        "0" | "false" | "no" => Ok(false),
-        _ => refuse(setting, text, "it must be 1 or 0"),
-    }
+/// What is wrong with the address is told without its password.
+fn parse_catalog(text: &str) -> Result<EtcdAddress, SettingsError> {
+    let shown = text.rsplit_once('@').map_or(text, |(_, after)| after);
+    text.parse().or_else(|error: catalog::CatalogError| refuse("--catalog", shown, error.to_string()))
 }
 
 fn resolve_listen(text: &str) -> Result<SocketAddr, SettingsError> {

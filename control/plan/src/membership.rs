@@ -321,7 +321,7 @@ impl Membership {
     }
 }
 
-fn check(member: &Member) -> Result<(), JoinError> {
+pub(crate) fn check(member: &Member) -> Result<(), JoinError> {
     let unusable = |what, text: &str, remedy| {
         Err(JoinError::Unusable { what, text: text.chars().take(NAME_LENGTH_MAX).collect(), remedy })
     };

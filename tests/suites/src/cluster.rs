@@ -1,11 +1,12 @@
-//! A head and its members.
+//! Nodes that are a cluster: a head and its members, or equals on etcd.
 
 use flow::wire::control::NodeState;
 
+use crate::etcd::Etcds;
 use crate::node::{Node, Setup};
 use crate::wait::holds;
 
-/// Nodes that know each other. The first is the head. Dropping it ends them all.
+/// Nodes that know each other. The first is the head, unless they are equals on etcd. Dropping it ends them all.
 pub struct Cluster {
     /// The nodes, `n1` first.
     pub nodes: Vec<Node>,
@@ -25,6 +26,14 @@ impl Cluster {
             let member = setup(at).join(cluster.head()).start();
             cluster.nodes.push(member);
         }
+        cluster.wait_until_all_know(count);
+        cluster
+    }
+
+    /// Starts equals, whose catalog is on etcd, with setups that are changed first, and waits until each knows all.
+    pub fn start_on(etcds: &Etcds, count: usize, change: impl Fn(Setup) -> Setup) -> Self {
+        let setup = |at: usize| change(Setup::named(&format!("n{}", at + 1)).on(etcds));
+        let cluster = Self { nodes: (0..count).map(|at| setup(at).start()).collect() };
         cluster.wait_until_all_know(count);
         cluster
     }

@@ -112,6 +112,17 @@ impl Etcds {
         until("a member that is back", || self.leads(member));
     }
 
+    /// Ends all members with SIGKILL.
+    pub fn kill_all(&mut self) {
+        (0..self.members.len()).for_each(|member| self.kill(member));
+    }
+
+    /// Starts all members that were ended, with what they have stored.
+    pub fn restart_all(&mut self) {
+        (0..self.members.len()).for_each(|member| self.spawn(member));
+        self.leader();
+    }
+
     /// Stops a member's execution: its connections stay, and nothing answers.
     pub fn freeze(&self, member: usize) {
         self.signal(member, Signal::STOP);

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 pub use rustix::process::Signal;
 
 use crate::binary;
+use crate::etcd::Etcds;
 use crate::ordinary::Ordinary;
 use crate::wait::until;
 
@@ -126,6 +127,11 @@ impl Setup {
     pub fn join(self, head: &Node) -> Self {
         let address = head.address();
         self.flag("--join", address)
+    }
+
+    /// Has its catalog on etcd.
+    pub fn on(self, etcds: &Etcds) -> Self {
+        self.flag("--catalog", etcds.address())
     }
 
     /// Listens elsewhere than on a free port of the loopback interface.

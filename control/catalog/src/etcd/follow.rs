@@ -112,7 +112,7 @@ impl Core {
                 Place::Lease { node, revision } => mirror.lease(node, revision, false),
                 Place::Mark(at_ms) => mirror.mark(at_ms, None),
                 Place::Sweeper => mirror.set_sweeper(None),
-                Place::Floor | Place::Other => {}
+                Place::Floor | Place::Node(_) | Place::Draining(_) | Place::Other => {}
             }
         }
         mirror.reached(at);
@@ -134,7 +134,7 @@ impl Core {
             Place::Mark(at_ms) => mirror.mark(at_ms, number(&kv.value)),
             Place::Sweeper => mirror.set_sweeper(number(&kv.value)),
             Place::Floor => mirror.set_floor(number(&kv.value).unwrap_or_default()),
-            Place::Other => {}
+            Place::Node(_) | Place::Draining(_) | Place::Other => {}
         }
     }
 

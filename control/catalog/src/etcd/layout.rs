@@ -10,6 +10,9 @@
 //! | `PREFIX/s/NAME` | a service, under its lease |
 //! | `PREFIX/l/NODE/REVISION` | that a node reads the version which REVISION wrote, under the node's lease |
 //! | `PREFIX/t/MILLISECONDS` | which revision there was at that time |
+//! | `PREFIX/n/NODE` | what a node says of itself, under the lease that says that it lives |
+//! | `PREFIX/n/NODE/drain` | that it gives its chunks away, under the same lease |
+//! | `PREFIX/name/NAME` | which node has this name, under the same lease |
 
 use super::proto::RangeRequest;
 
@@ -28,6 +31,8 @@ pub(super) enum Place<'a> {
     Mark(u64),
     Sweeper,
     Floor,
+    Node(u64),
+    Draining(u64),
     Other,
 }
 
@@ -73,6 +78,23 @@ impl Layout {
         self.name(&format!("t/{at_ms:016}"))
     }
 
+    pub(super) fn node(&self, node: u64) -> Vec<u8> {
+        self.name(&format!("n/{node:016x}"))
+    }
+
+    pub(super) fn draining(&self, node: u64) -> Vec<u8> {
+        self.name(&format!("n/{node:016x}/drain"))
+    }
+
+    pub(super) fn node_name(&self, name: &str) -> Vec<u8> {
+        self.name(&format!("name/{name}"))
+    }
+
+    /// All nodes, and which of them are draining.
+    pub(super) fn nodes(&self) -> RangeRequest {
+        range(self.name("n/"))
+    }
+
     /// All names.
     pub(super) fn everything(&self) -> RangeRequest {
         range(self.name(""))
@@ -100,9 +122,19 @@ impl Layout {
                 Some(("s/", name)) => Place::Service(name),
                 Some(("l/", lease)) => lease_place(lease).unwrap_or(Place::Other),
                 Some(("t/", at_ms)) => at_ms.parse().map_or(Place::Other, Place::Mark),
+                Some(("n/", node)) => node_place(node).unwrap_or(Place::Other),
                 _ => Place::Other,
             },
         }
+    }
+}
+
+fn node_place(text: &str) -> Option<Place<'static>> {
+    let number = |digits| u64::from_str_radix(digits, 16).ok();
+    match text.split_once('/') {
+        None => number(text).map(Place::Node),
+        Some((node, "drain")) => number(node).map(Place::Draining),
+        Some(_) => None,
     }
 }
 
@@ -139,6 +171,10 @@ mod tests {
         assert_eq!(layout.place(&layout.mark(12)), Place::Mark(12));
         assert_eq!(layout.place(&layout.floor()), Place::Floor);
         assert_eq!(layout.place(&layout.sweeper()), Place::Sweeper);
+        assert_eq!(layout.place(&layout.node(7)), Place::Node(7));
+        assert_eq!(layout.place(&layout.draining(7)), Place::Draining(7));
+        assert_eq!(layout.place(&layout.node_name("a")), Place::Other);
+        assert_eq!(layout.place(b"a/b/n/7/else"), Place::Other);
         for other in [&b"a/bk/x"[..], b"a/b", b"c", b"", b"a/b/l/x/y", b"a/b/t/x", b"a/b/id", b"\xff"] {
             assert_eq!(layout.place(other), Place::Other);
         }

@@ -21,6 +21,8 @@ mod snapshot; // the catalog as it was
 mod changes; // the change stream
 mod readers; // who reads which version
 mod services; // who owns keys
+mod registry; // which nodes there are
+mod roster; // how they come and go
 mod sweep; // what one node does for all
 mod runtime; // the thread that speaks to etcd
 
@@ -35,6 +37,8 @@ use tokio::time::timeout;
 pub use self::address::{EtcdAddress, EtcdTls};
 use self::changes::Changes;
 use self::core::Core;
+pub use self::registry::{Enrolled, Enrolment};
+pub use self::roster::{Change as RosterChange, News as RosterNews, Roster};
 use self::runtime::Runtime;
 use self::snapshot::EtcdSnapshot;
 use crate::catalog::{Catalog, Service, Snapshot, Swept};
@@ -46,6 +50,8 @@ use crate::error::CatalogError;
 use crate::read::{Consistency, Found, Page, Scan};
 use crate::write::{Write, Written};
 
+/// What the lease of a node that registers lasts, in seconds: so long it may be silent.
+pub const NODE_LEASE_S: u64 = 3;
 /// How long it may take to give back what is held in etcd. What is not given back ends with its lease.
 const END: Duration = Duration::from_millis(400);
 /// Most chunks that are asked about at once.
@@ -87,6 +93,38 @@ impl Etcd {
         let core = Arc::new(core);
         let background = vec![runtime.keep(core.clone().follow()), runtime.keep(core.clone().keep_readers())];
         Ok(Self { core, runtime, background })
+    }
+
+    /// Registers a node under a lease of [`NODE_LEASE_S`], in place of an older process of the same node. Its name must
+    /// not be that of another.
+    pub async fn enrol(&self, enrolment: Enrolment) -> Result<Enrolled, CatalogError> {
+        self.run(|core| async move { core.enrol(&enrolment).await }).await
+    }
+
+    /// Keeps a node registered for another [`NODE_LEASE_S`]; whether it was still.
+    pub async fn stay(&self, lease: i64) -> Result<bool, CatalogError> {
+        self.run(|core| async move { Ok(core.client.keep_alive(lease).await?) }).await
+    }
+
+    /// Ends the registration of a node.
+    pub async fn leave(&self, lease: i64) -> Result<(), CatalogError> {
+        self.run(|core| async move { Ok(core.client.revoke(lease).await?) }).await
+    }
+
+    /// Notes for all that a node gives its chunks away, until its process ends; by which revision. `None` when it is not
+    /// registered.
+    pub async fn drain(&self, node: u64) -> Result<Option<u64>, CatalogError> {
+        self.run(|core| async move { core.drain(node).await }).await
+    }
+
+    /// Which nodes there are, and how they come and go.
+    pub fn roster(&self) -> Roster {
+        Roster::begin(self.core.clone(), &self.runtime)
+    }
+
+    /// The last revision of the catalog that this node has seen.
+    pub fn revision_seen(&self) -> u64 {
+        *self.core.reached.borrow()
     }
 
     async fn run<T, F>(&self, work: impl FnOnce(Arc<Core>) -> F) -> Result<T, CatalogError>

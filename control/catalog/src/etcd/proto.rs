@@ -22,6 +22,8 @@ pub(super) struct KeyValue {
     pub(super) mod_revision: i64,
     #[prost(bytes = "vec", tag = "5")]
     pub(super) value: Vec<u8>,
+    #[prost(int64, tag = "6")]
+    pub(super) lease: i64,
 }
 
 /// `mvccpb.Event`. Kind 0 is a put, 1 a deletion.

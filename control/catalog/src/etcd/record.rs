@@ -210,7 +210,7 @@ mod tests {
     }
 
     fn kv(value: Vec<u8>) -> KeyValue {
-        KeyValue { key: Vec::new(), create_revision: 1, mod_revision: 7, value }
+        KeyValue { mod_revision: 7, create_revision: 1, value, ..KeyValue::default() }
     }
 
     /// What was written by any build must be read by every later one.

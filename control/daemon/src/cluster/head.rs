@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use catalog::{Catalog, Swept};
+use catalog::Catalog;
 use flow::limits::NODES_MAX;
 use flow::wire::control::{self, Heartbeat, Join};
 use flow::wire::session::{Failure, NodeListing};
 use plan::membership::{HeartbeatError, JoinError, Membership};
 use tokio::task::JoinHandle;
 
+use super::sweep::{renew, sweep};
 use super::{apply, figures_of, member_of, record_of};
 use crate::failure;
 use crate::members::View;
@@ -82,7 +83,7 @@ pub(crate) async fn heartbeat(node: &Arc<Node>, beat: Heartbeat) -> Result<contr
         HeartbeatError::Unknown { .. } => failure::not_found(error.to_string(), ""),
         HeartbeatError::Superseded { .. } => failure::conflict(error.to_string(), ""),
     })?;
-    renew(head, &beat.leases).await;
+    renew(&*head.catalog, &beat.leases).await;
     publish(node, head);
     Ok(head.membership_since(Some(beat.epoch)))
 }
@@ -111,11 +112,11 @@ pub(crate) async fn preside(node: Arc<Node>) {
         let Ok(head) = head_of(&node) else { return };
         look_round(&node, head);
         if count % every(RENEW) == 0 {
-            renew(head, &node.leases.all()).await;
+            renew(&*head.catalog, &node.leases.all()).await;
         }
         // One at a time: a second one would only pass what the first has dealt with.
         if sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
-            sweeping = Some(tokio::spawn(sweep(node.clone())));
+            sweeping = Some(tokio::spawn(sweep_once(node.clone())));
         }
     }
 }
@@ -135,30 +136,11 @@ pub(super) fn look_round(node: &Arc<Node>, head: &Head) {
     publish(node, head);
 }
 
-/// Keeps leases alive. Their holders notice by themselves when one is lost.
-async fn renew(head: &Head, leases: &[u64]) {
-    if !leases.is_empty()
-        && let Err(error) = head.catalog.renew(leases).await
-    {
-        tracing::warn!(error = failure::in_full(&error), "leases on keys could not be renewed");
-    }
-}
-
-async fn sweep(node: Arc<Node>) {
-    let Ok(head) = head_of(&node) else { return };
-    match head.catalog.sweep().await {
-        Ok(Swept { forgotten, expired, abandoned }) => {
-            if expired + abandoned > 0 {
-                tracing::debug!(expired, abandoned, "keys have ended");
-            }
-            if forgotten > 0 {
-                tracing::debug!(forgotten, "superseded versions were forgotten");
-                // Members hear of it with their next heartbeat.
-                head.forgotten.fetch_add(forgotten, Ordering::Relaxed);
-                node.collector.hurry();
-            }
-        }
-        Err(error) => tracing::error!(error = failure::in_full(&error), "sweeping the catalog failed"),
+async fn sweep_once(node: Arc<Node>) {
+    let forgotten = sweep(&node).await;
+    if let Seat::Head(head) = &node.seat {
+        // Members hear of it with their next heartbeat.
+        head.forgotten.fetch_add(forgotten, Ordering::Relaxed);
     }
 }
 
@@ -171,9 +153,14 @@ fn publish(node: &Arc<Node>, head: &Head) {
 fn head_of(node: &Node) -> Result<&Head, Failure> {
     match &node.seat {
         Seat::Head(head) => Ok(head),
-        Seat::Member { head } => {
+        Seat::Member { head, .. } => {
             let text = format!("node '{}' is not the head", node.identity.name);
             Err(failure::invalid(text, format!("the head is at {head}; --join must name it")))
+        }
+        Seat::Equal(equal) => {
+            let text =
+                format!("node '{}' is no head: its cluster has its catalog on etcd", node.identity.name);
+            Err(failure::invalid(text, format!("start the node with --catalog {}", equal.address)))
         }
     }
 }

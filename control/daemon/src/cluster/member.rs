@@ -1,6 +1,7 @@
 //! A member's part: joins, sends heartbeats, joins again when the head has started anew.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use flow::wire::Message;
@@ -10,7 +11,7 @@ use plan::membership::DEAD_AFTER_MS;
 
 use super::apply;
 use crate::members::View;
-use crate::node::Node;
+use crate::node::{Node, Seat};
 use crate::peers::CallError;
 
 /// Time between two heartbeats.
@@ -127,6 +128,7 @@ impl Follower {
         } else if self.complained {
             tracing::info!(head = self.head, "the head answers again");
         }
+        self.note(true);
         (self.complained, self.backoff) = (false, BACKOFF_MIN);
         if self.heard.elapsed() >= Duration::from_millis(DEAD_AFTER_MS) {
             // For the others this node was dead for a while, and its holdings with it.
@@ -146,7 +148,15 @@ impl Follower {
         apply(&self.node, view);
     }
 
+    /// Notes whether the head answers, for those who ask.
+    fn note(&self, answers: bool) {
+        if let Seat::Member { reached, .. } = &self.node.seat {
+            reached.store(answers, Ordering::Relaxed);
+        }
+    }
+
     fn retry(&mut self, why: &str) -> Duration {
+        self.note(false);
         if !self.complained {
             tracing::warn!(head = self.head, why, "the head does not answer; trying again until it does");
             self.complained = true;

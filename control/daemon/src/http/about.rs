@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::problem::{Code, Problem};
+use crate::kv::place::CatalogPlace;
 
 /// How long the catalog may take to answer when it is well.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -40,6 +41,8 @@ pub(super) struct Status {
     rack: String,
     /// Whether it keeps the catalog.
     head: bool,
+    /// Where the catalog is.
+    catalog: CatalogStatus,
     /// alive or draining.
     state: &'static str,
     /// The version of the program.
@@ -54,6 +57,20 @@ pub(super) struct Status {
     memory_used: u64,
     /// Bytes of chunks on NVMe.
     nvme_used: u64,
+}
+
+/// Where the catalog is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CatalogStatus {
+    /// `embedded` on this node, at the `head`, or on `etcd`.
+    kind: &'static str,
+    /// Who is asked, `host:port` each; none when it is this node.
+    endpoints: Vec<String>,
+    /// Whether somebody answered when they were asked last.
+    reached: bool,
+    /// The last revision that is known here; absent where the head has to be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
 }
 
 /// Says whether the node can read the catalog.
@@ -77,6 +94,7 @@ pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Probl
 )]
 pub(super) async fn status(State(api): State<Api>) -> Json<Status> {
     let record = api.node.record();
+    let CatalogPlace { kind, endpoints, reached, revision } = CatalogPlace::of(&api.node).await;
     Json(Status {
         id: format!("{:016x}", record.node),
         cluster: format!("{:016x}", api.catalog.cluster_id()),
@@ -84,6 +102,7 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Status> {
         address: record.address,
         rack: record.rack,
         head: record.head,
+        catalog: CatalogStatus { kind, endpoints, reached, revision },
         state: if record.state == NodeState::Draining { "draining" } else { "alive" },
         version: env!("CARGO_PKG_VERSION"),
         uptime_ms: api.node.clock.uptime_ms(),

@@ -22,15 +22,15 @@ const LOOKS: usize = 5;
 /// Time between two looks: by then every node has heard that this one drains.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Takes a node out of placement and moves away what only it has. The head does it, whoever is asked.
+/// Takes a node out of placement and moves away what only it has. Where there is a head, it does it, whoever is asked.
 pub(crate) async fn drain(node: &Arc<Node>, drain: NodeDrain) -> Result<Message, Failure> {
-    if let Seat::Member { head } = &node.seat {
+    if let Seat::Member { head, .. } = &node.seat {
         return match node.peers.call(head, 0, &drain.into(), None).await.map_err(failure::head_away)? {
             Message::Failure(failure) => Err(failure),
             answer => Ok(answer),
         };
     }
-    let leaver = cluster::drain(node, &drain.node)?;
+    let leaver = cluster::drain(node, &drain.node).await?;
     if !node.members.view().is_live(leaver) {
         let text =
             format!("node '{}' is dead; what only it has cannot be moved until it returns", drain.node);
@@ -63,8 +63,8 @@ async fn plan_moves(node: &Arc<Node>, leaver: NodeId, name: &str) -> Result<Vec<
     }
     let replicas: Vec<Replica> =
         found.replicas.iter().filter(|replica| is_whole(replica)).flat_map(replicas_of).collect();
-    let Seat::Head(head) = &node.seat else { return Ok(Vec::new()) };
-    let members: Vec<_> = head.listing().nodes.into_iter().map(cluster::member_of).collect();
+    let Some(listing) = cluster::listing(node).await else { return Ok(Vec::new()) };
+    let members: Vec<_> = listing.nodes.into_iter().map(cluster::member_of).collect();
     let moves = drain_moves(leaver, &replicas, &members)
         .map_err(|error| failure::unavailable(error.to_string(), ""))?;
     let source = |one: &Move| {

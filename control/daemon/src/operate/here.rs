@@ -7,6 +7,7 @@ use flow::wire::session::*;
 
 use super::check_geometry;
 use crate::failure;
+use crate::kv::place::CatalogPlace;
 use crate::node::Node;
 
 /// Brings a chunk here.
@@ -48,7 +49,9 @@ pub(crate) async fn remove(node: &Arc<Node>, remove: ChunkRemove) -> Result<Mess
 pub(crate) async fn status(node: &Arc<Node>) -> Result<Message, Failure> {
     let counters = node.engine.counters().await.map_err(|error| error.failure())?;
     let finding = |finding: &engine::Finding| (finding.topic.to_owned(), in_words(finding));
-    Ok(Status { node: node.record(), findings: node.findings.iter().map(finding).collect(), counters }.into())
+    let catalog = ("catalog".to_owned(), CatalogPlace::of(node).await.to_string());
+    let findings = std::iter::once(catalog).chain(node.findings.iter().map(finding)).collect();
+    Ok(Status { node: node.record(), findings, counters }.into())
 }
 
 /// A finding as one line.

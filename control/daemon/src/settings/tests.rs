@@ -113,3 +113,22 @@ fn values_that_make_no_sense_are_refused() {
     assert!(resolve(Flags::default(), &[("SHOAL_CORES", "many")]).is_err());
     assert!(resolve(Flags { join: Some("[::1]:9015".into()), ..Flags::default() }, &[]).is_ok());
 }
+
+#[test]
+fn keys_are_in_one_place() {
+    let etcd = |catalog: &str| Flags { catalog: Some(catalog.into()), ..Flags::default() };
+    let settings = resolve(etcd("etcd://a,b:1,c/p"), &[]).unwrap();
+    assert_eq!(settings.catalog.unwrap().endpoints, ["a:2379", "b:1", "c:2379"]);
+    assert!(resolve(Flags::default(), &[("SHOAL_CATALOG", "etcd://a")]).unwrap().catalog.is_some());
+    let config = file("catalog = 'etcd://from-file'\n", 0o644);
+    let flags = Flags { config: Some(config.to_path_buf()), ..Flags::default() };
+    assert_eq!(resolve(flags, &[]).unwrap().catalog.unwrap().endpoints, ["from-file:2379"]);
+
+    let both = message(resolve(etcd("etcd://u:secret@a"), &[("SHOAL_JOIN", "head:9015")]));
+    assert!(both.contains("--join head:9015") && both.contains("--catalog etcd://a:2379/shoal"), "{both}");
+    assert!(!both.contains("secret"), "{both}");
+    for wrong in ["a,b", "etcd://", "etcd://u:secret@a:port"] {
+        let text = message(resolve(etcd(wrong), &[]));
+        assert!(text.contains("--catalog") && !text.contains("secret"), "{text}");
+    }
+}

@@ -1,4 +1,4 @@
-//! The catalog on etcd, with members that run here. A machine without `etcd` skips all of it, and says so.
+//! The catalog on etcd, and nodes that share it, with members that run here. A machine without `etcd` skips all of it, and says so.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -6,6 +6,9 @@ mod conformance; // what every engine does
 mod failover; // members that die and freeze
 mod reach; // nobody answers, and what is remembered
 mod secured; // who is there
+mod nodes; // equals that share keys, chunks and members
+mod node_loss; // nodes that die, and etcd's leader, while files and values are written
+mod out_of_reach; // all of etcd away from nodes that run
 mod several; // nodes that share one catalog
 
 use catalog::{Catalog, Content, Etcd, EtcdSettings, Operation, Put, Write, Written};
