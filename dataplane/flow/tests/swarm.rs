@@ -332,6 +332,46 @@ impl Holdings for Everything {
 }
 
 #[test]
+fn a_lone_receiver_has_all_slots_until_another_comes() {
+    let holdings = Everything(Bitmap::full(64));
+    let mut serve = Serve::new(4);
+    let want = || Want::LeastSent(holdings.0.words().to_vec());
+    let grant = |serve: &mut Serve, peer, number| {
+        serve.on_grant(Instant::ZERO, peer, CHUNK, number, want()).unwrap();
+    };
+    let poll = |serve: &mut Serve| serve.poll(Instant::ZERO, &holdings);
+    (0..6).for_each(|number| grant(&mut serve, 1, number));
+    (0..4).for_each(|_| assert!(matches!(poll(&mut serve), Some(Upload::Send { peer: 1, .. }))));
+    assert_eq!(poll(&mut serve), None);
+    (6..9).for_each(|number| grant(&mut serve, 2, number));
+    // What becomes free goes to the other until both have half.
+    for (sent, expected) in [(0, 2), (1, 2), (2, 1)] {
+        serve.on_sent(1, sent);
+        let next = poll(&mut serve);
+        assert!(matches!(next, Some(Upload::Send { peer, .. }) if peer == expected), "{next:?}");
+        assert_eq!(poll(&mut serve), None);
+    }
+}
+
+#[test]
+fn what_is_asked_for_again_does_not_take_all_slots() {
+    let holdings = Everything(Bitmap::full(64));
+    for again in [Want::Piece(3), Want::LeastSent(vec![1 << 2 | 1 << 3])] {
+        let mut serve = Serve::new(4);
+        let poll = |serve: &mut Serve| serve.poll(Instant::ZERO, &holdings);
+        let wants = [Want::Piece(2), Want::Piece(3), again];
+        for (number, want) in (0..).zip(wants) {
+            serve.on_grant(Instant::ZERO, 1, CHUNK, number, want).unwrap();
+        }
+        (0..2).for_each(|_| assert!(matches!(poll(&mut serve), Some(Upload::Send { .. }))));
+        assert_eq!(poll(&mut serve), None);
+        // The first copy may not have got there.
+        serve.on_sent(1, 0);
+        assert!(matches!(poll(&mut serve), Some(Upload::Send { grant: 2, .. })));
+    }
+}
+
+#[test]
 fn an_origin_sends_every_piece_once_before_any_twice() {
     let holdings = Everything(Bitmap::full(200));
     let mut serve = Serve::new(4);

@@ -1,9 +1,10 @@
 //! The source side of one shard: which of the grants of all receivers is filled next.
 //!
-//! Receivers take turns. One piece is under way to each at a time, and a second only when no other receiver waits, so
-//! that a lone receiver's stream never idles. A grant for a named piece that would have to wait for an upload slot is
-//! refused at once: the receiver finds another source sooner than this one gets to it. Where the source may choose, it
-//! sends the piece that it has sent least often, and not one that this receiver was just sent.
+//! Receivers take turns. One piece is under way to each at a time, and a second only when no other receiver waits. A lone
+//! receiver may have all upload slots, so that its stream never idles, however long a source takes to notice that a
+//! piece is sent. A grant for a named piece that would have to wait for an upload slot is refused at once: the receiver
+//! finds another source sooner than this one gets to it. Where the source may choose, it sends the piece that it has sent
+//! least often, and not one that this receiver was just sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
@@ -16,7 +17,7 @@ use crate::time::Instant;
 use crate::wire::control::NodeId;
 use crate::wire::data::Want;
 
-/// Pieces under way to one receiver at once.
+/// Pieces under way to one receiver at once while others are served too.
 const UPLOADS_PER_PEER: usize = 2;
 /// Pieces that are remembered for each receiver, so that they are not chosen for it again.
 const RECENT_PER_PEER: usize = 2 * GRANTS_PER_PEER;
@@ -230,8 +231,35 @@ impl Serve {
     fn next_turn(&self) -> Option<usize> {
         let under_way =
             |peer: &NodeId| self.receivers.get(peer).map_or(usize::MAX, |receiver| receiver.sending.len());
+        let is_alone = |peer: &NodeId| self.turns.len() == 1 && under_way(peer) == self.uploads;
+        if self.turns.front().is_some_and(|peer| is_alone(peer) && self.wants_another(peer)) {
+            return Some(0);
+        }
         let idle = self.turns.iter().position(|peer| under_way(peer) == 0);
         idle.or_else(|| self.turns.iter().position(|peer| under_way(peer) < UPLOADS_PER_PEER))
+    }
+
+    /// Whether what a receiver waits for is something else than what is under way to it: who asks for a piece again
+    /// because it is slow would only be slowed down by a second copy.
+    fn wants_another(&self, peer: &NodeId) -> bool {
+        let Some(receiver) = self.receivers.get(peer) else { return false };
+        let Some(next) = receiver.queue.front() else { return false };
+        let is_under_way = |piece: u32| {
+            let mut recent = receiver.recent.iter();
+            recent.any(|(grant, chunk, sent)| {
+                *sent == piece && *chunk == next.chunk && receiver.sending.contains(grant)
+            })
+        };
+        match &next.want {
+            Want::Piece(piece) => !is_under_way(*piece),
+            Want::LeastSent(words) => {
+                let pieces = (0..).zip(words).flat_map(|(at, word)| {
+                    (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * 64 + bit)
+                });
+                // Few are under way, so that one of the first is another where there is one.
+                pieces.take(receiver.sending.len() + 1).any(|piece| !is_under_way(piece))
+            }
+        }
     }
 
     fn choose(
