@@ -21,7 +21,8 @@ fn every_length_arrives_this_way(way: Way) {
         let content = bytes(seed, length);
         let chunk = put(cluster.handle(1), &content, false).unwrap();
         assert!(get(cluster.handle(2), chunk).unwrap() == content, "{length} bytes");
-        assert_eq!(way.received(cluster.handle(2)) - before, length as u64);
+        // More than that where a piece took so long that it was asked for again.
+        assert!(way.received(cluster.handle(2)) - before >= length as u64);
         drop_all(cluster.handle(1));
         drop_all(cluster.handle(2));
     }
@@ -68,7 +69,7 @@ fn the_largest_pieces_arrive(way: Way) {
         way.settle(&cluster, 1, 2);
         let before = way.received(cluster.handle(2));
         assert!(get(cluster.handle(2), held.chunk).unwrap() == held.content);
-        assert_eq!(way.received(cluster.handle(2)) - before, size as u64);
+        assert!(way.received(cluster.handle(2)) - before >= size as u64);
         drop_all(cluster.handle(1));
         drop_all(cluster.handle(2));
     }
