@@ -48,7 +48,7 @@ impl Contender for Fetching {
         let first = self.nodes.first();
         self.source.stamp(round)?;
         let source = Source::Path(self.source.path().to_owned());
-        let volatile = PutOptions { volatile: true };
+        let volatile = PutOptions { volatile: true, ..PutOptions::default() };
         first.put(KEY, source, &volatile, &Silent).map_err(Failure::client("putting the chunk"))?;
         let references = first.info(KEY).and_then(|info| info.references());
         let references = references.map_err(Failure::client("looking the chunk up"))?;

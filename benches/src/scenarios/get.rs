@@ -65,7 +65,8 @@ impl Getting {
         let nodes = Nodes::start_one(payload.length(), conditions)?;
         let file = payload.file(conditions)?;
         let source = Source::Path(file.path().to_owned());
-        let put = nodes.first().put(KEY, source, &PutOptions { volatile: true }, &Silent);
+        let put =
+            nodes.first().put(KEY, source, &PutOptions { volatile: true, ..PutOptions::default() }, &Silent);
         put.map_err(Failure::client("putting the chunk"))?;
         Ok(Self { nodes, payload: payload.clone(), memory: memory.clone() })
     }

@@ -124,7 +124,12 @@ impl Contender for Putting {
     fn run(&mut self) -> Result<Cost, Failure> {
         let meter = Meter::start(self.nodes.processes())?;
         let source = Source::Path(self.source.clone());
-        let put = self.nodes.first().put(KEY, source, &PutOptions { volatile: false }, &Silent);
+        let put = self.nodes.first().put(
+            KEY,
+            source,
+            &PutOptions { volatile: false, ..PutOptions::default() },
+            &Silent,
+        );
         put.map_err(Failure::client("putting the file"))?;
         meter.stop()
     }

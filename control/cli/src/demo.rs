@@ -128,7 +128,12 @@ impl Demo {
         stage(format!("putting {size} of random bytes on {}", fleet.first().name));
         let bar = Bar::new(global.draws(), "put");
         let noise = Source::Reader(Box::new(Noise::new(noise::fresh_seed(), self.size)));
-        fleet.first().client.put(KEY, noise, &PutOptions { volatile: true }, &bar)?;
+        fleet.first().client.put(
+            KEY,
+            noise,
+            &PutOptions { volatile: true, ..PutOptions::default() },
+            &bar,
+        )?;
         drop(bar);
         let chunks = fleet.first().client.info(KEY)?.references()?;
         stage(format!("broadcasting to {others}"));

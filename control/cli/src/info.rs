@@ -36,6 +36,8 @@ struct Report {
     version: u64,
     revision: u64,
     created_ms: u64,
+    labels: BTreeMap<String, String>,
+    expires_ms: Option<u64>,
     shape: &'static str,
     size: u64,
     file_count: u64,
@@ -108,6 +110,8 @@ fn report(info: KeyInfo, mut replicas: BTreeMap<String, Vec<Replica>>) -> Report
         version: info.entry.version,
         revision: info.entry.revision,
         created_ms: info.entry.created_ms,
+        labels: info.labels.into_iter().collect(),
+        expires_ms: info.expires_ms,
         shape: match info.manifest.shape {
             Shape::File => "file",
             Shape::Tree => "directory",
@@ -149,6 +153,11 @@ fn describe(report: &Report) -> String {
         let places = if places.is_empty() { "none on a live node".into() } else { places.join(", ") };
         table.row([chunk.id.clone(), amount::size(chunk.size), places]);
     }
+    let labels: Vec<String> = report.labels.iter().map(|(name, text)| format!("{name}={text}")).collect();
+    let labels = match labels.join(" ") {
+        labels if labels.is_empty() => labels,
+        labels => format!("labels    {}\n", crate::table::printable(&labels)),
+    };
     let chunks = if table.is_empty() { String::new() } else { format!("\n{table}") };
     format!(
         "key       {}\n\
@@ -156,7 +165,7 @@ fn describe(report: &Report) -> String {
          shape     {}\n\
          size      {} ({} bytes)\n\
          files     {}\n\
-         chunks    {}\n{chunks}",
+         chunks    {}\n{labels}{chunks}",
         crate::table::printable(&report.key),
         report.version,
         amount::age(report.created_ms),
@@ -210,6 +219,8 @@ mod tests {
             version: 3,
             revision: 9,
             created_ms: u64::MAX,
+            labels: BTreeMap::from([("type".into(), "npy".into())]),
+            expires_ms: None,
             shape: "directory",
             size: 2048,
             file_count: 1,
@@ -217,7 +228,7 @@ mod tests {
             chunks: vec![chunk],
         };
         let text = describe(&report);
-        assert!(text.contains("version   3, 0s old"), "{text}");
+        assert!(text.contains("version   3, 0s old") && text.contains("labels    type=npy\n"), "{text}");
         assert!(text.ends_with("2.0 KiB  none on a live node\n"), "{text}");
     }
 }

@@ -56,7 +56,12 @@ impl Put {
         let client = global.connect()?;
         let begin = Instant::now();
         let bar = Bar::new(global.draws(), "put");
-        let put = client.put(&self.key, source, &PutOptions { volatile: self.volatile }, &bar)?;
+        let put = client.put(
+            &self.key,
+            source,
+            &PutOptions { volatile: self.volatile, ..PutOptions::default() },
+            &bar,
+        )?;
         drop(bar);
         let time = begin.elapsed();
         if global.json {

@@ -154,12 +154,24 @@ pub(crate) struct OrderedReader<'c> {
     held: BTreeMap<u32, Piece<'c>>,
     asked: Option<Pending<'c>>,
     chunk: ChunkReader<'c>,
+    /// Pieces from here on are not wanted.
+    end: u32,
 }
 
 impl<'c> OrderedReader<'c> {
     /// Opens a chunk.
     pub(crate) fn open(connection: &'c Connection, chunk: ChunkReference) -> Result<Self, ClientError> {
-        Ok(Self { held: BTreeMap::new(), asked: None, chunk: ChunkReader::open(connection, chunk)? })
+        Self::open_until(connection, chunk, chunk.geometry.pieces())
+    }
+
+    /// Opens a chunk of which the pieces from `end` on are not wanted.
+    pub(crate) fn open_until(
+        connection: &'c Connection,
+        chunk: ChunkReference,
+        end: u32,
+    ) -> Result<Self, ClientError> {
+        let end = end.min(chunk.geometry.pieces());
+        Ok(Self { held: BTreeMap::new(), asked: None, chunk: ChunkReader::open(connection, chunk)?, end })
     }
 
     /// How the chunk is cut.
@@ -207,10 +219,10 @@ impl<'c> OrderedReader<'c> {
 
     /// Asks for pieces of the window that begins at `index`, unless most of them are here.
     fn ask_from(&mut self, index: u32) -> Result<(), ClientError> {
-        let (window, pieces) = (self.chunk.window(), self.geometry().pieces());
-        let end = index.saturating_add(window).min(pieces);
+        let window = self.chunk.window();
+        let end = index.saturating_add(window).min(self.end);
         let missing = (index..end).filter(|&piece| !self.chunk.was_given(piece)).count() as u32;
-        let worth_it = missing >= window.div_ceil(2) || end == pieces || !self.chunk.was_given(index);
+        let worth_it = missing >= window.div_ceil(2) || end == self.end || !self.chunk.was_given(index);
         if self.asked.is_none() && missing > 0 && worth_it {
             self.asked = Some(self.chunk.ask(index, end - index)?);
         }

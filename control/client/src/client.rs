@@ -21,6 +21,7 @@ use crate::connection::Connection;
 use crate::key::OpenKey;
 use crate::kv::Consistency;
 use crate::memory_output::MemoryOutput;
+use crate::open_file::OpenFile;
 use crate::{Address, ClientError, GetOptions, GetReport, Progress, PutOptions, PutReport, Source, get, put};
 
 /// Matches of an ambiguous prefix that its error names.
@@ -48,6 +49,10 @@ pub struct KeyInfo {
     pub manifest: Manifest,
     /// The files, wherever their list is kept.
     pub files: Vec<FileEntry>,
+    /// What its writer said of it, ascending by name.
+    pub labels: Vec<(String, String)>,
+    /// When it expires, milliseconds since 1970; never when absent.
+    pub expires_ms: Option<u64>,
 }
 
 impl KeyInfo {
@@ -79,6 +84,11 @@ impl Client {
     /// Name of the node.
     pub fn node(&self) -> &str {
         self.connection.node()
+    }
+
+    /// Whether the connection lives and was not cancelled, as far as is known.
+    pub fn is_open(&self) -> bool {
+        self.connection.ensure_open().is_ok()
     }
 
     /// Lets everything under way, and everything begun later, fail with [`ClientError::Cancelled`]. A get removes its
@@ -155,6 +165,11 @@ impl Client {
         get::get(&self.connection, key, destination, options, progress)
     }
 
+    /// Opens the current version of a key that is one file or a stream, to be read in parts or seen in place.
+    pub fn open(self: &Arc<Self>, key: &str, consistency: Consistency) -> Result<OpenFile, ClientError> {
+        OpenFile::open(self, key, consistency)
+    }
+
     /// Writes the bytes of a key that is one file or a stream to `output`, in order. With `verify`, a digest that
     /// differs is reported after the bytes were written.
     pub fn get_to_writer(
@@ -181,9 +196,17 @@ impl Client {
 
     /// All there is to know of a key.
     pub fn info(&self, key: &str) -> Result<KeyInfo, ClientError> {
-        let mut open = OpenKey::open(&self.connection, key, Consistency::Quorum)?;
-        let files = std::mem::take(&mut open.files);
-        Ok(KeyInfo { entry: open.entry.clone(), manifest: open.manifest.clone(), files })
+        loop {
+            let mut open = OpenKey::open(&self.connection, key, Consistency::Quorum)?;
+            let Some(entry) = self.kv().get(key)?.filter(|entry| entry.version == open.entry.version) else {
+                // It was written in between.
+                continue;
+            };
+            let files = std::mem::take(&mut open.files);
+            let (labels, expires_ms) = (entry.labels, entry.expires_ms);
+            let (entry, manifest) = (open.entry.clone(), open.manifest.clone());
+            return Ok(KeyInfo { entry, manifest, files, labels, expires_ms });
+        }
     }
 
     /// Up to `limit` keys that begin with `prefix`, those after the key `after`, in order. `after` is empty for the

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,7 +16,7 @@ use flow::limits::{CLIENT_OPERATIONS_AT_ONCE, FRAME_BODY_MAX, PIECE_SIZE_MAX};
 use flow::wire::frame::{FLAG_MORE, FLAG_REPLY, HEADER_LENGTH};
 use flow::wire::handshake::Token;
 use flow::wire::{Header, Message};
-use memory::Mapping;
+use memory::{Access, Mapping, Stitched};
 
 use crate::handshake::{self, Welcomed};
 use crate::socket::Socket;
@@ -35,6 +36,7 @@ pub(crate) struct Connection {
 struct Arena {
     views: Mapping,
     size: u64,
+    read_only: OwnedFd,
     read_write: OwnedFd,
     slots: OnceLock<Mapping>,
 }
@@ -88,6 +90,17 @@ impl Connection {
     /// The arena, to read pieces that the node gave out.
     pub(crate) fn views(&self) -> Option<&Mapping> {
         self.arena.as_ref().map(|arena| &arena.views)
+    }
+
+    /// Ranges of the arena that the node gave out, as one slice; `None` without an arena.
+    pub(crate) fn stitch(
+        &self,
+        parts: &[Range<u64>],
+        access: Access,
+        maps_max: usize,
+    ) -> Option<io::Result<Stitched>> {
+        let arena = self.arena.as_ref()?;
+        Some(Stitched::map(&arena.read_only, arena.size, parts, access, maps_max))
     }
 
     /// The arena, to write slots that the node leased.
@@ -165,6 +178,11 @@ impl Connection {
         if is_open { Ok(()) } else { Err(self.ended()) }
     }
 
+    /// Whether the node keeps what it gave out: a connection that was cancelled is still there.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.router.lock().closed
+    }
+
     /// An error that says how the node broke the protocol.
     pub(crate) fn protocol(&self, what: impl Into<String>) -> ClientError {
         ClientError::Protocol { node: self.node.clone(), what: what.into() }
@@ -196,7 +214,7 @@ impl Arena {
             (0, _, _) => Ok(None),
             (size, Some(read_only), Some(read_write)) => {
                 let views = Mapping::map_shared(&read_only, size, false)?;
-                Ok(Some(Self { views, size, read_write, slots: OnceLock::new() }))
+                Ok(Some(Self { views, size, read_only, read_write, slots: OnceLock::new() }))
             }
             _ => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, "it announces an arena and does not send it"))
@@ -237,6 +255,8 @@ struct Routes {
     open: HashMap<u64, Route>,
     last_id: u64,
     ended: Option<End>,
+    /// Nothing comes from the node any more.
+    closed: bool,
 }
 
 struct Route {
@@ -295,9 +315,11 @@ impl Router {
         Ok(())
     }
 
-    /// Lets all who wait go; the first reason counts.
+    /// Lets all who wait go; the first reason counts, except that nothing is held on a connection that is cancelled once it
+    /// is closed.
     fn end(&self, end: End) {
         let mut routes = self.lock();
+        routes.closed |= !matches!(end, End::Cancelled);
         routes.ended.get_or_insert(end);
         routes.open.clear();
         self.room.notify_all();

@@ -105,6 +105,14 @@ pub enum ClientError {
     /// A tree was to be written to one stream.
     #[error("the key '{0}' is a directory and cannot be written to a stream")]
     NotOneFile(String),
+    /// Bytes were wanted that a key does not have.
+    #[error("the key '{key}' has {size} bytes, and some behind them were asked for")]
+    OutOfRange {
+        /// The key.
+        key: String,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// Something at the destination cannot be replaced.
     #[error("cannot write {}: {what} is in the way", path.display())]
     InTheWay {
@@ -170,9 +178,11 @@ impl ClientError {
             ClientError::Failure(failure) => Some(failure.code),
             ClientError::Catalog(refused) => Some(refused.failure.code),
             ClientError::Connect { .. } | ClientError::Closed { .. } => Some(FailureCode::Unavailable),
-            ClientError::Address(_) | ClientError::ChunkPrefix(_) | ClientError::AmbiguousChunk { .. } => {
-                Some(FailureCode::Invalid)
-            }
+            ClientError::Address(_)
+            | ClientError::NotOneFile(_)
+            | ClientError::OutOfRange { .. }
+            | ClientError::ChunkPrefix(_)
+            | ClientError::AmbiguousChunk { .. } => Some(FailureCode::Invalid),
             ClientError::UnknownChunk(_) => Some(FailureCode::NotFound),
             ClientError::Digest(_) => Some(FailureCode::Corrupt),
             _ => None,

@@ -108,11 +108,23 @@ fn read(
     Ok((entry, stale))
 }
 
+impl OpenKey<'_> {
+    /// Gives the lease to the caller, who has to release it.
+    pub(crate) fn keep_lease(&mut self) -> u64 {
+        std::mem::take(&mut self.entry.lease)
+    }
+
+    /// Releases a lease that was kept.
+    pub(crate) fn release(connection: &Connection, lease: u64) {
+        if lease != 0 {
+            // When the connection has ended, the node releases the lease by itself.
+            let _ = connection.send(LeaseRelease { lease });
+        }
+    }
+}
+
 impl Drop for OpenKey<'_> {
     fn drop(&mut self) {
-        if self.entry.lease != 0 {
-            // When the connection has ended, the node releases the lease by itself.
-            let _ = self.connection.send(LeaseRelease { lease: self.entry.lease });
-        }
+        Self::release(self.connection, self.entry.lease);
     }
 }

@@ -196,7 +196,11 @@ impl<'c> Kv<'c> {
     }
 
     /// Begins a transaction, which is rolled back when it has not been committed after `timeout`.
-    pub fn begin(&self, isolation: Isolation, timeout: Duration) -> Result<Transaction<'c>, ClientError> {
+    pub fn begin(
+        &self,
+        isolation: Isolation,
+        timeout: Duration,
+    ) -> Result<Transaction<&'c Client>, ClientError> {
         Transaction::begin(self.client, isolation, timeout)
     }
 
@@ -225,12 +229,12 @@ impl<'c> Kv<'c> {
 }
 
 /// The condition that a key has a version, if one is wanted.
-fn when(key: &str, version: Option<u64>) -> Vec<Condition> {
+pub(crate) fn when(key: &str, version: Option<u64>) -> Vec<Condition> {
     version.map(|version| Condition::Version(KeyVersion { key: key.into(), version })).into_iter().collect()
 }
 
 /// Whole milliseconds; what is too long for a number is refused by the catalog.
-fn milliseconds(time: Duration) -> u64 {
+pub(crate) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

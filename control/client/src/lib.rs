@@ -26,11 +26,14 @@ mod put; // files → chunks → a key
 mod walk; // what is in a source, before anything is read
 mod packing; // which bytes of which file go into which chunk
 mod upload; // the workers that carry a plan out
+mod upload_memory; // bytes in memory → chunks
 mod ordered; // bytes in order → chunks
 mod digest; // BLAKE3 of a chunk whose pieces are hashed in any order
 mod chunk_writer; // one chunk: slots leased, filled, sealed
 
 mod get; // a key → files
+mod open_file; // one file of a key, read anywhere or seen in place
+mod view; // chunks where they lie in the node's memory
 mod key; // one version of a key, held open
 mod destination; // where the files of a key go
 mod staging; // a temporary directory whose content appears in place at once
@@ -50,8 +53,13 @@ pub use address::Address;
 pub use client::{Client, KeyInfo};
 pub use error::ClientError;
 pub use get::{GetOptions, GetReport};
+pub use memory::Access;
+pub use open_file::OpenFile;
 pub use progress::{Progress, Silent};
 pub use put::{PutOptions, PutReport, Source};
+
+pub use upload_memory::Memory;
+pub use view::View;
 
 pub use flow::chunk::{ChunkId, Geometry};
 pub use flow::wire::handshake::Token;

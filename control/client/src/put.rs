@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use flow::chunk::ChunkId;
 use flow::limits::MANIFEST_ROOT_MAX;
 use flow::wire::catalog::{CatalogFound, CatalogGet};
-use flow::wire::session::{ChunkReferenced, ChunkReferences, KeyCommit, KeyCommitted};
+use flow::wire::session::{ChunkReferenced, ChunkReferences};
 use plan::manifest::{ChunkEntry, Extent, FileEntry, FileKind, Files, Manifest, Shape, encode_files};
 
 use crate::connection::Connection;
-use crate::kv::Consistency;
+use crate::kv::{Consistency, Content, Operation, Put, Write, Written, milliseconds, when};
 use crate::packing::Packing;
 use crate::upload::{Uploaded, UploadedStream, upload_bytes, upload_files, upload_stream};
+use crate::upload_memory::{Memory, upload_memory};
 use crate::walk::{Found, Tree};
 use crate::{ClientError, Progress};
 
@@ -34,6 +36,8 @@ pub enum Source {
     Paths(Vec<PathBuf>),
     /// Bytes without a name, to the end.
     Reader(Box<dyn Read + Send>),
+    /// Bytes without a name that lie in memory.
+    Memory(Box<dyn Memory>),
 }
 
 /// How a key is put.
@@ -42,6 +46,12 @@ pub struct PutOptions {
     /// Keep the chunks in memory only: they are gone when their last node stops. Otherwise they are on disk before
     /// the put returns.
     pub volatile: bool,
+    /// What is said about it: up to 32 names and texts of up to 256 bytes.
+    pub labels: Vec<(String, String)>,
+    /// How long the key lives, in whole milliseconds; for ever when absent.
+    pub ttl: Option<Duration>,
+    /// Put it only if the key has this version; 0 when it must be absent.
+    pub if_version: Option<u64>,
 }
 
 /// What was put.
@@ -72,7 +82,14 @@ pub(crate) fn put(
     let (mut manifest, files) = match source {
         Source::Path(path) => put_tree(connection, durable, Tree::of(&path)?, progress)?,
         Source::Paths(paths) => put_tree(connection, durable, Tree::of_several(&paths)?, progress)?,
-        Source::Reader(stream) => put_stream(connection, durable, stream, progress)?,
+        Source::Reader(stream) => {
+            progress.start(None);
+            stream_of(upload_stream(connection, durable, stream, progress)?)
+        }
+        Source::Memory(bytes) => {
+            progress.start(Some(bytes.size()));
+            stream_of(upload_memory(connection, durable, &*bytes, progress)?)
+        }
     };
     let new_bytes = new_bytes(connection, &manifest.chunks)?;
     manifest.files = place_list(connection, durable, files)?;
@@ -83,10 +100,28 @@ pub(crate) fn put(
         chunks: manifest.all_chunks().count() as u64,
         new_bytes,
     };
-    let request = KeyCommit { key: key.into(), manifest: manifest.encode(), expected_version: None };
-    let KeyCommitted { version, .. } = connection.call(request)?;
+    let version = commit(connection, key, &manifest, options)?;
     progress.finish();
     Ok(PutReport { version, ..report })
+}
+
+/// Makes the manifest the next version of the key.
+fn commit(
+    connection: &Connection,
+    key: &str,
+    manifest: &Manifest,
+    options: &PutOptions,
+) -> Result<u64, ClientError> {
+    let put = Operation::Put(Put {
+        key: key.into(),
+        content: Content::Manifest(manifest.encode()),
+        ttl_ms: options.ttl.map(milliseconds),
+        owner: None,
+        labels: options.labels.clone(),
+    });
+    let write = Write { conditions: when(key, options.if_version), operations: vec![put] };
+    let Written { versions, .. } = connection.call(write)?;
+    versions.first().copied().ok_or_else(|| connection.protocol("it gives no version"))
 }
 
 /// Lets a key that the node would refuse fail before anything is uploaded.
@@ -129,14 +164,9 @@ fn put_tree(
     Ok((Manifest { shape: tree.shape, size, file_count, chunks, files: Files::Inline(Vec::new()) }, files))
 }
 
-fn put_stream(
-    connection: &Connection,
-    durable: bool,
-    stream: Box<dyn Read + Send>,
-    progress: &dyn Progress,
-) -> Result<(Manifest, Vec<FileEntry>), ClientError> {
-    progress.start(None);
-    let UploadedStream { chunks, digest, size } = upload_stream(connection, durable, stream, progress)?;
+/// Bytes without a name, as the only file of a manifest.
+fn stream_of(uploaded: UploadedStream) -> (Manifest, Vec<FileEntry>) {
+    let UploadedStream { chunks, digest, size } = uploaded;
     let mut file_offset = 0;
     let mut extents = Vec::with_capacity(chunks.len());
     let lengths: Vec<u64> = chunks.iter().map(|chunk| chunk.size).collect();
@@ -148,7 +178,7 @@ fn put_stream(
     let kind = FileKind::Regular { size, digest, extents };
     let file = FileEntry { path: Vec::new(), kind, mode: 0o644, mtime_ns: 0 };
     let files = Files::Inline(Vec::new());
-    Ok((Manifest { shape: Shape::Stream, size, file_count: 1, chunks, files }, vec![file]))
+    (Manifest { shape: Shape::Stream, size, file_count: 1, chunks, files }, vec![file])
 }
 
 /// Each chunk once, and for each planned chunk where it is among them.

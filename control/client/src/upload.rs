@@ -53,9 +53,7 @@ pub(crate) fn upload_files(
     packing: Packing,
     progress: &dyn Progress,
 ) -> Result<Uploaded, ClientError> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
-    let useful = packing.bytes.div_ceil(BYTES_PER_WORKER).max(1);
-    let workers = threads.min(usize::try_from(useful).unwrap_or(threads));
+    let workers = workers_for(packing.bytes);
     let queue = Mutex::new(Queue { jobs: packing.jobs, shared: Vec::new() });
     let upload = Upload::new(connection, durable, files, progress);
     let mut digests = upload.run(workers, |worker| worker.work(&queue))?;
@@ -64,6 +62,13 @@ pub(crate) fn upload_files(
         digests.insert(file, digest);
     }
     Ok(Uploaded { chunks: upload.into_chunks(), digests })
+}
+
+/// How many workers are worth their while for so many bytes.
+pub(crate) fn workers_for(bytes: u64) -> usize {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+    let useful = bytes.div_ceil(BYTES_PER_WORKER).max(1);
+    threads.min(usize::try_from(useful).unwrap_or(threads))
 }
 
 /// A stream that was uploaded.
@@ -117,7 +122,7 @@ pub(crate) struct Upload<'u> {
     pub(crate) connection: &'u Connection,
     pub(crate) durable: bool,
     files: &'u [&'u Found],
-    progress: &'u dyn Progress,
+    pub(crate) progress: &'u dyn Progress,
     stopped: AtomicBool,
     failure: Mutex<Option<ClientError>>,
     file_pieces: Mutex<HashMap<usize, Vec<HashedPiece>>>,
@@ -162,7 +167,7 @@ struct Begun<'u> {
 }
 
 impl<'u> Upload<'u> {
-    fn new(
+    pub(crate) fn new(
         connection: &'u Connection,
         durable: bool,
         files: &'u [&'u Found],
@@ -181,7 +186,7 @@ impl<'u> Upload<'u> {
     }
 
     /// Runs workers until all have ended, and seals what they fill. Returns the files' digests.
-    fn run<F>(&self, workers: usize, work: F) -> Result<HashMap<usize, [u8; 32]>, ClientError>
+    pub(crate) fn run<F>(&self, workers: usize, work: F) -> Result<HashMap<usize, [u8; 32]>, ClientError>
     where
         F: Fn(&Worker<'_, 'u>) -> Result<HashMap<usize, [u8; 32]>, ClientError> + Sync,
     {
@@ -235,7 +240,7 @@ impl<'u> Upload<'u> {
         Ok(())
     }
 
-    fn into_chunks(self) -> Vec<ChunkEntry> {
+    pub(crate) fn into_chunks(self) -> Vec<ChunkEntry> {
         let sealed = self.sealed.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut chunks: Vec<_> = sealed.into_iter().collect();
         chunks.sort_unstable_by_key(|(number, _)| *number);
@@ -261,7 +266,7 @@ impl<'u> Worker<'_, 'u> {
         self.upload
     }
 
-    fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.upload.stopped.load(Ordering::Acquire)
     }
 

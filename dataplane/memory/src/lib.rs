@@ -12,6 +12,7 @@ mod arena; // the memfd and its backing
 mod buddy; // which ranges are free: pure
 mod lease; // the right to one slot
 mod mapping; // a client's view
+mod stitched; // scattered pieces as one slice
 mod pages; // large pages under a mapping
 mod copy; // copies that leave the cache alone
 
@@ -19,6 +20,7 @@ pub use arena::{Arena, ArenaError, Backing};
 pub use copy::copy_past_cache;
 pub use lease::{Lease, SharedLease};
 pub use mapping::{Mapping, SlotWriter};
+pub use stitched::{Access, Stitched};
 
 /// Smallest slot, in bytes: one page.
 pub const SLOT_SIZE_MIN: u64 = 4 << 10;

@@ -38,19 +38,7 @@ pub struct SlotWriter<'a> {
 impl Mapping {
     /// Maps the arena behind `fd`, which the node sent, whole. `size` is what the node said its size is.
     pub fn map_shared(fd: impl AsFd, size: u64, writable: bool) -> io::Result<Self> {
-        let actual = rustix::fs::fstat(&fd)?.st_size;
-        if u64::try_from(actual) != Ok(size) || size == 0 {
-            let text = format!("the node's arena has {actual} bytes where it announced {size}");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-        }
-        // An arena that could still shrink would turn a later access into SIGBUS.
-        let seals = rustix::fs::fcntl_get_seals(&fd)?;
-        if !seals.contains(rustix::fs::SealFlags::SHRINK) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the node's arena is not sealed against shrinking",
-            ));
-        }
+        check_arena(&fd, size)?;
         let protect = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         // SAFETY: the file has `size` bytes and cannot shrink; the mapping is unmapped when it is dropped.
         let base = unsafe { crate::pages::map(fd, size, protect)? };
@@ -111,6 +99,21 @@ impl Mapping {
     fn contains(&self, offset: u64, length: usize) -> bool {
         length > 0 && offset.checked_add(length as u64).is_some_and(|end| end <= self.size)
     }
+}
+
+/// Refuses what is not an arena of this size that cannot shrink.
+pub(crate) fn check_arena(fd: impl AsFd, size: u64) -> io::Result<()> {
+    let actual = rustix::fs::fstat(&fd)?.st_size;
+    if u64::try_from(actual) != Ok(size) || size == 0 {
+        let text = format!("the node's arena has {actual} bytes where it announced {size}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    // An arena that could still shrink would turn a later access into SIGBUS.
+    let seals = rustix::fs::fcntl_get_seals(&fd)?;
+    if seals.contains(rustix::fs::SealFlags::SHRINK) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the node's arena is not sealed against shrinking"))
 }
 
 impl Drop for Mapping {

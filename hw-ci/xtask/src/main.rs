@@ -5,6 +5,7 @@
 
 mod bench; // the benchmarks
 mod cargo; // runs cargo
+mod python; // the tests of the Python package
 mod hw; // tests on hardware, or on what stands in for it
 mod test; // every test, on a machine that has built nothing yet
 mod tidy; // everything that is checked without running the code

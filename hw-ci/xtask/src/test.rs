@@ -5,14 +5,17 @@ use std::process::Stdio;
 
 use crate::Error;
 use crate::cargo::{built, cargo, spelled, succeeds};
+use crate::python;
 
 pub(crate) const HELP: &str = "\
 The suites run the `shoal` binary that SHOAL_BINARY names, or else the one of the dev profile, which is built with the
-tests. The last line is the total: `N passed, N failed`.
+tests. With everything, the tests of the Python package run too, where there is Python 3.11 with pip, in a folder of their
+own below the target folder. The last line is the total: `N passed, N failed`.
 
 Examples:
   cargo xtask test                       everything
-  cargo xtask test --quick               without the simulated and the real clusters
+  cargo xtask test --quick               without the simulated and the real clusters, and without Python
+  cargo xtask test --python              those of the Python package alone
   cargo xtask test -p flow               words are passed on to `cargo test`
   cargo xtask test -p flow -- bitmap     words after -- go to the tests themselves";
 
@@ -26,12 +29,37 @@ pub(crate) struct Arguments {
     /// Leave out the suites that run whole clusters
     #[arg(long)]
     quick: bool,
+    /// Run the tests of the Python package alone
+    #[arg(long, conflicts_with = "quick")]
+    python: bool,
     /// Passed on to `cargo test`; without any, the whole workspace is tested
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     passed: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool, Error> {
+    let (total, fine) = match arguments.python {
+        true => {
+            build_binary()?;
+            (Total::default(), true)
+        }
+        false => run_cargo(arguments)?,
+    };
+    let everything = arguments.passed.is_empty() && !arguments.quick;
+    let python = if everything { python::test(&binary()?)? } else { None };
+    let (passed, failed) = python.unwrap_or_default();
+    let (passed, failed) = (total.passed + passed, total.failed + failed);
+    let _ = writeln!(std::io::stdout(), "{passed} passed, {failed} failed");
+    Ok(fine && failed == 0)
+}
+
+/// The `shoal` that is tested.
+fn binary() -> Result<std::path::PathBuf, Error> {
+    std::env::var_os("SHOAL_BINARY").map_or_else(|| built("debug", "shoal"), |named| Ok(named.into()))
+}
+
+/// Runs tests in Rust; how many there were, and whether all is well.
+fn run_cargo(arguments: &Arguments) -> Result<(Total, bool), Error> {
     let passed = &arguments.passed;
     let whole = !passed.iter().any(|word| word == "-p" || word.starts_with("--package"));
     let mut command = cargo(&["test", "--locked", "--no-fail-fast"]);
@@ -68,8 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Error> {
     if !status.success() && total.failed == 0 {
         return Err(Error::Failed(spelled(&command)));
     }
-    let _ = writeln!(std::io::stdout(), "{} passed, {} failed", total.passed, total.failed);
-    Ok(status.success())
+    Ok((total, status.success()))
 }
 
 fn build_binary() -> Result<(), Error> {

@@ -36,7 +36,12 @@ impl<'a> Run<'a> {
         let bytes = noise::bytes(noise::fresh_seed(), size).ok_or(BenchError::Memory { size })?;
         let begin = Instant::now();
         let source = Source::Reader(Box::new(Cursor::new(bytes)));
-        self.client.put(&self.key(round), source, &PutOptions { volatile }, &Silent)?;
+        self.client.put(
+            &self.key(round),
+            source,
+            &PutOptions { volatile, ..PutOptions::default() },
+            &Silent,
+        )?;
         Ok(begin.elapsed())
     }
 

@@ -1,5 +1,6 @@
 //! Reads and writes that are committed together.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use flow::wire::catalog::{
@@ -13,18 +14,15 @@ use crate::{Client, ClientError};
 
 /// A transaction that is open on the node of the client. Reads see what it has written itself; nobody else does before it is
 /// committed. Dropping it rolls it back.
-pub struct Transaction<'c> {
-    client: &'c Client,
+pub struct Transaction<C: Deref<Target = Client>> {
+    client: C,
     number: u64,
     open: bool,
 }
 
-impl<'c> Transaction<'c> {
-    pub(super) fn begin(
-        client: &'c Client,
-        isolation: Isolation,
-        timeout: Duration,
-    ) -> Result<Self, ClientError> {
+impl<C: Deref<Target = Client>> Transaction<C> {
+    /// As [`Kv::begin`](super::Kv::begin), for a client that it may keep.
+    pub fn begin(client: C, isolation: Isolation, timeout: Duration) -> Result<Self, ClientError> {
         let request = TransactionBegin { isolation, timeout_ms: milliseconds(timeout) };
         let TransactionBegun { transaction } = client.connection().call(request)?;
         Ok(Self { client, number: transaction, open: true })
@@ -79,7 +77,7 @@ impl<'c> Transaction<'c> {
     }
 }
 
-impl Drop for Transaction<'_> {
+impl<C: Deref<Target = Client>> Drop for Transaction<C> {
     fn drop(&mut self) {
         if self.open {
             // When the connection has ended, the node rolls it back by itself.

@@ -14,7 +14,7 @@ use client::{Address, Client};
 use flow::bitmap::Bitmap;
 use flow::chunk::{ChunkId, Descriptor, Geometry};
 use flow::verify::checksum_of;
-use flow::wire::catalog::CatalogFound;
+use flow::wire::catalog::{CatalogContent, CatalogEntry, CatalogFound, CatalogOperation, CatalogWritten};
 use flow::wire::frame::{FLAG_MORE, FLAG_REPLY, HEADER_LENGTH};
 use flow::wire::handshake::{self, Refuse, Token, Welcome};
 use flow::wire::session::*;
@@ -54,6 +54,7 @@ pub struct FakeNode {
 
 pub struct State {
     pub keys: BTreeMap<String, Vec<Vec<u8>>>,
+    pub labels: HashMap<String, Vec<(String, String)>>,
     pub chunks: HashMap<ChunkId, Arc<Chunk>>,
     pub aborted: u32,
     pub leases_open: u32,
@@ -91,6 +92,7 @@ impl FakeNode {
         arena: Option<Arena>,
     ) -> Self {
         let state = Arc::new(Mutex::new(State {
+            labels: HashMap::new(),
             keys: BTreeMap::new(),
             chunks: HashMap::new(),
             aborted: 0,
@@ -241,11 +243,13 @@ impl Session {
 
     fn answer(&mut self, id: u64, message: Message, payload: &[u8]) {
         match message {
-            Message::KeyCommit(_) | Message::KeyOpen(_) | Message::LeaseRelease(_) => {
+            Message::CatalogWrite(_) | Message::KeyOpen(_) | Message::LeaseRelease(_) => {
                 self.answer_key(id, message)
             }
             Message::CatalogGet(request) => {
-                let entries = vec![None; request.keys.len()];
+                let state = self.lock();
+                let entries = request.keys.iter().map(|key| entry(&state, key)).collect();
+                drop(state);
                 self.reply(id, 0, CatalogFound { revision: 1, entries, stale: false });
             }
             Message::ChunkReferences(request) => {
@@ -310,16 +314,23 @@ impl Session {
     fn answer_key(&self, id: u64, message: Message) {
         let mut state = self.lock();
         match message {
-            Message::KeyCommit(request) => {
-                let manifest = Manifest::decode(&request.manifest).unwrap();
+            Message::CatalogWrite(request) => {
+                let [CatalogOperation::Put(put)] = &request.operations[..] else {
+                    panic!("a put writes one key")
+                };
+                let CatalogContent::Manifest(root) = put.content.clone() else {
+                    panic!("a put writes a manifest")
+                };
+                let manifest = Manifest::decode(&root).unwrap();
                 for chunk in manifest.all_chunks() {
                     assert!(state.chunks.contains_key(&ChunkId(chunk.id)), "a chunk is not sealed");
                 }
-                let versions = state.keys.entry(request.key).or_default();
-                versions.push(request.manifest);
+                let versions = state.keys.entry(put.key.clone()).or_default();
+                versions.push(root);
                 let version = versions.len() as u64;
+                state.labels.insert(put.key.clone(), put.labels.clone());
                 drop(state);
-                self.reply(id, 0, KeyCommitted { version, revision: 1 });
+                self.reply(id, 0, CatalogWritten { revision: 1, versions: vec![version] });
             }
             Message::KeyOpen(request) => {
                 let Some(versions) = state.keys.get(&request.key) else {
@@ -456,4 +467,23 @@ fn read_frame(reader: &mut impl Read) -> Option<(Header, Message)> {
     let mut body = vec![0; header.length as usize];
     reader.read_exact(&mut body).unwrap();
     Some((header, Message::decode(&header, &body).unwrap()))
+}
+
+/// What a key has, without its content.
+fn entry(state: &State, key: &str) -> Option<CatalogEntry> {
+    let version = state.keys.get(key)?.len() as u64;
+    let labels = state.labels.get(key).cloned().unwrap_or_default();
+    Some(CatalogEntry {
+        key: key.into(),
+        version,
+        revision: 1,
+        created_ms: 0,
+        updated_ms: 0,
+        expires_ms: None,
+        owner: None,
+        labels,
+        size: 0,
+        files: 0,
+        content: None,
+    })
 }

@@ -2,7 +2,8 @@
 
 use std::io::Cursor;
 
-use client::{ClientError, GetOptions, PutOptions, Silent, Source};
+use client::kv::Consistency;
+use client::{Access, ClientError, GetOptions, PutOptions, Silent, Source};
 use plan::manifest::Shape;
 
 use crate::fake_node::FakeNode;
@@ -77,4 +78,64 @@ fn a_tree_is_no_stream() {
     client.put("k", Source::Path(folder.path().into()), &PutOptions::default(), &Silent).unwrap();
     let error = client.get_to_writer("k", &mut Vec::new(), &GetOptions::default(), &Silent).unwrap_err();
     assert!(matches!(error, ClientError::NotOneFile(_)), "{error}");
+}
+
+#[test]
+fn memory_of_any_length_returns_with_its_labels() {
+    for node in [FakeNode::local(), FakeNode::tcp()] {
+        let client = std::sync::Arc::new(node.connect());
+        for length in [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 20 << 20, (60 << 20) + 5] {
+            let bytes = noise(length, 4);
+            let labels = vec![("type".to_owned(), "raw".to_owned())];
+            let options = PutOptions { labels: labels.clone(), ..PutOptions::default() };
+            let put = client.put("k", Source::Memory(Box::new(bytes.clone())), &options, &Silent).unwrap();
+            assert_eq!((put.size, put.files), (length as u64, 1));
+            let verify = GetOptions { verify: true, ..GetOptions::default() };
+            let mut got = Vec::new();
+            client.get_to_writer("k", &mut got, &verify, &Silent).unwrap();
+            assert!(got == bytes, "{length} bytes");
+            let open = client.open("k", Consistency::Quorum).unwrap();
+            assert_eq!((open.labels(), open.size()), (&labels[..], length as u64));
+            for from in [0, 1, (1 << 20) - 1, length / 2, length].into_iter().filter(|&from| from <= length) {
+                let mut part = vec![7; (length - from).min(3 << 20)];
+                open.read(from as u64, &mut part).unwrap();
+                assert!(part == bytes[from..from + part.len()], "{length} bytes from {from}");
+            }
+            assert!(open.read(length as u64, &mut [0]).is_err());
+        }
+    }
+}
+
+#[test]
+fn a_view_is_the_bytes_and_lets_go_of_them() {
+    let node = FakeNode::local();
+    let client = std::sync::Arc::new(node.connect());
+    let put = |bytes: &Vec<u8>| {
+        client.put("k", Source::Memory(Box::new(bytes.clone())), &PutOptions::default(), &Silent).unwrap()
+    };
+    let bytes = noise((5 << 20) + 77, 4);
+    put(&bytes);
+    for access in [Access::ReadOnly, Access::CopyOnWrite] {
+        let view = client.open("k", Consistency::Quorum).unwrap().view(access).unwrap().unwrap();
+        put(&noise(1 << 20, 5));
+        assert!(view.is_held() && *view == bytes[..]);
+        put(&bytes);
+    }
+    // More than views may take of the memory of a node has to be read.
+    put(&noise(40 << 20, 6));
+    let open = client.open("k", Consistency::Quorum).unwrap();
+    assert!(open.view(Access::ReadOnly).unwrap().is_none());
+    let mut all = vec![0; 40 << 20];
+    open.read(0, &mut all).unwrap();
+    assert!(all == noise(40 << 20, 6));
+}
+
+#[test]
+fn nothing_is_seen_in_place_over_tcp() {
+    let node = FakeNode::tcp();
+    let client = std::sync::Arc::new(node.connect());
+    let source = Source::Memory(Box::new(noise(3 << 20, 4)));
+    client.put("k", source, &PutOptions::default(), &Silent).unwrap();
+    let open = client.open("k", Consistency::Quorum).unwrap();
+    assert!(open.view(Access::ReadOnly).unwrap().is_none());
 }

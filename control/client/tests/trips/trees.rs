@@ -102,7 +102,9 @@ fn round_trip(node: FakeNode) {
     assert_eq!(portrait(&source), portrait(&target));
     assert_eq!(leftovers(folder.path()), Vec::<PathBuf>::new());
 
-    let again = client.put("a/zoo", Source::Path(target), &PutOptions { volatile: true }, &Silent).unwrap();
+    let again = client
+        .put("a/zoo", Source::Path(target), &PutOptions { volatile: true, ..PutOptions::default() }, &Silent)
+        .unwrap();
     assert_eq!((again.version, again.new_bytes), (2, 0), "unchanged files are not new");
     assert!(put.new_bytes > 12 << 20);
     drop(client);

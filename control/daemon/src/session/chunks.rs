@@ -5,8 +5,11 @@ use std::sync::Arc;
 use flow::chunk::ChunkId;
 use flow::limits::PIECES_PER_CHUNK;
 use flow::wire::Message;
-use flow::wire::catalog::{SnapshotOpen, SnapshotOpened};
+use flow::wire::catalog::{
+    CatalogContent, CatalogOperation, CatalogPut, CatalogWrite, SnapshotOpen, SnapshotOpened,
+};
 use flow::wire::session::*;
+use plan::manifest::Manifest;
 
 use super::{Bytes, Session};
 use crate::{failure, keys, kv, operate};
@@ -152,13 +155,34 @@ impl Session {
 
     /// Commits a key, which from then on keeps the chunks that were sealed for it.
     pub(super) async fn commit(&self, commit: KeyCommit) -> Result<Message, Failure> {
-        let manifest = plan::manifest::Manifest::decode(&commit.manifest);
+        let manifest = Manifest::decode(&commit.manifest);
         let committed = keys::answer(&self.node, commit.into()).await?;
-        for chunk in manifest.iter().flat_map(|manifest| manifest.all_chunks()) {
+        self.kept(manifest.iter()).await;
+        Ok(committed)
+    }
+
+    /// Carries out a write, whose keys from then on keep the chunks that were sealed for them.
+    pub(super) async fn write(&self, write: CatalogWrite) -> Result<Message, Failure> {
+        let manifest = |operation: &CatalogOperation| match operation {
+            CatalogOperation::Put(CatalogPut { content: CatalogContent::Manifest(root), .. }) => {
+                Manifest::decode(root).ok()
+            }
+            _ => None,
+        };
+        let manifests: Vec<Manifest> = write.operations.iter().filter_map(manifest).collect();
+        let written = kv::answer(&self.node, write.into()).await?;
+        if matches!(written, Message::CatalogWritten(_)) {
+            self.kept(manifests.iter()).await;
+        }
+        Ok(written)
+    }
+
+    /// Lets go of sealed chunks that keys keep.
+    async fn kept(&self, manifests: impl Iterator<Item = &Manifest>) {
+        for chunk in manifests.flat_map(Manifest::all_chunks) {
             let id = ChunkId(chunk.id);
             self.let_go(id, self.holdings.remove_sealed(&id)).await;
         }
-        Ok(committed)
     }
 
     /// Undoes what keeps a sealed chunk, once for each of the handles that keep it.

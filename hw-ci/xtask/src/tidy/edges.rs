@@ -17,6 +17,7 @@ use Allowed::{Anything, Only};
 const EDGES: &[(&str, Allowed)] = &[
     ("verbs", Only(&[])),
     ("ucx", Only(&[])),
+    ("pymemory", Only(&[])),
     ("flow", Only(&[])),
     ("memory", Only(&[])),
     ("engine", Only(&["verbs", "ucx", "flow", "memory"])),
@@ -25,6 +26,7 @@ const EDGES: &[(&str, Allowed)] = &[
     ("client", Only(&["flow", "memory", "plan"])),
     ("daemon", Only(&["flow", "memory", "engine", "plan", "catalog"])),
     ("cli", Only(&["client", "daemon", "flow", "plan"])),
+    ("python", Only(&["client", "flow", "plan", "pymemory"])),
     ("sim", Only(&["flow", "plan"])),
     ("hostile", Anything),
     ("suites", Anything),
@@ -33,7 +35,7 @@ const EDGES: &[(&str, Allowed)] = &[
 ];
 
 /// Crates that no other may import. What runs real nodes in `suites` serves the benchmarks too.
-const LEAVES: &[&str] = &["cli", "hostile", "benches", "xtask"];
+const LEAVES: &[&str] = &["cli", "python", "hostile", "benches", "xtask"];
 
 pub(super) fn check(metadata: &Metadata, findings: &mut Vec<Finding>) {
     let packages = metadata.workspace_packages();

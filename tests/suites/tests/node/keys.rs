@@ -74,7 +74,7 @@ fn put_many(node: &Node, count: u32) {
         let client = node.client();
         for at in (writer..count).step_by(WRITERS as usize) {
             let source = Source::Reader(Box::new(Cursor::new(at.to_le_bytes())));
-            let options = PutOptions { volatile: true };
+            let options = PutOptions { volatile: true, ..PutOptions::default() };
             client.put(&format!("k/{at:05}"), source, &options, &Silent).unwrap();
         }
     };

@@ -1,0 +1,141 @@
+//! One file of a key, held open: read anywhere, or seen where it lies in the node's memory.
+
+use std::sync::Arc;
+
+use flow::wire::catalog::{CatalogFound, CatalogGet};
+use plan::manifest::{ChunkEntry, Extent, FileKind, Shape};
+
+use crate::chunk_reader::{OrderedReader, reference};
+use crate::key::OpenKey;
+use crate::kv::Consistency;
+use crate::view::View;
+use crate::{Client, ClientError};
+use memory::Access;
+
+/// The bytes of one version of a key that is one file or a stream. The node keeps them until the value is dropped.
+pub struct OpenFile {
+    client: Arc<Client>,
+    key: String,
+    version: u64,
+    lease: u64,
+    labels: Vec<(String, String)>,
+    size: u64,
+    extents: Vec<Extent>,
+    chunks: Vec<ChunkEntry>,
+}
+
+impl OpenFile {
+    /// Opens the current version of a key; fails when it is a directory.
+    pub(crate) fn open(
+        client: &Arc<Client>,
+        key: &str,
+        consistency: Consistency,
+    ) -> Result<Self, ClientError> {
+        loop {
+            // Both questions are on their way at once.
+            let get = CatalogGet { keys: vec![key.into()], consistency, snapshot: 0 };
+            let asked = client.connection().send(get)?;
+            let mut open = OpenKey::open(client.connection(), key, consistency)?;
+            let CatalogFound { entries, .. } = asked.wait()?;
+            let entry = entries.into_iter().next().flatten();
+            let Some(entry) = entry.filter(|entry| entry.version == open.entry.version) else {
+                // It was written in between.
+                continue;
+            };
+            let (Shape::File | Shape::Stream, [file]) = (open.manifest.shape, &mut open.files[..]) else {
+                return Err(ClientError::NotOneFile(key.into()));
+            };
+            let FileKind::Regular { size, extents, .. } = &mut file.kind else {
+                return Err(ClientError::NotOneFile(key.into()));
+            };
+            return Ok(Self {
+                client: client.clone(),
+                key: key.into(),
+                version: open.entry.version,
+                labels: entry.labels,
+                size: *size,
+                extents: std::mem::take(extents),
+                chunks: std::mem::take(&mut open.manifest.chunks),
+                lease: open.keep_lease(),
+            });
+        }
+    }
+
+    /// The version of the key.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What its writer said of it.
+    pub fn labels(&self) -> &[(String, String)] {
+        &self.labels
+    }
+
+    /// Bytes, holes included.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Fills `output` with the bytes from `offset` on, of which there must be as many.
+    pub fn read(&self, offset: u64, output: &mut [u8]) -> Result<(), ClientError> {
+        let end = offset.checked_add(output.len() as u64).filter(|&end| end <= self.size);
+        let end = end.ok_or_else(|| ClientError::OutOfRange { key: self.key.clone(), size: self.size })?;
+        let mut at = offset;
+        for extent in &self.extents {
+            let (from, to) = (extent.file_offset.max(at), (extent.file_offset + extent.length).min(end));
+            if from >= to {
+                continue;
+            }
+            output[(at - offset) as usize..(from - offset) as usize].fill(0);
+            let part = &mut output[(from - offset) as usize..(to - offset) as usize];
+            self.read_chunk(extent.chunk, extent.chunk_offset + (from - extent.file_offset), part)?;
+            at = to;
+        }
+        output[(at - offset) as usize..].fill(0);
+        Ok(())
+    }
+
+    fn read_chunk(&self, chunk: u32, mut at: u64, mut output: &mut [u8]) -> Result<(), ClientError> {
+        let chunk = reference(&self.chunks[chunk as usize]);
+        let chunk = chunk.map_err(|source| ClientError::Manifest { key: self.key.clone(), source })?;
+        let last = ((at + output.len() as u64 - 1) / u64::from(chunk.geometry.piece_size())) as u32;
+        let mut reader = OrderedReader::open_until(self.client.connection(), chunk, last + 1)?;
+        while !output.is_empty() {
+            let geometry = reader.geometry();
+            let index = (at / u64::from(geometry.piece_size())) as u32;
+            let piece = &reader.piece(index)?[(at - geometry.offset(index)) as usize..];
+            let length = piece.len().min(output.len());
+            let (part, rest) = std::mem::take(&mut output).split_at_mut(length);
+            memory::copy_past_cache(part, &piece[..length]);
+            (at, output) = (at + length as u64, rest);
+        }
+        Ok(())
+    }
+
+    /// All bytes as they lie in the memory of the node, when the client is on its host and they can be seen as one slice:
+    /// without holes, in pieces of whole pages, and in no more memory and mappings than the views of one process may take.
+    /// Bytes that the node does not have in memory yet are brought there first. `None` when they have to be read.
+    pub fn view(&self, access: Access) -> Result<Option<View>, ClientError> {
+        let mut chunks = Vec::new();
+        let mut end = 0;
+        for extent in &self.extents {
+            let chunk = &self.chunks[extent.chunk as usize];
+            if (extent.file_offset, extent.chunk_offset, extent.length) != (end, 0, chunk.size) {
+                return Ok(None);
+            }
+            end += extent.length;
+            let reference = reference(chunk);
+            chunks.push(reference.map_err(|source| ClientError::Manifest { key: self.key.clone(), source })?);
+        }
+        if end != self.size || end == 0 {
+            return Ok(None);
+        }
+        View::of(&self.client, &chunks, access)
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        OpenKey::release(self.client.connection(), self.lease);
+    }
+}

@@ -1,0 +1,118 @@
+//! Bytes in memory → chunks.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flow::chunk::{ChunkId, Geometry};
+
+use crate::chunk_writer::ChunkWriter;
+use crate::connection::Connection;
+use crate::digest::{HashedPiece, join};
+use crate::packing::cut_sizes;
+use crate::upload::{Full, Upload, UploadedStream, Worker, workers_for};
+use crate::{ClientError, Progress};
+
+/// Bytes that can be copied from any place, by several threads at once.
+pub trait Memory: Send + Sync {
+    /// How many there are.
+    fn size(&self) -> u64;
+
+    /// Copies those from `offset` on, as many as `output` has room for. There are as many.
+    fn copy_to(&self, offset: u64, output: &mut [u8]);
+}
+
+impl Memory for Vec<u8> {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn copy_to(&self, offset: u64, output: &mut [u8]) {
+        let offset = offset as usize;
+        output.copy_from_slice(&self[offset..offset + output.len()]);
+    }
+}
+
+/// Uploads memory. Each byte is copied once, into the slot that it is to lie in, and hashed there: what another thread of
+/// the caller writes meanwhile may or may not be part of what is put, but the digests are those of what was.
+pub(crate) fn upload_memory(
+    connection: &Connection,
+    durable: bool,
+    bytes: &dyn Memory,
+    progress: &dyn Progress,
+) -> Result<UploadedStream, ClientError> {
+    let upload = Upload::new(connection, durable, &[], progress);
+    let size = bytes.size();
+    let pieces = Mutex::new(Vec::new());
+    let mut offset = 0;
+    for (number, length) in (0..).zip(cut_sizes(size)) {
+        let geometry = Geometry::of(length).expect("bytes are cut into chunks within the limits");
+        let writer = Arc::new(ChunkWriter::create(connection, geometry, durable)?);
+        let chunk =
+            Chunk { number, start: offset, writer, hashed: Mutex::default(), filled: AtomicU32::new(0) };
+        let is_whole = length == size;
+        upload.run(workers_for(length), |worker| {
+            chunk.fill(worker, bytes, (!is_whole).then_some(&pieces))?;
+            Ok(HashMap::new())
+        })?;
+        offset += length;
+    }
+    let chunks = upload.into_chunks();
+    let digest = match &chunks[..] {
+        [] => Some(blake3::hash(b"").into()),
+        [chunk] => Some(chunk.id),
+        _ => join(pieces.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    };
+    let digest = digest.ok_or_else(|| connection.protocol("it took pieces that were not all of them"))?;
+    Ok(UploadedStream { chunks, digest, size })
+}
+
+/// A chunk whose pieces any worker may take.
+struct Chunk<'u> {
+    number: u32,
+    /// Where it begins in the memory.
+    start: u64,
+    writer: Arc<ChunkWriter<'u>>,
+    hashed: Mutex<Vec<HashedPiece>>,
+    filled: AtomicU32,
+}
+
+impl<'u> Chunk<'u> {
+    /// Fills pieces until all are taken, and notes those of the whole memory in `all`.
+    fn fill(
+        &self,
+        worker: &Worker<'_, 'u>,
+        bytes: &dyn Memory,
+        all: Option<&Mutex<Vec<HashedPiece>>>,
+    ) -> Result<(), ClientError> {
+        let geometry = self.writer.geometry();
+        while !worker.stopped() {
+            let Some(mut slot) = self.writer.next_slot()? else { break };
+            let offset = slot.offset(geometry);
+            bytes.copy_to(self.start + offset, &mut slot);
+            let piece = HashedPiece::of(&slot, offset);
+            if let Some(all) = all {
+                let piece = match self.start {
+                    0 => piece.clone(),
+                    start => HashedPiece::of(&slot, start + offset),
+                };
+                lock(all).push(piece);
+            }
+            lock(&self.hashed).push(piece);
+            let length = slot.len();
+            self.writer.fill(slot, length)?;
+            worker.upload().progress.advance(length as u64);
+            if self.filled.fetch_add(1, Ordering::AcqRel) + 1 == geometry.pieces() {
+                let id = join(std::mem::take(&mut *lock(&self.hashed)));
+                let id = id.expect("the pieces of a chunk are all of it");
+                let writer = self.writer.clone();
+                worker.finish(Full { number: self.number, writer, id: ChunkId(id), size: geometry.size() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,1 @@
+"""The interfaces of other systems, over Shoal: one import line changes."""

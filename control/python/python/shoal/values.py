@@ -1,0 +1,270 @@
+"""Values as bytes, and back.
+
+Each type of value is stored as a file of a format that others read too, so that ``shoal get`` writes a file that opens in any
+tool, and its type is a label of the key, which ``shoal info`` shows:
+
+============  ===================================================================  ==============================
+``type``      values                                                               file
+============  ===================================================================  ==============================
+``raw``       ``bytes`` and whatever else has the buffer protocol                  the bytes
+``json``      ``None``, booleans, numbers, text, and lists and dicts of them       JSON
+``npy``       one array or scalar of NumPy                                         ``.npy``
+``safetensors``  tensors of torch; lists and dicts with tensors and arrays in them  ``.safetensors``
+``arrow``     data frames of pandas, tables of pyarrow                             Arrow IPC
+``pickle``    anything else, when that is allowed                                  pickle, protocol 5
+============  ===================================================================  ==============================
+
+A value comes back as what it was. What JSON would change (tuples, keys that are no text, NaN) is not stored as JSON.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickle
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from shoal import safetensors
+from shoal.errors import InvalidInput, PickleRefused
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from shoal._shoal import Bytes
+
+#: The label that names the type.
+TYPE = "type"
+#: The label that tells values of one type apart.
+PYTHON = "python"
+#: Where a tensor is in the tree of a value.
+_TENSOR = "$tensor"
+#: How deep lists and dicts may be within each other.
+_DEPTH_MAX = 100
+
+
+def encode(value: object, allow_pickle: bool = False) -> tuple[list[Buffer], dict[str, str]]:
+    """The bytes of a value, in parts, and its labels.
+
+    >>> encode({"a": [1, 2.5, None]})
+    ([b'{"a":[1,2.5,null]}'], {'type': 'json'})
+    >>> encode((1, 2))
+    Traceback (most recent call last):
+        ...
+    shoal.errors.PickleRefused: a tuple has no format of its own here (pass allow_pickle=True to store it with pickle)
+    """
+    numpy, pandas, arrow = (sys.modules.get(name) for name in ("numpy", "pandas", "pyarrow"))
+    if safetensors.is_torch(value):
+        return safetensors.parts({"": value}), {TYPE: "safetensors", PYTHON: "torch.Tensor"}
+    if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
+        if not value.dtype.hasobject and (safetensors.is_numpy(value) or isinstance(value, numpy.generic)):
+            return _encode_npy(value)
+    elif pandas is not None and isinstance(value, pandas.DataFrame):
+        import pyarrow
+
+        return _encode_arrow(pyarrow.Table.from_pandas(value)), {TYPE: "arrow", PYTHON: "pandas.DataFrame"}
+    elif arrow is not None and hasattr(arrow, "Table") and isinstance(value, arrow.Table):
+        return _encode_arrow(value), {TYPE: "arrow", PYTHON: "pyarrow.Table"}
+    elif isinstance(value, (dict, list, str, int, float, type(None))):
+        encoded = _encode_tree(value)
+        if encoded is not None:
+            return encoded
+    else:
+        try:
+            return [memoryview(value)], {TYPE: "raw"}  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    if allow_pickle:
+        return [pickle.dumps(value, protocol=5)], {TYPE: "pickle"}
+    kind = type(value).__name__
+    text = f"a {kind} has no format of its own here"
+    if isinstance(value, (dict, list)):
+        text = f"the {kind} holds something that neither JSON nor safetensors would give back as it was"
+    raise PickleRefused(text, hint="pass allow_pickle=True to store it with pickle")
+
+
+def _encode_npy(value: Any) -> tuple[list[Buffer], dict[str, str]]:
+    import numpy
+
+    array = numpy.asarray(value)
+    header = io.BytesIO()
+    described = numpy.lib.format.header_data_from_array_1_0(array)
+    try:
+        numpy.lib.format.write_array_header_1_0(header, described)
+    except ValueError:
+        header = io.BytesIO()
+        numpy.lib.format.write_array_header_2_0(header, described)
+    data = array.T if described["fortran_order"] else array
+    labels = {TYPE: "npy"}
+    if isinstance(value, numpy.generic):
+        labels[PYTHON] = "numpy.generic"
+    return [header.getvalue(), safetensors.bytes_of_array(data)], labels
+
+
+def _encode_arrow(table: Any) -> list[Buffer]:
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return [sink.getvalue()]
+
+
+def _encode_tree(value: object) -> tuple[list[Buffer], dict[str, str]] | None:
+    """Lists, dicts and plain values, as JSON or with tensors in them; ``None`` when something would not come back."""
+    tensors: dict[str, Any] = {}
+    try:
+        tree = _plain(value, "", tensors, _DEPTH_MAX)
+    except _NotPlain:
+        return None
+    if not tensors:
+        return [json.dumps(tree, separators=(",", ":"), ensure_ascii=False).encode()], {TYPE: "json"}
+    is_flat = isinstance(value, dict) and value.keys() == tensors.keys()
+    notes = {} if is_flat else {"shoal.tree": json.dumps(tree, separators=(",", ":"))}
+    try:
+        return safetensors.parts(tensors, notes), {TYPE: "safetensors", PYTHON: type(value).__name__}
+    except InvalidInput:
+        return None
+
+
+class _NotPlain(Exception):
+    """Something that JSON does not give back as it was."""
+
+
+def _plain(value: Any, path: str, tensors: dict[str, Any], depth: int) -> Any:
+    """The value as JSON has it, its tensors moved to ``tensors``."""
+    if safetensors.is_torch(value) or safetensors.is_numpy(value):
+        if path in tensors or path == "__metadata__":
+            raise _NotPlain
+        tensors[path] = value
+        return {_TENSOR: path}
+    kind = type(value)
+    if value is None or kind in (bool, int):
+        return value
+    if kind is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise _NotPlain from error
+        return value
+    if kind is float and math.isfinite(value):
+        return value
+    if depth == 0 or kind not in (dict, list):
+        raise _NotPlain
+    below = f"{path}." if path else ""
+    if kind is list:
+        return [_plain(item, f"{below}{at}", tensors, depth - 1) for at, item in enumerate(value)]
+    if _TENSOR in value or any(type(name) is not str for name in value):
+        raise _NotPlain
+    return {
+        _plain(name, "", {}, 0): _plain(item, below + name, tensors, depth - 1) for name, item in value.items()
+    }
+
+
+def decode(labels: dict[str, str], read: Callable[[bool], Bytes], allow_pickle: bool = False) -> Any:
+    """The value of a key with these labels; ``read`` gives its bytes, writable if it is told so."""
+    kind = labels.get(TYPE, "raw")
+    decoder = _DECODERS.get(kind)
+    if kind == "pickle":
+        if not allow_pickle:
+            text = "the value was stored with pickle, which runs whatever code the bytes name"
+            raise PickleRefused(text, hint="pass allow_pickle=True if you trust who put it")
+        return pickle.loads(read(False))
+    if decoder is None:
+        raise InvalidInput(f"values of type '{kind}' are not known here", hint="get_bytes gives the bytes")
+    try:
+        return decoder(labels, read)
+    except (ValueError, KeyError, IndexError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(f"the bytes are no {kind}: {error}", hint="get_bytes gives the bytes") from error
+
+
+def _decode_raw(labels: dict[str, str], read: Callable[[bool], Bytes]) -> Any:
+    return read(False)
+
+
+def _decode_json(labels: dict[str, str], read: Callable[[bool], Bytes]) -> Any:
+    return json.loads(bytes(read(False)))
+
+
+def _decode_npy(labels: dict[str, str], read: Callable[[bool], Bytes]) -> Any:
+    import numpy
+
+    data = read(False)
+    head = io.BytesIO(bytes(memoryview(data)[:65536]))
+    version = numpy.lib.format.read_magic(head)
+    if version not in ((1, 0), (2, 0)):
+        raise InvalidInput(f"version {version} of .npy is not known here")
+    reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+    shape, is_fortran, dtype = getattr(numpy.lib.format, reader)(head)
+    if dtype.hasobject:
+        raise InvalidInput("an array of objects is no plain bytes")
+    count = math.prod(shape)
+    if count * dtype.itemsize == 0:
+        array = numpy.empty(shape, dtype)
+    else:
+        array = numpy.frombuffer(memoryview(data), dtype, count, head.tell())
+        array = array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
+    return array[()] if labels.get(PYTHON) == "numpy.generic" else array
+
+
+def _decode_safetensors(labels: dict[str, str], read: Callable[[bool], Bytes]) -> Any:
+    # Torch has no tensors that cannot be written to.
+    data = read(True)
+    header = safetensors.Header(data, len(data))
+    found = safetensors.tensors(data, None, None if "torch" in sys.modules or _has_torch() else "numpy")
+    if labels.get(PYTHON) == "torch.Tensor":
+        return found[""]
+    tree = header.metadata.get("shoal.tree")
+    return found if tree is None else _with_tensors(json.loads(tree), found)
+
+
+def _has_torch() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("torch") is not None
+
+
+def _with_tensors(tree: Any, tensors: dict[str, Any]) -> Any:
+    if isinstance(tree, list):
+        return [_with_tensors(item, tensors) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if _TENSOR in tree:
+        return tensors[tree[_TENSOR]]
+    return {name: _with_tensors(item, tensors) for name, item in tree.items()}
+
+
+def _decode_arrow(labels: dict[str, str], read: Callable[[bool], Bytes]) -> Any:
+    try:
+        import pyarrow
+    except ModuleNotFoundError as error:
+        raise InvalidInput("values of type 'arrow' need pyarrow", hint="pip install pyarrow") from error
+    table = pyarrow.ipc.open_file(pyarrow.py_buffer(read(False))).read_all()
+    return table.to_pandas() if labels.get(PYTHON) == "pandas.DataFrame" else table
+
+
+_DECODERS: dict[str, Callable[[dict[str, str], Callable[[bool], Any]], Any]] = {
+    "raw": _decode_raw,
+    "json": _decode_json,
+    "npy": _decode_npy,
+    "safetensors": _decode_safetensors,
+    "arrow": _decode_arrow,
+}
+
+
+def is_json(value: object) -> bool:
+    """Whether JSON gives a value back as it was.
+
+    >>> is_json({"a": [1, None]}), is_json((1,)), is_json({1: 2})
+    (True, False, False)
+    """
+    tensors: dict[str, Any] = {}
+    try:
+        _plain(value, "", tensors, _DEPTH_MAX)
+    except _NotPlain:
+        return False
+    return not tensors
