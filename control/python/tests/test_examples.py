@@ -65,9 +65,11 @@ def test_documents(path: Path, block: re.Match[str], monkeypatch: pytest.MonkeyP
 
 def test_types() -> None:
     pytest.importorskip("mypy")
-    package = Path(shoal.__file__).parent
+    # Beside other packages, mypy would take those for part of this one.
+    package = ROOT / "control/python/python/shoal"
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--config-file"]
     checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--config-file", ROOT / "control/python/pyproject.toml", package],
+        [*command, ROOT / "control/python/pyproject.toml", package],
         capture_output=True,
         text=True,
     )

@@ -40,7 +40,9 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool, Error> {
     let (total, fine) = match arguments.python {
         true => {
-            build_binary()?;
+            if std::env::var_os("SHOAL_BINARY").is_none() {
+                build_binary()?;
+            }
             (Total::default(), true)
         }
         false => run_cargo(arguments)?,
