@@ -76,6 +76,16 @@ pub enum Failure {
         /// What there is.
         found: u64,
     },
+    /// A server of gswarm's data API was not reached, or refused.
+    #[error("{place}: {message}")]
+    Server {
+        /// Where it is.
+        place: String,
+        /// What it said, or why it was not reached.
+        message: String,
+        /// The status of its answer, if there was one.
+        code: Option<u16>,
+    },
     /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
@@ -183,6 +193,8 @@ impl Failure {
             Failure::Client(error) => error.code().map_or(FAILED, exit_code_of),
             Failure::Usage(_) | Failure::Settings(_) => USAGE,
             Failure::NotFound { .. } => NOT_FOUND,
+            Failure::Server { code: Some(404), .. } => NOT_FOUND,
+            Failure::Server { code: None | Some(503), .. } => UNAVAILABLE,
             Failure::Interrupted => 128u8.saturating_add(interrupt::signal().unwrap_or(interrupt::SIGINT)),
             Failure::Output(_) if self.is_closed_pipe() => PIPE_CLOSED,
             Failure::Bench(BenchError::NoSuchNode { .. }) => NOT_FOUND,
@@ -195,6 +207,8 @@ impl Failure {
         match self {
             Failure::Client(error) => error.hint().unwrap_or_default().to_owned(),
             Failure::Usage(_) => "--help shows the usage".into(),
+            Failure::Server { code: None, .. } => "check that a node listens there: --host HOST:PORT".into(),
+            Failure::Server { code: Some(401), .. } => "show the token: --token-file FILE".into(),
             Failure::NotFound { hint, .. } => (*hint).into(),
             Failure::TokenFile { .. } => {
                 "name the file that the nodes were started with: --token-file FILE".into()

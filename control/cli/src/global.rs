@@ -52,6 +52,16 @@ impl Global {
         !self.quiet && std::io::stderr().is_terminal()
     }
 
+    /// The cluster's token, to be shown over HTTP.
+    pub fn token_text(&self) -> Result<Option<String>, Failure> {
+        let named = self.token_file.clone().or_else(|| variable("SHOAL_TOKEN_FILE").map(PathBuf::from));
+        let Some(path) = named else { return Ok(None) };
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(source) => Err(Failure::TokenFile { path, source }),
+        }
+    }
+
     fn address(&self) -> Result<Address, Failure> {
         let named =
             self.node.clone().or_else(|| Some(variable("SHOAL_NODE")?.to_string_lossy().into_owned()));
@@ -62,12 +72,7 @@ impl Global {
     }
 
     fn token(&self) -> Result<Option<Token>, Failure> {
-        let named = self.token_file.clone().or_else(|| variable("SHOAL_TOKEN_FILE").map(PathBuf::from));
-        let Some(path) = named else { return Ok(None) };
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(Token::new(&text))),
-            Err(source) => Err(Failure::TokenFile { path, source }),
-        }
+        Ok(self.token_text()?.map(|text| Token::new(&text)))
     }
 }
 

@@ -10,6 +10,7 @@ mod bench;
 mod broadcast;
 mod chunk;
 mod completions;
+mod data;
 mod demo;
 mod doctor;
 mod failure;
@@ -78,6 +79,8 @@ enum Command {
     #[command(subcommand)]
     Kv(kv::Kv),
     #[command(subcommand)]
+    Data(data::Data),
+    #[command(subcommand)]
     Service(service::Service),
     #[command(subcommand)]
     Chunk(chunk::Chunk),
@@ -106,11 +109,17 @@ fn main() -> ExitCode {
 fn run(shoal: Shoal) -> Result<ExitCode, Failure> {
     let global = shoal.global;
     // The node has its own way to end on a signal.
-    if !matches!(shoal.command, Command::Serve(_)) {
+    let serves = match &shoal.command {
+        Command::Serve(_) => true,
+        Command::Data(data) => data.serves(),
+        _ => false,
+    };
+    if !serves {
         interrupt::watch().map_err(Failure::Signals)?;
     }
     match shoal.command {
         Command::Serve(serve) => return serve.run(),
+        Command::Data(data) => return data.run(&global),
         Command::Put(put) => put.run(&global),
         Command::Get(get) => get.run(&global),
         Command::Ls(ls) => ls.run(&global),

@@ -76,6 +76,13 @@ impl Collector {
         chunks.into_iter().for_each(|chunk| state.ledger.release(chunk, now_ms));
     }
 
+    /// Nobody is about to refer to the chunk who does not hold it: it goes when no key refers to it.
+    pub(crate) fn settle(&self, chunk: ChunkId) {
+        let now_ms = self.now_ms();
+        self.lock().ledger.settle(chunk, now_ms);
+        self.hurry();
+    }
+
     /// Looks soon, because some chunk may have lost its last reference.
     pub(crate) fn hurry(&self) {
         self.hurry.notify_one();

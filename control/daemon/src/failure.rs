@@ -90,6 +90,11 @@ pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
     text
 }
 
+pub(crate) fn full() -> Failure {
+    let hint = "release keys that must stay, or raise the limit of values";
+    failure(FailureCode::MemoryFull, "there is no room for the value", hint)
+}
+
 pub(crate) fn stopping() -> Failure {
     failure(FailureCode::Draining, "the node is shutting down", "ask another node")
 }

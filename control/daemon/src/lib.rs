@@ -29,8 +29,11 @@ mod kv; // the catalog, for clients and for members
 mod leases; // version leases that clients of this node hold
 mod members; // who is in the cluster, as this node knows it
 mod node; // what all parts of the daemon share
+mod pool; // chunks under numbers
+mod outgoing; // requests over HTTP to others
 mod operate; // what operators ask for
 mod transactions; // transactions that are open on this node
+mod values; // values of any size under any key
 mod trackers; // who has which chunk, and who wants it
 
 pub use serve::serve;

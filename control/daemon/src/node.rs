@@ -18,9 +18,12 @@ use crate::kv::Snapshots;
 use crate::leases::Leases;
 use crate::members::Members;
 use crate::neighbours::Neighbours;
+use crate::outgoing::Reach;
 use crate::peers::Peers;
+use crate::pool::Tasks;
 use crate::trackers::Trackers;
 use crate::transactions::Transactions;
+use crate::values;
 
 /// One running node.
 pub(crate) struct Node {
@@ -35,6 +38,11 @@ pub(crate) struct Node {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) snapshots: Snapshots,
     pub(crate) transactions: Transactions,
+    pub(crate) values: values::Locks,
+    /// What may be asked of the world outside.
+    pub(crate) reach: Reach,
+    /// Moves of chunks of the pool.
+    pub(crate) tasks: Tasks,
     pub(crate) peers: Arc<Peers>,
     pub(crate) neighbours: Neighbours,
     pub(crate) trackers: Trackers,

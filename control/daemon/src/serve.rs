@@ -24,10 +24,11 @@ use crate::kv::acknowledged::Acknowledged;
 use crate::kv::remote::RemoteCatalog;
 use crate::members::Members;
 use crate::node::{Activity, Clock, Identity, Node, Seat, bytes_of};
+use crate::outgoing::{Reach, Targets};
 use crate::peers::Peers;
 use crate::settings::{self, Settings};
 use crate::trackers::{self, Trackers};
-use crate::{dial, failure, kv, operate, size};
+use crate::{dial, failure, kv, operate, size, values};
 
 /// How long transfers that are under way may take to end when the node stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -125,7 +126,9 @@ async fn live(settings: Settings, data_dir: &DataDir) -> Result<(), ServeError> 
     };
     let sharing = settings.transports.shm.then(|| sharing(&sockets.local_path)).flatten();
     let (engine, events) = Engine::start(engine_config(&settings, &identity, sharing))?;
-    let node = assemble(identity, seat, &engine)?;
+    let targets = Targets { allowed: settings.allow_send.clone(), allow_local: identity.listens_locally };
+    let reach = Reach { targets, sources: settings.sources.clone() };
+    let node = assemble(identity, seat, reach, &engine)?;
     report_findings(&settings, &node);
     tokio::spawn(handle_events(node.clone(), events));
     let ended = tokio::select! {
@@ -236,7 +239,12 @@ fn engine_config(settings: &Settings, identity: &Identity, sharing: Option<Shari
     }
 }
 
-pub(crate) fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> io::Result<Arc<Node>> {
+pub(crate) fn assemble(
+    identity: Identity,
+    seat: Seat,
+    reach: Reach,
+    engine: &Engine,
+) -> io::Result<Arc<Node>> {
     let handle = engine.handle().clone();
     let arena = handle.arena();
     let mapping = memory::Mapping::map_shared(arena.read_write_fd(), arena.size(), true)?;
@@ -255,6 +263,9 @@ pub(crate) fn assemble(identity: Identity, seat: Seat, engine: &Engine) -> io::R
         catalog: catalog.clone(),
         snapshots: Default::default(),
         transactions: Default::default(),
+        values: Default::default(),
+        reach,
+        tasks: Default::default(),
         peers,
         trackers: Trackers::new(),
         neighbours: Default::default(),
@@ -300,6 +311,7 @@ async fn take_part(node: &Arc<Node>, sockets: Sockets, data_dir: &DataDir) -> Re
     tokio::spawn(kv::tidy(node.clone()));
     tokio::spawn(collect::collect(node.clone()));
     tokio::spawn(count_nvme(node.clone()));
+    tokio::spawn(values::follow_members(node.clone()));
     let _door = open_door(node, sockets, data_dir)?;
     Err(stopped.await.into())
 }
@@ -344,6 +356,10 @@ async fn handle_events(node: Arc<Node>, events: flume::Receiver<Event>) {
                 tokio::spawn(trackers::find_holders(node.clone(), chunk));
             }
             Event::Holding { chunk, holding } => trackers::announce(&node, chunk, holding),
+            Event::ValueDropped { chunk, handle } => {
+                let node = node.clone();
+                tokio::spawn(async move { values::dropped(&node, chunk, handle).await });
+            }
             Event::Fault(fault) => {
                 let peer = fault.peer.map(|peer| format!("{peer:016x}")).unwrap_or_default();
                 tracing::warn!(chunk = %fault.chunk, piece = fault.piece, peer, "{}", fault.message);

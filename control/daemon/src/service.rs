@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::node::Node;
 use crate::replies::Replies;
-use crate::{cluster, failure, frames, keys, kv, operate, trackers};
+use crate::{cluster, failure, frames, keys, kv, operate, trackers, values};
 
 /// Requests of one node that run at once; more wait in the socket.
 const REQUESTS_AT_ONCE: usize = 1024;
@@ -77,6 +77,9 @@ async fn answer(node: &Arc<Node>, from: NodeId, message: Message) -> Result<Mess
         | Message::SnapshotClose(_)
         | Message::CatalogLease(_)
         | Message::CatalogRenew(_) => kv::answer(node, message).await,
+        Message::ValueRead(_) | Message::ValueWrite(_) | Message::ValueRelease(_) => {
+            values::answer(node, message).await
+        }
         Message::ChunkPin(pin) => operate::here::pin(node, pin).await,
         Message::ChunkRemove(remove) => operate::here::remove(node, remove).await,
         Message::ChunkFetch(fetch) => operate::here::fetch(node, fetch).await,

@@ -7,6 +7,7 @@ use catalog::EtcdAddress;
 use flow::limits::NAME_LENGTH_MAX;
 use flow::wire::handshake::Token;
 
+use crate::pool::Sources;
 use crate::size::{self, SizeError};
 
 mod given; // what the sources give
@@ -57,6 +58,10 @@ pub struct Settings {
     pub congestion_control: Option<String>,
     /// How pieces come and go.
     pub transports: Transports,
+    /// Where values may be sent over HTTP, beside where they may be anyway: `HOST`, `HOST:PORT`, or `*`.
+    pub allow_send: Vec<String>,
+    /// What chunks of the pool may be read from.
+    pub(crate) sources: Sources,
     /// The process that started the node, if the node stops when that is gone. Zero is whichever it is at the start.
     pub exit_with_parent: Option<u32>,
     /// For tests of others' checks: one in so many pieces leaves this node with a flipped bit. Zero is never.
@@ -119,6 +124,14 @@ pub struct Flags {
     /// [env: SHOAL_RDMA]
     #[arg(long, value_name = "OPTIONS")]
     pub rdma: Option<String>,
+    /// Place that values may be sent to over HTTP, or * for any; may be given several times. Other nodes of the cluster may
+    /// be, and where the node listens on this machine alone, places on it [env: SHOAL_ALLOW_SEND, with commas]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub allow_send: Vec<String>,
+    /// Folder, or beginning of an http:// URL, that chunks of the pool may be read from; may be given several times. Without
+    /// it nothing may [env: SHOAL_ALLOW_SOURCE, with commas]
+    #[arg(long, value_name = "ROOT")]
+    pub allow_source: Vec<String>,
     /// TOML file with settings, named like the flags [env: SHOAL_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -231,8 +244,10 @@ impl Settings {
 }
 
 /// The variables that mean something to some command of Shoal.
-const VARIABLES: [&str; 18] = [
+const VARIABLES: [&str; 20] = [
     "SHOAL_ADVERTISE",
+    "SHOAL_ALLOW_SEND",
+    "SHOAL_ALLOW_SOURCE",
     "SHOAL_BINARY",
     "SHOAL_CATALOG",
     "SHOAL_CONFIG",
@@ -295,6 +310,8 @@ impl Given {
                 self.transports.as_deref().unwrap_or("rdma,shm,tcp"),
                 self.rdma.as_deref(),
             )?,
+            allow_send: self.allow_send.unwrap_or_default(),
+            sources: check_sources(self.allow_source.unwrap_or_default())?,
             exit_with_parent: None,
             corrupt_one_in: 0,
         })
@@ -310,6 +327,10 @@ fn refuse<T>(setting: &'static str, value: &str, remedy: impl Into<String>) -> R
 fn parse_catalog(text: &str) -> Result<EtcdAddress, SettingsError> {
     let shown = text.rsplit_once('@').map_or(text, |(_, after)| after);
     text.parse().or_else(|error: catalog::CatalogError| refuse("--catalog", shown, error.to_string()))
+}
+
+fn check_sources(roots: Vec<String>) -> Result<Sources, SettingsError> {
+    Sources::new(&roots).or_else(|reason| refuse("--allow-source", &roots.join(","), reason))
 }
 
 fn resolve_listen(text: &str) -> Result<SocketAddr, SettingsError> {

@@ -9,7 +9,7 @@ use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
 use flow::wire::session::{ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, SlotRef};
 use memory::Mapping;
 
-use crate::{EngineError, Peer};
+use crate::{EngineError, Peer, values};
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = flume::Sender<Result<T, EngineError>>;
@@ -191,6 +191,10 @@ pub(crate) enum Command {
         connection: u64,
         memory: Option<Arc<Mapping>>,
     },
+
+    /// Small values.
+    Values(values::Command),
+
     Stop {
         reply: Reply<()>,
     },

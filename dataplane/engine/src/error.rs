@@ -71,6 +71,14 @@ pub enum EngineError {
     /// The chunk is pinned, or someone reads it.
     #[error("chunk {0} is in use")]
     InUse(ChunkId),
+    /// There is no room for a value, whatever else would go.
+    #[error("{wanted} bytes of values are wanted where {limit} may be, and what is kept must stay")]
+    ValuesFull {
+        /// Bytes of the value and its key.
+        wanted: u64,
+        /// Bytes that all values of the node may have.
+        limit: u64,
+    },
     /// The engine is shutting down.
     #[error("the node is shutting down")]
     Stopping,
@@ -87,6 +95,9 @@ impl EngineError {
                 FailureCode::MemoryFull,
                 "unpin chunks, put without --volatile, or start the node with a larger --max-memory",
             ),
+            Self::ValuesFull { .. } => {
+                (FailureCode::MemoryFull, "release keys that must stay, or raise the limit of values")
+            }
             Self::DiskFull(_) => {
                 (FailureCode::DiskFull, "remove keys, or start the node with a --data-dir on a larger device")
             }

@@ -46,6 +46,13 @@ pub enum Event {
         /// How much.
         holding: Holding,
     },
+    /// A value is gone that was a chunk; whoever put it there closes the handle that kept the chunk.
+    ValueDropped {
+        /// The chunk.
+        chunk: ChunkId,
+        /// The handle.
+        handle: u64,
+    },
     /// Something was found damaged and is being mended or given up.
     Fault(Fault),
 }

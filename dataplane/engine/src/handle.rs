@@ -14,6 +14,7 @@ use memory::{Arena, Mapping};
 use crate::command::{Command, HandleGiven, Reply, Sealed};
 use crate::shard::{Adapters, open_adapters};
 use crate::transport::lanes::LaneSettings;
+use crate::values::Budget;
 use crate::{EngineError, Event, Finding, Peer};
 
 /// How an engine is started.
@@ -27,7 +28,7 @@ pub struct Config {
     pub shards: u16,
     /// Whether each shard stays on a core of its own; needs as many cores as shards.
     pub pin_to_cores: bool,
-    /// Bytes of the arena.
+    /// Bytes of the arena; at first also the most bytes of values.
     pub memory_bytes: u64,
     /// Whether to take the arena's memory from the machine at the start, rather than as it is first written.
     pub prefault: bool,
@@ -105,7 +106,8 @@ impl Engine {
     ) -> Result<(Self, flume::Receiver<Event>), StartError> {
         let started = crate::shard::start(config, open_adapters)?;
         let (shards, closed) = (started.senders.into(), started.closed.into());
-        let handle = Handle { arena: started.arena, shards, closed, next: Arc::default() };
+        let budget = started.budget;
+        let handle = Handle { arena: started.arena, shards, closed, next: Arc::default(), budget };
         Ok((Self { handle, findings: started.findings, threads: started.threads }, started.events))
     }
 
@@ -141,6 +143,7 @@ pub struct Handle {
     /// For each shard whether it is gone.
     closed: Arc<[Arc<AtomicBool>]>,
     next: Arc<AtomicUsize>,
+    pub(crate) budget: Arc<Budget>,
 }
 
 impl Handle {
@@ -306,7 +309,7 @@ impl Handle {
         usize::from(id.shard(self.shards()))
     }
 
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         shard: usize,
         command: impl FnOnce(Reply<T>) -> Command,

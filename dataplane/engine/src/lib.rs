@@ -12,6 +12,7 @@ mod notify; // wakes tasks of one shard
 mod ring; // our own io_uring, for chunk bytes
 mod shard; // one executor: replicas, fetches, serving
 mod store; // chunk files on NVMe
+mod values; // small values, as the control plane sees them
 mod transport; // frames and pieces over a connection
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use handle::{Config, Engine, Handle, Sharing, StartError};
 pub use machine::{Finding, machine_memory_bytes, probe};
 pub use store::{Footer, FooterError};
 pub use transport::lanes::{LaneSettings, RdmaSettings, UcxSettings};
+pub use values::{Held, HeldContent, Listed, Reservation, Totals};
 
 /// A member as the shards need to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,3 +15,4 @@ pub mod part_length; // how much of a piece is handed to a connection at a time
 pub mod verify; // checksums of pieces, digests of chunks
 pub mod backoff; // when something that failed is tried again
 pub mod eviction; // what leaves memory when room is wanted
+pub mod values; // small values of one shard: which are there, and which go first

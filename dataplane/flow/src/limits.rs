@@ -65,3 +65,7 @@ pub const TRANSACTIONS_MAX: usize = 1024;
 pub const TRANSACTIONS_PER_CONNECTION: usize = 64;
 /// Client connections that a node serves at once.
 pub const CLIENTS_MAX: usize = 1024;
+/// Values up to this size are kept where their key is; larger ones become chunks. Bytes.
+pub const INLINE_VALUE_MAX: usize = 64 << 10;
+/// Values that one shard keeps at once. The least recently used go when there would be more.
+pub const VALUES_PER_SHARD: usize = 4 << 20;

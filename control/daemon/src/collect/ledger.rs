@@ -48,6 +48,11 @@ impl Ledger {
         self.chunks.insert(chunk, Entry::at(now_ms, false));
     }
 
+    /// Nobody is about to refer to the chunk who does not hold it.
+    pub(super) fn settle(&mut self, chunk: ChunkId, now_ms: u64) {
+        self.chunks.insert(chunk, Entry::at(now_ms, true));
+    }
+
     /// Somebody writes the chunk: it stays until it is released as often as it was held.
     pub(super) fn hold(&mut self, chunk: ChunkId) {
         *self.held.entry(chunk).or_default() += 1;
@@ -61,7 +66,7 @@ impl Ledger {
                 self.held.remove(&chunk);
             }
         }
-        self.chunks.insert(chunk, Entry::at(now_ms, true));
+        self.settle(chunk, now_ms);
     }
 
     pub(super) fn is_held(&self, chunk: &ChunkId) -> bool {

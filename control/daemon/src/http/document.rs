@@ -11,7 +11,7 @@ use utoipa::openapi::{Content, OpenApi, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi as _};
 
 use super::problem::Told;
-use super::{about, key, read, service, transaction, watch, write};
+use super::{about, gswarm, key, read, service, transaction, watch, write};
 
 /// The document.
 #[derive(utoipa::OpenApi)]
@@ -26,6 +26,13 @@ use super::{about, key, read, service, transaction, watch, write};
         transaction::roll_back,
         service::list, service::keep, service::end,
         about::health, about::status,
+        gswarm::value::write, gswarm::value::write_extended, gswarm::value::read, gswarm::value::read_extended,
+        gswarm::pool::list, gswarm::pool::create, gswarm::pool::get, gswarm::pool::delete, gswarm::pool::move_chunk,
+        gswarm::pool::transfer, gswarm::pool::refer, gswarm::pool::unrefer, gswarm::task::tasks, gswarm::task::task,
+        gswarm::task::cancel,
+        gswarm::value::release, gswarm::send::send, gswarm::send::send_extended,
+        gswarm::storage::stats, gswarm::storage::set_max_memory, gswarm::storage::move_key,
+        gswarm::storage::location, gswarm::storage::locations,
         get,
     ),
     components(schemas(Told)),

@@ -18,6 +18,8 @@ mod watch; // changes as they come
 mod service; // services that own keys
 mod about; // the node itself
 
+mod gswarm; // the dialect of gswarm's data API
+
 mod document; // what all of it is, for programs
 
 use std::sync::Arc;
@@ -42,6 +44,8 @@ const REQUESTS_MAX: usize = 256;
 const STREAMS_MAX: usize = 512;
 /// Memory for bodies that arrive, in KiB.
 const BODIES_MAX_KIB: usize = 64 << 10;
+/// Memory for bodies that may be large, in KiB. One of the largest size and some of usual size fit.
+const LARGE_BODIES_MAX_KIB: usize = (gswarm::body::BODY_SIZE_MAX >> 10) + BODIES_MAX_KIB;
 
 /// What requests are carried out with.
 #[derive(Clone)]
@@ -53,6 +57,8 @@ struct Api {
     streams: Arc<Semaphore>,
     /// In KiB.
     bodies: Arc<Semaphore>,
+    /// In KiB.
+    large_bodies: Arc<Semaphore>,
 }
 
 impl Api {
@@ -64,6 +70,7 @@ impl Api {
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             bodies: Arc::new(Semaphore::new(BODIES_MAX_KIB)),
+            large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX_KIB)),
         }
     }
 
@@ -94,6 +101,7 @@ fn router(api: Api) -> Router {
         .route("/v1/health", get(about::health))
         .route("/v1/status", get(about::status))
         .route("/openapi.json", get(document::get))
+        .merge(gswarm::routes())
         .method_not_allowed_fallback(no_method)
         .fallback(no_route)
         .layer(middleware::from_fn_with_state(api.clone(), admit))

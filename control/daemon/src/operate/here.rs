@@ -31,6 +31,10 @@ pub(crate) async fn verify(node: &Arc<Node>, verify: ChunkVerify) -> Result<Mess
 pub(crate) async fn pin(node: &Arc<Node>, pin: ChunkPin) -> Result<Message, Failure> {
     check_meant(node, &pin.node)?;
     let found = node.engine.pin(pin.id, pin.pinned).await.map_err(|error| error.failure())?;
+    if found && !pin.pinned {
+        // The pin was why it was here, if no key refers to it.
+        node.collector.settle(pin.id);
+    }
     if found { Ok(Done {}.into()) } else { Err(not_here(node, &pin.id)) }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Given {
     pub(super) congestion_control: Option<String>,
     pub(super) transports: Option<String>,
     pub(super) rdma: Option<String>,
+    pub(super) allow_send: Option<Vec<String>>,
+    pub(super) allow_source: Option<Vec<String>>,
     #[serde(skip)]
     pub(super) config: Option<PathBuf>,
 }
@@ -47,6 +49,8 @@ impl Given {
             congestion_control: flags.congestion_control,
             transports: flags.transports,
             rdma: flags.rdma,
+            allow_send: Some(flags.allow_send).filter(|places| !places.is_empty()),
+            allow_source: Some(flags.allow_source).filter(|roots| !roots.is_empty()),
             config: flags.config,
         }
     }
@@ -72,6 +76,8 @@ impl Given {
             congestion_control: environment("SHOAL_CONGESTION_CONTROL"),
             transports: environment("SHOAL_TRANSPORTS"),
             rdma: environment("SHOAL_RDMA"),
+            allow_send: environment("SHOAL_ALLOW_SEND").map(|text| split(&text)),
+            allow_source: environment("SHOAL_ALLOW_SOURCE").map(|text| split(&text)),
             config: environment("SHOAL_CONFIG").map(PathBuf::from),
         })
     }
@@ -101,9 +107,16 @@ impl Given {
             congestion_control: self.congestion_control.or(next.congestion_control),
             transports: self.transports.or(next.transports),
             rdma: self.rdma.or(next.rdma),
+            allow_send: self.allow_send.or(next.allow_send),
+            allow_source: self.allow_source.or(next.allow_source),
             config: self.config.or(next.config),
         }
     }
+}
+
+/// The parts of a list with commas.
+fn split(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 fn parse_count(setting: &'static str, text: &str) -> Result<u16, SettingsError> {

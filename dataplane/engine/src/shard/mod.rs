@@ -17,6 +17,7 @@ mod replica; // what is here of one chunk
 mod serving; // pieces on their way out
 mod sharing; // pieces between nodes of one host
 mod start; // arena, store, executors
+mod values; // small values
 mod writing; // chunks that clients write
 
 use std::cell::{Cell, RefCell};
@@ -70,6 +71,7 @@ pub(crate) struct Shard {
     readings: RefCell<HashMap<u64, Rc<Reading>>>,
     fetches: RefCell<HashMap<ChunkId, Rc<Fetching>>>,
     fetch_started: Notify,
+    values: values::Values,
     serve: RefCell<Serve>,
     mesh: RefCell<Mesh>,
     rails: Rails,
@@ -167,6 +169,7 @@ impl Shard {
             Command::Attach { peer, peer_shard, stream } => self.attach(peer, peer_shard, stream),
             Command::DialFailed { peer, peer_shard } => self.on_dial_failed(peer, peer_shard),
             Command::Mapped { connection, memory } => self.on_mapped(connection, memory),
+            Command::Values(command) => self.values(command),
             Command::Stop { .. } => {}
         }
     }

@@ -23,6 +23,7 @@ use crate::store::{ChunkStore, FoundChunk};
 use crate::transport::lanes::{
     Adapter, LaneError, LaneSettings, RdmaSettings, UcxAdapter, UcxSettings, VerbsAdapter,
 };
+use crate::values::Budget;
 use crate::{Config, Event, Finding, StartError};
 
 /// glommio's own buffers serve control only; its default would be 10 MiB for each shard.
@@ -34,6 +35,7 @@ pub(crate) struct Started {
     pub(crate) senders: Vec<flume::Sender<Command>>,
     /// For each shard whether it is gone.
     pub(crate) closed: Vec<Arc<AtomicBool>>,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) events: flume::Receiver<Event>,
@@ -73,6 +75,7 @@ pub(crate) fn start(
         .zip(&closed)
         .map(|(commands, is_closed)| Inbox { commands, is_closed: is_closed.clone() });
 
+    let budget = Arc::new(Budget::new(config.memory_bytes, config.shards));
     let mut threads = Vec::new();
     for (index, (inbox, chunks)) in (0..config.shards).zip(inboxes.zip(chunks)) {
         let parts = Parts {
@@ -84,10 +87,11 @@ pub(crate) fn start(
             shards: senders.clone(),
             chunks,
             adapters: adapters.clone(),
+            budget: budget.clone(),
         };
         threads.push(parts.spawn(inbox)?);
     }
-    Ok(Started { arena, senders, closed, findings, threads, events })
+    Ok(Started { arena, senders, closed, budget, findings, threads, events })
 }
 
 /// What a shard is made of before it has an executor.
@@ -100,6 +104,7 @@ struct Parts {
     shards: Vec<flume::Sender<Command>>,
     chunks: Vec<FoundChunk>,
     adapters: Vec<Arc<dyn Adapter>>,
+    budget: Arc<Budget>,
 }
 
 impl Parts {
@@ -157,6 +162,7 @@ impl Parts {
             writings: RefCell::default(),
             readings: RefCell::default(),
             fetches: RefCell::new(HashMap::new()),
+            values: super::values::Values::new(self.budget),
             fetch_started: Default::default(),
             serve: RefCell::new(Serve::new(UPLOADS_AT_ONCE)),
             mesh: RefCell::new(Mesh::default()),

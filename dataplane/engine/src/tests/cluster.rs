@@ -221,6 +221,7 @@ impl Shared {
             Event::Holding { chunk, holding } => {
                 self.holders.lock().unwrap().insert((chunk, node), holding == Holding::Complete);
             }
+            Event::ValueDropped { .. } => {}
             Event::Fault(fault) => self.faults.lock().unwrap().push((node, fault)),
         }
     }

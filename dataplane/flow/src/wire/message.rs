@@ -10,6 +10,7 @@ use super::frame::{HEADER_LENGTH, Header};
 use super::handshake::{Challenge, Hello, Proof, Refuse, Welcome};
 use super::lane::*;
 use super::session::*;
+use super::values::*;
 use crate::verify::frame_checksum_of;
 
 /// Why a body is not the message its header announces.
@@ -198,6 +199,12 @@ messages! {
     146 CatalogRenew,
     147 CatalogRenewed,
     148 CatalogRefused,
+
+    160 ValueRead,
+    161 ValueFound,
+    162 ValueWrite,
+    163 ValueRelease,
+    164 ValueReleased,
 }
 
 impl Message {

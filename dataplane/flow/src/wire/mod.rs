@@ -12,6 +12,7 @@ pub mod handshake; // who is there, which version, is the token right
 pub mod lane; // shard to shard: pieces over RDMA
 pub mod message; // the list of all messages and their numbers
 pub mod session; // client to node: keys, chunks, slots
+pub mod values; // node to node: values, which one node keeps for all
 
 pub use frame::{Header, HeaderError};
 pub use message::{Message, MessageError};

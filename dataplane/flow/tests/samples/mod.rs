@@ -11,6 +11,7 @@ use flow::wire::data::*;
 use flow::wire::handshake::*;
 use flow::wire::lane::*;
 use flow::wire::session::*;
+use flow::wire::values::*;
 
 /// The messages of every type, drawn from one seed.
 pub fn all(seed: u64) -> Vec<Message> {
@@ -176,6 +177,11 @@ choices! {
         |draw| CatalogReason::TransactionGone(Sample::sample(draw)),
         |draw| CatalogReason::Unreachable(Sample::sample(draw)), |_| CatalogReason::Other,
     }
+    ValueKind { |_| ValueKind::Json, |_| ValueKind::Pickle, }
+    ValueKeep { |_| ValueKeep::Memory, |_| ValueKeep::Pinned, |_| ValueKeep::Durable, }
+    ValueContent {
+        |draw| ValueContent::Inline(Sample::sample(draw)), |draw| ValueContent::Chunk(Sample::sample(draw)),
+    }
     Device { |_| Device::Dram, |_| Device::Nvme, }
     // A code that came later is not among them: it would be drawn in place of others, and vectors that hold one would change.
     FailureCode {
@@ -217,6 +223,7 @@ parts! {
     SlotRef { piece length offset }
     FilledPiece { piece length checksum }
     ChunkReference { id geometry descriptor_digest }
+    ValueRecord { kind keep ttl_ms content }
     CatalogEntry {
         key version revision created_ms updated_ms expires_ms owner labels size files content
     }
@@ -342,4 +349,10 @@ messages! {
     CatalogRenew { leases }
     CatalogRenewed { gone }
     CatalogRefused { failure reason }
+
+    ValueRead { key }
+    ValueFound { value used_ms }
+    ValueWrite { key value if_absent }
+    ValueRelease { key }
+    ValueReleased { was_there }
 }

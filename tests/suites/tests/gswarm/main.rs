@@ -1,0 +1,11 @@
+//! The dialect of gswarm's data API, as its document describes it, on real nodes.
+#![allow(clippy::unwrap_used)]
+
+mod cluster; // any node answers for any key
+mod commands; // `shoal data`
+mod crash; // what was acknowledged survives
+mod examples; // the examples of the manual run
+mod limits; // how much there may be, and what goes first
+mod pool; // chunks under numbers
+mod sending; // values are sent elsewhere, where that is allowed
+mod values; // keys are written, read, released
