@@ -113,7 +113,12 @@ fn place_of(target: &str) -> Result<String, OutgoingError> {
     if authority.host().is_empty() || place.contains('@') || place.ends_with(':') {
         return Err(malformed("write HOST:PORT"));
     }
-    Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
+    let port = match authority.as_str().strip_prefix(authority.host()) {
+        Some("") => Some(80),
+        _ => authority.port_u16(),
+    };
+    let port = port.ok_or_else(|| malformed("its port is none"))?;
+    Ok(format!("{}:{port}", authority.host()))
 }
 
 /// Posts a body of `length` bytes of JSON; gives the status and the beginning of the answer.
