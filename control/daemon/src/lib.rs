@@ -36,5 +36,6 @@ mod transactions; // transactions that are open on this node
 mod values; // values of any size under any key
 mod trackers; // who has which chunk, and who wants it
 
+pub use http::parse_write;
 pub use serve::serve;
 pub use settings::{Flags, Settings, SettingsError, Transports, default_data_dir};

@@ -6,15 +6,11 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use client::kv::{
-    Condition, Content, Entry, Expire, Expiry, Isolation, KeyVersion, Kv, Operation, Put, Write, Written,
-};
+use client::kv::{Condition, Entry, Isolation, KeyVersion, Kv, Operation, Write, Written};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::shown::{self, Shown};
-use crate::amount::parse_span;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
@@ -30,20 +26,22 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Exits with 5 and changes nothing when a condition does not hold, or when what was read is written meanwhile.
 #[derive(clap::Args)]
 #[command(after_help = "\
-The document, of which every part may be left out:
+The document is the one that POST /v1/write takes over HTTP, and may also have `get` and `isolation`. Every part may be left
+out:
   {
     \"get\": [\"settings\"],
     \"if\":  [{\"key\": \"settings\", \"version\": 3}, {\"key\": \"lock\", \"version\": 0}],
     \"do\":  [
-      {\"put\":    {\"key\": \"settings\", \"value\": \"…\", \"ttl\": \"1h\", \"labels\": {\"team\": \"a\"}, \"owner\": \"web\"}},
+      {\"put\":    {\"key\": \"settings\", \"value\": \"…\", \"ttl_ms\": 3600000, \"labels\": {\"team\": \"a\"}, \"owner\": \"web\"}},
       {\"put\":    {\"key\": \"raw\", \"value_base64\": \"/wAB\"}},
       {\"delete\": {\"key\": \"draft\"}},
-      {\"expire\": {\"key\": \"lock\", \"set\": \"30s\"}}
+      {\"expire\": {\"key\": \"lock\", \"ttl_ms\": 30000}}
     ],
     \"isolation\": \"serializable\"
   }
-Version 0 means that the key must be absent. `expire` takes `set`, `extend` or `\"remove\": true`. With `get` it is a
-transaction, whose isolation is read_committed, snapshot or serializable.
+Version 0 means that the key must be absent; {\"prefix\": \"jobs/\", \"unchanged_since\": 100} that nothing there was changed
+after a revision. `expire` takes `ttl_ms`, `extend_ms` or `\"persist\": true`. With `get` it is a transaction, whose isolation
+is read_committed, snapshot or serializable, and conditions name versions.
 
 Examples:
   shoal kv txn transfer.json
@@ -54,17 +52,11 @@ pub struct Txn {
     document: PathBuf,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What the document says: what `POST /v1/write` takes over HTTP, and beside it what is read.
 struct Document {
-    #[serde(default)]
     isolation: IsolationName,
-    #[serde(default)]
     get: Vec<String>,
-    #[serde(default, rename = "if")]
-    conditions: Vec<IfText>,
-    #[serde(default, rename = "do")]
-    operations: Vec<DoText>,
+    write: Write,
 }
 
 #[derive(Deserialize, Default, Clone, Copy)]
@@ -74,49 +66,6 @@ enum IsolationName {
     Snapshot,
     #[default]
     Serializable,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IfText {
-    key: String,
-    version: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum DoText {
-    Put(PutText),
-    Delete(DeleteText),
-    Expire(ExpireText),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PutText {
-    key: String,
-    value: Option<String>,
-    value_base64: Option<String>,
-    ttl: Option<String>,
-    owner: Option<String>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DeleteText {
-    key: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ExpireText {
-    key: String,
-    set: Option<String>,
-    extend: Option<String>,
-    #[serde(default)]
-    remove: bool,
 }
 
 /// What was done, as `--json` prints it.
@@ -130,19 +79,16 @@ struct Report<'e> {
 impl Txn {
     /// Carries it out.
     pub fn run(self, global: &Global) -> Result<(), Failure> {
-        let document = parse(&self.read()?)?;
-        let Document { isolation, get, conditions, operations } = document;
-        let mut labels: Vec<String> = operations.iter().map(DoText::label).collect();
-        let operations = operations.into_iter().map(DoText::operation).collect::<Result<Vec<_>, _>>()?;
+        let Document { isolation, get, write } = parse(&self.read()?)?;
+        let mut labels: Vec<String> = write.operations.iter().map(label_of).collect();
         let client = global.connect()?;
         let (written, read) = if get.is_empty() {
-            let conditions = conditions.into_iter().map(IfText::condition).collect();
-            (client.kv().write(Write { conditions, operations })?, Vec::new())
+            (client.kv().write(write)?, Vec::new())
         } else {
             // A transaction keeps one operation for each key, in the order of the keys.
-            let by_key = operations.iter().map(key_of).zip(labels).collect::<BTreeMap<_, _>>();
+            let by_key = write.operations.iter().map(key_of).zip(labels).collect::<BTreeMap<_, _>>();
             labels = by_key.into_values().collect();
-            transact(client.kv(), isolation, &get, &conditions, operations)?
+            transact(client.kv(), isolation, &get, write)?
         };
         tell(global, &labels, &written, &read)
     }
@@ -162,11 +108,15 @@ impl Txn {
 }
 
 fn parse(bytes: &[u8]) -> Result<Document, Failure> {
-    // serde would take a list for an object with its fields in order.
-    if !bytes.trim_ascii_start().starts_with(b"{") {
-        return Err(Failure::Usage("the document is wrong: it must be an object, as `--help` shows".into()));
-    }
-    serde_json::from_slice(bytes).map_err(|error| Failure::Usage(format!("the document is wrong: {error}")))
+    let wrong = |what: String| Failure::Usage(format!("the document is wrong: {what}"));
+    let object = serde_json::from_slice::<Map<String, Value>>(bytes);
+    let mut object = object.map_err(|error| wrong(error.to_string()))?;
+    let isolation = object.remove("isolation").map_or(Ok(IsolationName::default()), serde_json::from_value);
+    let isolation = isolation.map_err(|error| wrong(format!("`isolation`: {error}")))?;
+    let get = object.remove("get").map_or(Ok(Vec::new()), serde_json::from_value);
+    let get = get.map_err(|error| wrong(format!("`get`: {error}")))?;
+    let write = daemon::parse_write(Value::Object(object)).map_err(wrong)?;
+    Ok(Document { isolation, get, write })
 }
 
 /// Reads, compares and writes in one transaction.
@@ -174,23 +124,29 @@ fn transact(
     kv: Kv<'_>,
     isolation: IsolationName,
     get: &[String],
-    conditions: &[IfText],
-    operations: Vec<Operation>,
+    write: Write,
 ) -> Result<(Written, Vec<Option<Entry>>), Failure> {
     let isolation = match isolation {
         IsolationName::ReadCommitted => Isolation::ReadCommitted,
         IsolationName::Snapshot => Isolation::Snapshot,
         IsolationName::Serializable => Isolation::Serializable,
     };
+    let mut expected = Vec::new();
+    for condition in write.conditions {
+        let Condition::Version(version) = condition else {
+            return Err(Failure::Usage("with `get`, a condition names a `version`".into()));
+        };
+        expected.push(version);
+    }
     let transaction = kv.begin(isolation, TIMEOUT)?;
     let read = get.iter().map(|key| transaction.get(key)).collect::<Result<Vec<_>, _>>()?;
-    for IfText { key, version } in conditions {
-        let found = transaction.get(key)?.map_or(0, |entry| entry.version);
-        if found != *version {
-            return Err(Failure::Version { key: key.clone(), expected: *version, found });
+    for KeyVersion { key, version: expected } in expected {
+        let found = transaction.get(&key)?.map_or(0, |entry| entry.version);
+        if found != expected {
+            return Err(Failure::Version { key, expected, found });
         }
     }
-    transaction.write(operations)?;
+    transaction.write(write.operations)?;
     Ok((transaction.commit()?, read))
 }
 
@@ -224,83 +180,40 @@ fn key_of(operation: &Operation) -> &str {
     }
 }
 
-impl IfText {
-    fn condition(self) -> Condition {
-        Condition::Version(KeyVersion { key: self.key, version: self.version })
-    }
-}
-
-impl DoText {
-    /// What is done to which key.
-    fn label(&self) -> String {
-        match self {
-            DoText::Put(put) => format!("put {}", put.key),
-            DoText::Delete(delete) => format!("delete {}", delete.key),
-            DoText::Expire(expire) => format!("expire {}", expire.key),
-        }
-    }
-
-    fn operation(self) -> Result<Operation, Failure> {
-        match self {
-            DoText::Put(put) => put.operation(),
-            DoText::Delete(DeleteText { key }) => Ok(Operation::Delete(key)),
-            DoText::Expire(expire) => expire.operation(),
-        }
-    }
-}
-
-impl PutText {
-    fn operation(self) -> Result<Operation, Failure> {
-        let Self { key, value, value_base64, ttl, owner, labels } = self;
-        let bytes = match (value, value_base64) {
-            (Some(text), None) => text.into_bytes(),
-            (None, Some(text)) => BASE64_STANDARD
-                .decode(text)
-                .map_err(|error| Failure::Usage(format!("`value_base64` of '{key}' is wrong: {error}")))?,
-            _ => return Err(Failure::Usage(format!("the put of '{key}' takes `value` or `value_base64`"))),
-        };
-        let ttl_ms = ttl.as_deref().map(milliseconds).transpose()?;
-        let (content, labels) = (Content::Value(bytes), labels.into_iter().collect());
-        Ok(Operation::Put(Put { key, content, ttl_ms, owner, labels }))
-    }
-}
-
-impl ExpireText {
-    fn operation(self) -> Result<Operation, Failure> {
-        let when = match (&self.set, &self.extend, self.remove) {
-            (Some(time), None, false) => Expiry::In(milliseconds(time)?),
-            (None, Some(time), false) => Expiry::Later(milliseconds(time)?),
-            (None, None, true) => Expiry::Never,
-            _ => {
-                let text =
-                    format!("`expire` of '{}' takes one of `set`, `extend` and `\"remove\": true`", self.key);
-                return Err(Failure::Usage(text));
-            }
-        };
-        Ok(Operation::Expire(Expire { key: self.key, when }))
-    }
-}
-
-fn milliseconds(time: &str) -> Result<u64, Failure> {
-    let time = parse_span(time).map_err(Failure::Usage)?;
-    Ok(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+/// What is done to which key.
+fn label_of(operation: &Operation) -> String {
+    let what = match operation {
+        Operation::Put(_) => "put",
+        Operation::Delete(_) => "delete",
+        Operation::Expire(_) => "expire",
+    };
+    format!("{what} {}", key_of(operation))
 }
 
 #[cfg(test)]
 mod tests {
+    use client::kv::{Content, Expire, Expiry, Put, UnchangedSince};
+
     use super::*;
 
     fn operations(text: &str) -> Result<Vec<Operation>, Failure> {
-        parse(text.as_bytes())?.operations.into_iter().map(DoText::operation).collect()
+        parse(text.as_bytes()).map(|document| document.write.operations)
     }
 
     #[test]
     fn a_document_is_read() {
-        let read = operations(
-            r#"{"do":[{"put":{"key":"a","value":"x","ttl":"2s","labels":{"l":"t"}}},{"delete":{"key":"b"}},
-            {"expire":{"key":"c","extend":"1m"}},{"put":{"key":"d","value_base64":"/wAB"}},{"expire":{"key":"e","remove":true}}]}"#,
-        )
-        .unwrap();
+        let text = r#"{"get":["a","b"],"isolation":"snapshot","if":[{"prefix":"p/","unchanged_since":7}],
+            "do":[{"put":{"key":"a","value":"x","ttl_ms":2000,"labels":{"l":"t"}}},{"delete":{"key":"b"}},
+            {"expire":{"key":"c","extend_ms":60000}},{"put":{"key":"d","value_base64":"/wAB"}},
+            {"expire":{"key":"e","persist":true}}]}"#;
+        let document = parse(text.as_bytes()).unwrap();
+        let unchanged = UnchangedSince { prefix: "p/".into(), exact: false, revision: 7 };
+        assert_eq!(
+            (document.get.len(), document.write.conditions),
+            (2, vec![Condition::Unchanged(unchanged)])
+        );
+        assert!(matches!(document.isolation, IsolationName::Snapshot));
+        let read = document.write.operations;
         let labels = vec![("l".into(), "t".into())];
         let put = |key: &str, bytes: &[u8]| Put {
             key: key.into(),
@@ -327,9 +240,11 @@ mod tests {
             r#"{"do":[{"put":{"key":"a","value":"x","value_base64":""}}]}"#,
             r#"{"do":[{"put":{"key":"a","value_base64":"*"}}]}"#,
             r#"{"do":[{"put":{"key":"a","value":1}}]}"#,
-            r#"{"do":[{"put":{"key":"a","value":"x","ttl":"soon"}}]}"#,
+            r#"{"do":[{"put":{"key":"a","value":"x","ttl":"1s"}}]}"#,
             r#"{"do":[{"expire":{"key":"a"}}]}"#,
-            r#"{"do":[{"expire":{"key":"a","set":"1s","remove":true}}]}"#,
+            r#"{"do":[{"expire":{"key":"a","ttl_ms":1000,"persist":true}}]}"#,
+            r#"{"get":"a"}"#,
+            r#"{"isolation":"none"}"#,
             r#"{"do":[{"move":{"key":"a"}}]}"#,
             r#"{"if":[{"key":"a"}]}"#,
             r#"{"if":[{"key":"a","version":-1}]}"#,

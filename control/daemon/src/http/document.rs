@@ -6,8 +6,10 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use hyper::body::Bytes;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::Parameter;
+use utoipa::openapi::schema::{AdditionalProperties, Object, OneOf, Schema, SchemaType, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Content, OpenApi, Ref, ResponseBuilder};
+use utoipa::openapi::{Content, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi as _};
 
 use super::problem::Told;
@@ -49,13 +51,73 @@ impl Modify for Everywhere {
         document.components.get_or_insert_default().add_security_scheme("token", scheme);
         // A node on loopback may have no token.
         let none = SecurityRequirement::default();
+        let schemas = &mut document.components.get_or_insert_default().schemas;
+        if let Some(RefOr::T(Schema::OneOf(operation))) = schemas.get_mut("Operation") {
+            operation.items.iter_mut().for_each(close);
+        }
+        for (name, ways) in ALTERNATIVES {
+            if let Some(schema) = schemas.get_mut(name) {
+                offer(schema, ways);
+            }
+        }
         document.security = Some(vec![none, SecurityRequirement::new("token", Vec::<String>::new())]);
         for path in document.paths.paths.values_mut() {
             let operations =
                 [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch];
-            operations.into_iter().flatten().for_each(answer_for_all);
+            for operation in operations.into_iter().flatten() {
+                operation.parameters.iter_mut().flatten().for_each(never_null);
+                answer_for_all(operation);
+            }
         }
     }
+}
+
+/// A parameter may be left out, which has no other spelling.
+fn never_null(parameter: &mut RefOr<Parameter>) {
+    if let RefOr::T(Parameter { schema: Some(RefOr::T(Schema::Object(object))), .. }) = parameter
+        && let SchemaType::Array(types) = &mut object.schema_type
+    {
+        types.retain(|kind| *kind != Type::Null);
+        if let [only] = &types[..] {
+            object.schema_type = SchemaType::Type(only.clone());
+        }
+    }
+}
+
+/// Says that an object has no other fields.
+fn close(schema: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(object)) = schema {
+        object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    }
+}
+
+/// Schemas of which some fields stand for others: the sets of fields of which one must be there, and no other of them.
+const ALTERNATIVES: [(&str, &[&[&str]]); 5] = [
+    ("Put", &[&["value"], &["value_base64"]]),
+    ("PutOperation", &[&["value"], &["value_base64"]]),
+    ("Expiry", &[&["ttl_ms"], &["extend_ms"], &["persist"]]),
+    ("ExpireOperation", &[&["ttl_ms"], &["extend_ms"], &["persist"]]),
+    ("Condition", &[&["key", "version"], &["key", "unchanged_since"], &["prefix", "unchanged_since"]]),
+];
+
+/// Makes of an object one of several, each with one way to say it.
+fn offer(schema: &mut RefOr<Schema>, ways: &[&[&str]]) {
+    let RefOr::T(Schema::Object(whole)) = schema else { return };
+    let description = whole.description.take();
+    let items = ways.iter().map(|way| Schema::Object(with_way(whole.clone(), way, ways)).into()).collect();
+    *schema = Schema::OneOf(OneOf { items, description, ..OneOf::new() }).into();
+}
+
+fn with_way(mut object: Object, way: &[&str], ways: &[&[&str]]) -> Object {
+    object.properties.retain(|name, _| {
+        let is_alternative = ways.iter().any(|way| way.contains(&name.as_str()));
+        !is_alternative || way.contains(&name.as_str())
+    });
+    object.required.extend(way.iter().map(|&name| name.to_owned()));
+    if let Some(RefOr::T(Schema::Object(persist))) = object.properties.get_mut("persist") {
+        persist.enum_values = Some(vec![true.into()]);
+    }
+    object
 }
 
 fn answer_for_all(operation: &mut Operation) {

@@ -136,6 +136,13 @@ where
     Ok(objects.into_iter().map(|Object(value)| value).collect())
 }
 
+/// Reads a field that may be left out but is not null where it stands, since null would be another way to leave it out.
+pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 const SEE_DOCUMENT: &str = "GET /openapi.json describes what may be said";
 
 impl Received {

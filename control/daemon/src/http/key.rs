@@ -8,14 +8,14 @@ use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, VARY};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use catalog::{Condition, Content, Entry, Operation, Put, VALUE_SIZE_MAX, Write};
+use catalog::{CatalogError, Condition, Content, Entry, Operation, Put, VALUE_SIZE_MAX, Write};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::entry::{Detail, EntryShown, etag, holds_files, set_headers, value_bytes, version_of};
-use super::input::{self, InBody, InKey, InQuery};
-use super::problem::{Code, Problem, Told};
+use super::input::{self, InBody, InKey, InQuery, present};
+use super::problem::{Code, Problem, Told, shortened};
 use super::read::Freshness;
 use super::write::read_expiry;
 
@@ -50,8 +50,12 @@ pub(super) struct PutGiven {
 #[serde(deny_unknown_fields)]
 pub(super) struct PutBody {
     /// The value, as text; up to 64 KiB.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     value: Option<String>,
     /// The value, as base64; up to 64 KiB.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     value_base64: Option<String>,
     /// How long it lives, in milliseconds; for ever when absent.
     #[schema(minimum = 1, maximum = 3_155_760_000_000_u64)]
@@ -90,14 +94,17 @@ pub(super) struct PatchGiven {
 #[serde(deny_unknown_fields)]
 pub(super) struct PatchBody {
     /// Milliseconds from now.
-    #[schema(minimum = 1, maximum = 3_155_760_000_000_u64)]
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false, minimum = 1, maximum = 3_155_760_000_000_u64)]
     ttl_ms: Option<u64>,
     /// Milliseconds later than it would.
-    #[schema(minimum = 1, maximum = 3_155_760_000_000_u64)]
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false, minimum = 1, maximum = 3_155_760_000_000_u64)]
     extend_ms: Option<u64>,
     /// True: never.
-    #[serde(default)]
-    persist: bool,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    persist: Option<bool>,
 }
 
 /// A write of one key, which is durable.
@@ -169,7 +176,7 @@ pub(super) async fn get(
     put, path = "/v1/kv/{key}", operation_id = "putKey", tag = "keys",
     params(
         ("key" = inline(KeyText), Path, description = KEY_TEXT), PutGiven,
-        ("if-match" = Option<String>, Header, pattern = r#"^"[0-9]{1,19}"$"#, description = "The version that the key must have, in quotes"),
+        ("if-match" = Option<String>, Header, pattern = r#"^([*]|"[0-9]{1,19}")$"#, description = "The version that the key must have, in quotes; `*`: it must be there"),
         ("if-none-match" = Option<String>, Header, pattern = r"^[*]$", description = "`*`: the key must be absent"),
     ),
     request_body(content((Vec<u8> = "application/octet-stream"), (PutBody = "application/json"))),
@@ -224,7 +231,7 @@ pub(super) async fn put(
     patch, path = "/v1/kv/{key}", operation_id = "setExpiry", tag = "keys", request_body = PatchBody,
     params(
         ("key" = inline(KeyText), Path, description = KEY_TEXT), PatchGiven,
-        ("if-match" = Option<String>, Header, pattern = r#"^"[0-9]{1,19}"$"#, description = "The version that the key must have, in quotes"),
+        ("if-match" = Option<String>, Header, pattern = r#"^([*]|"[0-9]{1,19}")$"#, description = "The version that the key must have, in quotes; `*`: it must be there"),
     ),
     responses(
         (status = 200, description = "It is done, and durable", body = KeyWritten, headers(
@@ -258,7 +265,7 @@ pub(super) async fn patch(
     delete, path = "/v1/kv/{key}", operation_id = "deleteKey", tag = "keys",
     params(
         ("key" = inline(KeyText), Path, description = KEY_TEXT), DeleteGiven,
-        ("if-match" = Option<String>, Header, pattern = r#"^"[0-9]{1,19}"$"#, description = "The version that the key must have, in quotes"),
+        ("if-match" = Option<String>, Header, pattern = r#"^([*]|"[0-9]{1,19}")$"#, description = "The version that the key must have, in quotes; `*`: it must be there"),
     ),
     responses(
         (status = 200, description = "There is no such key any more", body = KeyDeleted),
@@ -278,7 +285,7 @@ pub(super) async fn delete(
         let done = guard.write(&api, Operation::Delete { key }).await?;
         return Ok(Json(KeyDeleted { deleted: u64::from(done.version != 0) }));
     }
-    if guard.version.is_some() {
+    if guard.demand.is_some() {
         let hint = "read what is there, and delete it with POST /v1/write";
         return Err(Problem::bad("a recursive deletion takes no condition", hint));
     }
@@ -294,27 +301,43 @@ pub(super) struct KeyText(String);
 const KEY_TEXT: &str = "A path-like name of 1 to 1024 bytes, of which no part between `/` is empty, `.` or `..`. `/` may \
                         stand as it is or as `%2F`";
 
-/// What a request demands of the version of a key.
+/// How often others may have written a key, each time before a write that only demands that it is there.
+const RACES_MAX: usize = 64;
+
+/// What a request demands of a key.
 struct Guard {
-    version: Option<u64>,
+    demand: Option<Demand>,
     /// Whether it came in a header, which has an answer of its own.
     is_precondition: bool,
+}
+
+/// A condition on a key (RFC 9110, 13.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Demand {
+    /// It has this version; 0: it is absent.
+    Version(u64),
+    /// It is there.
+    Presence,
 }
 
 impl Guard {
     fn of(headers: &HeaderMap, if_version: Option<u64>) -> Result<Self, Problem> {
         let matching = input::header(headers, &IF_MATCH)?.map(|tag| {
-            let text = "If-Match takes one version in quotes, such as \"3\"";
-            version_of(tag).ok_or_else(|| Problem::bad(text, "GET gives it as ETag"))
+            let text = "If-Match takes * or one version in quotes, such as \"3\"";
+            let version = || version_of(tag).map(Demand::Version);
+            let demand = if tag == "*" { Some(Demand::Presence) } else { version() };
+            demand.ok_or_else(|| Problem::bad(text, "GET gives it as ETag"))
         });
         let absent = input::header(headers, &IF_NONE_MATCH)?.map(|tag| match tag {
-            "*" => Ok(0),
+            "*" => Ok(Demand::Version(0)),
             _ => Err(Problem::bad("If-None-Match takes * with a write", "it means that the key is absent")),
         });
         match (matching.transpose()?, absent.transpose()?, if_version) {
-            (None, None, version) => Ok(Self { version, is_precondition: false }),
-            (Some(version), None, None) | (None, Some(version), None) => {
-                Ok(Self { version: Some(version), is_precondition: true })
+            (None, None, version) => {
+                Ok(Self { demand: version.map(Demand::Version), is_precondition: false })
+            }
+            (Some(demand), None, None) | (None, Some(demand), None) => {
+                Ok(Self { demand: Some(demand), is_precondition: true })
             }
             _ => Err(Problem::bad("give one of If-Match, If-None-Match and if_version", "")),
         }
@@ -322,15 +345,40 @@ impl Guard {
 
     async fn write(&self, api: &Api, operation: Operation) -> Result<KeyWritten, Problem> {
         let key = operation.key().to_owned();
-        let condition = self.version.map(|version| Condition::Version { key: key.clone(), version });
-        let write = Write { conditions: condition.into_iter().collect(), operations: vec![operation] };
-        let written = api.catalog.write(write).await.map_err(|error| {
-            let problem = Problem::from(error);
-            if self.is_precondition { problem.of_precondition() } else { problem }
-        })?;
-        let version = written.versions.first().copied().unwrap_or_default();
-        Ok(KeyWritten { key, version, revision: written.revision })
+        let mut version = self.demand.map(|demand| match demand {
+            Demand::Version(version) => version,
+            // The refusal of a version that it has not says which one it has.
+            Demand::Presence => 1,
+        });
+        for _ in 0..RACES_MAX {
+            let condition = version.map(|version| Condition::Version { key: key.clone(), version });
+            let operations = vec![operation.clone()];
+            let write = Write { conditions: condition.into_iter().collect(), operations };
+            match api.catalog.write(write).await {
+                Ok(written) => {
+                    let version = written.versions.first().copied().unwrap_or_default();
+                    return Ok(KeyWritten { key, version, revision: written.revision });
+                }
+                Err(CatalogError::Conflict { found, .. }) if self.demand == Some(Demand::Presence) => {
+                    match found {
+                        0 => return Err(absent(&key)),
+                        found => version = Some(found),
+                    }
+                }
+                Err(error) => {
+                    let problem = Problem::from(error);
+                    return Err(if self.is_precondition { problem.of_precondition() } else { problem });
+                }
+            }
+        }
+        Err(Problem::busy(format!("key '{key}' is written by others all the time")).about(&key))
     }
+}
+
+/// The refusal of a write that demands that the key is there.
+fn absent(key: &str) -> Problem {
+    let text = format!("there is no key '{}', and If-Match demands that there is", shortened(key));
+    Problem::new(StatusCode::PRECONDITION_FAILED, Code::Conflict, text, "put it without If-Match").about(key)
 }
 
 /// Whether a list of entity tags has this version, or any.
@@ -381,13 +429,15 @@ mod tests {
     #[test]
     fn a_condition_comes_from_one_place() {
         let guard = |lines: &[(&'static str, &'static str)], if_version| {
-            Guard::of(&headers(lines), if_version).map(|guard| (guard.version, guard.is_precondition)).ok()
+            Guard::of(&headers(lines), if_version).map(|guard| (guard.demand, guard.is_precondition)).ok()
         };
+        let version = |version| Some(Demand::Version(version));
         assert_eq!(guard(&[], None), Some((None, false)));
-        assert_eq!(guard(&[], Some(4)), Some((Some(4), false)));
-        assert_eq!(guard(&[("if-match", "\"4\"")], None), Some((Some(4), true)));
-        assert_eq!(guard(&[("if-none-match", "*")], None), Some((Some(0), true)));
-        for lines in [[("if-match", "*")], [("if-match", "W/\"4\"")], [("if-none-match", "\"4\"")]] {
+        assert_eq!(guard(&[], Some(4)), Some((version(4), false)));
+        assert_eq!(guard(&[("if-match", "\"4\"")], None), Some((version(4), true)));
+        assert_eq!(guard(&[("if-match", "*")], None), Some((Some(Demand::Presence), true)));
+        assert_eq!(guard(&[("if-none-match", "*")], None), Some((version(0), true)));
+        for lines in [[("if-match", "4")], [("if-match", "W/\"4\"")], [("if-none-match", "\"4\"")]] {
             assert_eq!(guard(&lines, None), None, "{lines:?}");
         }
         assert_eq!(guard(&[("if-match", "\"4\"")], Some(4)), None);

@@ -37,6 +37,7 @@ use self::problem::{Code, Problem};
 use crate::node::Node;
 
 pub(crate) use connection::Http;
+pub use write::parse_write;
 
 /// Requests that are carried out at once, without streams.
 const REQUESTS_MAX: usize = 256;

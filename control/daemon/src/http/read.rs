@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Api;
 use super::entry::{Detail, EntryShown};
 use super::input::{InBody, InQuery};
+use super::key::KeyText;
 use super::problem::{Code, Problem, Told};
 use crate::failure::in_full;
 
@@ -105,7 +106,7 @@ pub(super) struct StreamGiven {
 #[serde(deny_unknown_fields)]
 pub(super) struct ManyGiven {
     /// The keys; at most 1024.
-    #[schema(max_items = 1024)]
+    #[schema(max_items = 1024, value_type = Vec<KeyText>)]
     keys: Vec<String>,
     /// How fresh the answer must be.
     #[serde(default)]

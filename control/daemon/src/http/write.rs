@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use catalog::{Condition, Content, Expiry, Operation, Put, Write, Written};
+use flow::wire::catalog::CatalogWrite;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
 use super::entry::value_bytes;
-use super::input::{InBody, object, objects};
+use super::input::{InBody, Object, object, objects, present};
+use super::key::KeyText;
 use super::problem::{Problem, Told};
+use crate::kv::translate;
 
 /// Operations that are carried out together, at one revision, if all conditions hold; otherwise nothing is changed.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -23,7 +26,7 @@ pub(super) struct WriteGiven {
     #[schema(max_items = 128)]
     conditions: Vec<ConditionGiven>,
     /// What is done; at most 128, of which no two name the same key.
-    #[serde(rename = "do")]
+    #[serde(default, rename = "do")]
     #[schema(max_items = 128)]
     operations: Vec<OperationGiven>,
 }
@@ -34,12 +37,20 @@ pub(super) struct WriteGiven {
 #[serde(deny_unknown_fields)]
 struct ConditionGiven {
     /// The key.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false, min_length = 1, max_length = 1024, pattern = r"^[^/\u0000]+(/[^/\u0000]+)*$")]
     key: Option<String>,
     /// All keys that begin with it.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     prefix: Option<String>,
     /// The version that the key has; 0 means that it is absent.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false, format = "uint64")]
     version: Option<u64>,
     /// The revision after which nothing was written, deleted or has expired.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false, format = "uint64")]
     unchanged_since: Option<u64>,
 }
 
@@ -64,10 +75,15 @@ pub(super) enum OperationGiven {
 #[serde(deny_unknown_fields)]
 pub(super) struct PutOperation {
     /// The key.
+    #[schema(value_type = KeyText)]
     key: String,
     /// The value, as text; up to 64 KiB.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     value: Option<String>,
     /// The value, as base64; up to 64 KiB.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     value_base64: Option<String>,
     /// How long it lives, in milliseconds; for ever when absent.
     #[schema(minimum = 1, maximum = 3_155_760_000_000_u64)]
@@ -84,6 +100,7 @@ pub(super) struct PutOperation {
 #[serde(deny_unknown_fields)]
 pub(super) struct DeleteOperation {
     /// The key.
+    #[schema(value_type = KeyText)]
     key: String,
 }
 
@@ -92,16 +109,20 @@ pub(super) struct DeleteOperation {
 #[serde(deny_unknown_fields)]
 pub(super) struct ExpireOperation {
     /// The key, which must be there.
+    #[schema(value_type = KeyText)]
     key: String,
     /// Milliseconds from now.
-    #[schema(minimum = 1, maximum = 3_155_760_000_000_u64)]
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false, minimum = 1, maximum = 3_155_760_000_000_u64)]
     ttl_ms: Option<u64>,
     /// Milliseconds later than it would.
-    #[schema(minimum = 1, maximum = 3_155_760_000_000_u64)]
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false, minimum = 1, maximum = 3_155_760_000_000_u64)]
     extend_ms: Option<u64>,
     /// True: never.
-    #[serde(default)]
-    persist: bool,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    persist: Option<bool>,
 }
 
 /// A write that was carried out, and is durable.
@@ -132,6 +153,14 @@ pub(super) async fn write(
     InBody { value: given, .. }: InBody<WriteGiven>,
 ) -> Result<Json<WrittenShown>, Problem> {
     Ok(Json(api.catalog.write(given.read()?).await?.into()))
+}
+
+/// Reads the document that `POST /v1/write` takes, for a client that takes it too. The error says what is wrong with it.
+pub fn parse_write(document: serde_json::Value) -> Result<CatalogWrite, String> {
+    let given = serde_json::from_value::<Object<WriteGiven>>(document);
+    let Object(given) = given.map_err(|error| error.to_string())?;
+    let write = given.read().map_err(|problem| problem.message.clone())?;
+    Ok(translate::write_to_wire(write))
 }
 
 impl WriteGiven {
@@ -185,12 +214,12 @@ impl OperationGiven {
 pub(super) fn read_expiry(
     ttl_ms: Option<u64>,
     extend_ms: Option<u64>,
-    persist: bool,
+    persist: Option<bool>,
 ) -> Result<Expiry, Problem> {
     match (ttl_ms, extend_ms, persist) {
-        (Some(ttl_ms), None, false) => Ok(Expiry::In(ttl_ms)),
-        (None, Some(extend_ms), false) => Ok(Expiry::Later(extend_ms)),
-        (None, None, true) => Ok(Expiry::Never),
+        (Some(ttl_ms), None, None) => Ok(Expiry::In(ttl_ms)),
+        (None, Some(extend_ms), None) => Ok(Expiry::Later(extend_ms)),
+        (None, None, Some(true)) => Ok(Expiry::Never),
         _ => Err(Problem::bad("an expiry is one of 'ttl_ms', 'extend_ms' and 'persist': true", "")),
     }
 }
@@ -242,11 +271,11 @@ mod tests {
         let operation = |operation: Value| json!({"do": [operation]});
         let condition = |condition: Value| json!({"if": [condition], "do": []});
         for document in [
-            json!({}),
             json!([]),
             json!({"do": [], "x": 1}),
             operation(json!({"put": {"key": "a"}})),
             operation(json!({"put": {"value": "a"}})),
+            operation(json!({"put": {"key": "a", "value": "a", "value_base64": null}})),
             operation(json!({"put": {"key": "a", "value": "a", "ttl_ms": -1}})),
             operation(json!({"put": {"key": "a", "value": "a", "ttl_ms": 1.5}})),
             operation(json!({"put": {"key": "a", "value": "a", "ttl": 1}})),
@@ -258,6 +287,7 @@ mod tests {
             operation(json!({"delete": {"key": "a"}, "put": {"key": "a", "value": ""}})),
             operation(json!({"expire": {"key": "a"}})),
             operation(json!({"expire": {"key": "a", "ttl_ms": 1, "persist": true}})),
+            operation(json!({"expire": {"key": "a", "ttl_ms": 1, "persist": false}})),
             condition(json!({"key": "a"})),
             condition(json!({"key": "a", "version": 1, "unchanged_since": 1})),
             condition(json!({"key": "a", "prefix": "a", "unchanged_since": 1})),

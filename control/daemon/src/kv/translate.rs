@@ -151,7 +151,7 @@ pub(crate) fn operation(operation: CatalogOperation) -> Operation {
     }
 }
 
-pub(super) fn write_to_wire(write: Write) -> CatalogWrite {
+pub(crate) fn write_to_wire(write: Write) -> CatalogWrite {
     let condition = |condition| match condition {
         Condition::Version { key, version } => CatalogCondition::Version(KeyVersion { key, version }),
         Condition::Unchanged { prefix, exact, revision } => {

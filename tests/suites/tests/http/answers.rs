@@ -60,6 +60,11 @@ fn conditions_hold_or_nothing_is_done() {
     assert_eq!((&problem["expected_version"], &problem["found_version"]), (&0.into(), &1.into()));
     http.put("/v1/kv/a?if_version=0", "2").fails(409, "conflict");
     if_match(7).put("/v1/kv/a", "2").fails(412, "conflict");
+    let if_there = || http.with("if-match", "*");
+    if_there().put("/v1/kv/absent", "2").fails(412, "conflict");
+    if_there().delete("/v1/kv/absent").fails(412, "conflict");
+    if_there().json("PATCH", "/v1/kv/absent", &json!({"ttl_ms": 5})).fails(412, "conflict");
+    http.get("/v1/kv/absent").fails(404, "no_key");
     if_match(7).delete("/v1/kv/a").fails(412, "conflict");
     if_match(7).json("PATCH", "/v1/kv/a", &json!({"persist": true})).fails(412, "conflict");
     assert_eq!(http.get("/v1/kv/a").is(200).body, b"1");
@@ -71,6 +76,8 @@ fn conditions_hold_or_nothing_is_done() {
     assert_eq!(http.delete("/v1/kv/a").is(200).value(), json!({"deleted": 0}));
     // Versions go on where they were.
     assert_eq!(http.put("/v1/kv/a", "4").is(200).value()["version"], 4);
+    assert_eq!(if_there().put("/v1/kv/a", "5").is(200).value()["version"], 5);
+    assert_eq!(if_there().delete("/v1/kv/a").is(200).value(), json!({"deleted": 1}));
 }
 
 #[test]

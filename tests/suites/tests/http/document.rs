@@ -41,6 +41,33 @@ fn what_is_described_is_there() {
     every_reference_leads_somewhere(&document, &document);
 }
 
+#[test]
+fn fields_that_exclude_each_other_are_told() {
+    let node = Node::start();
+    let document = Http::at(&node).get("/openapi.json").is(200).value();
+    let ways = |name: &str| {
+        let ways = document["components"]["schemas"][name]["oneOf"].as_array().unwrap().clone();
+        assert!(ways.iter().all(|way| way["additionalProperties"] == false), "{name}");
+        ways
+    };
+    for (name, fields) in [
+        ("Put", &["value", "value_base64"][..]),
+        ("PutOperation", &["value", "value_base64"]),
+        ("Expiry", &["ttl_ms", "extend_ms", "persist"]),
+        ("ExpireOperation", &["ttl_ms", "extend_ms", "persist"]),
+        ("Operation", &["put", "delete", "expire"]),
+    ] {
+        let ways = ways(name);
+        assert_eq!(ways.len(), fields.len(), "{name}");
+        for (way, own) in ways.iter().zip(fields) {
+            assert!(way["required"].as_array().unwrap().contains(&(*own).into()), "{name} {own}");
+            let is_there = |field: &&str| way["properties"].get(field).is_some();
+            assert_eq!(fields.iter().filter(|field| is_there(field)).collect::<Vec<_>>(), [own], "{name}");
+        }
+    }
+    assert_eq!(ways("Condition").len(), 3);
+}
+
 fn every_reference_leads_somewhere(document: &Value, part: &Value) {
     match part {
         Value::Object(fields) => {

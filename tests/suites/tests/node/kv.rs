@@ -198,12 +198,12 @@ fn several_writes_are_committed_together_or_not_at_all() {
         Shoal::at(&node).args(["kv", "txn", "-", "--json"]).input(document.as_bytes()).run()
     };
     let done = txn(r#"{"if":[{"key":"a","version":1},{"key":"b","version":0}],
-            "do":[{"put":{"key":"b","value":"2","ttl":"1h"}},{"delete":{"key":"a"}}]}"#);
+            "do":[{"put":{"key":"b","value":"2","ttl_ms":3600000}},{"delete":{"key":"a"}}]}"#);
     assert_eq!(done.success().json()["versions"], serde_json::json!([1, 1]));
     txn(r#"{"if":[{"key":"a","version":1}],"do":[{"put":{"key":"c","value":"3"}}]}"#).exits(5);
     shoal(&node, ["kv", "get", "c"]).exits(3);
     let read = txn(
-        r#"{"get":["b","z"],"if":[{"key":"b","version":1}],"do":[{"expire":{"key":"b","remove":true}}]}"#,
+        r#"{"get":["b","z"],"if":[{"key":"b","version":1}],"do":[{"expire":{"key":"b","persist":true}}]}"#,
     );
     let read = read.success().json();
     assert_eq!((&read["read"][0]["value"], &read["read"][1]), (&"2".into(), &Value::Null));
