@@ -70,24 +70,6 @@ pub enum DemoError {
         /// Bytes that the machine has left.
         available: u64,
     },
-    /// A node ended or did not become ready.
-    #[error("node {node} {what}{log}")]
-    Node {
-        /// Its name.
-        node: String,
-        /// What happened.
-        what: String,
-        /// The end of its log, indented, behind a line break; may be empty.
-        log: String,
-    },
-    /// Files or processes failed.
-    #[error("cannot {action}: {source}")]
-    Machine {
-        /// What was tried.
-        action: String,
-        /// Why it failed.
-        source: std::io::Error,
-    },
 }
 
 impl DemoError {
@@ -95,15 +77,7 @@ impl DemoError {
     pub fn hint(&self) -> &'static str {
         match self {
             DemoError::Memory { .. } => "use fewer --nodes or a smaller --size",
-            DemoError::Node { .. } => "`shoal doctor` says what a node needs",
-            DemoError::Machine { .. } => "",
         }
-    }
-
-    /// The failure of `action`.
-    fn machine(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Failure {
-        let action = action.into();
-        |source| Failure::Demo(DemoError::Machine { action, source })
     }
 }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::bench::BenchError;
 use crate::demo::DemoError;
 use crate::interrupt;
+use crate::processes::ProcessError;
 
 /// Exit code of wrong usage, the same that clap uses.
 pub const USAGE: u8 = 2;
@@ -111,6 +112,9 @@ pub enum Failure {
     /// The demonstration failed.
     #[error(transparent)]
     Demo(#[from] DemoError),
+    /// Programs on this machine could not be started.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     /// The settings of a node make no sense.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -220,6 +224,7 @@ impl Failure {
             Failure::Version { .. } => "read it again, then try with what it has".into(),
             Failure::Unfit(_) => "the remedies are in the table above".into(),
             Failure::Demo(error) => error.hint().into(),
+            Failure::Process(error) => error.hint().into(),
             Failure::Bench(error) => error.hint().into(),
             _ => String::new(),
         }

@@ -9,6 +9,7 @@ mod amount;
 mod bench;
 mod broadcast;
 mod chunk;
+mod cluster;
 mod completions;
 mod data;
 mod demo;
@@ -24,6 +25,7 @@ mod node;
 mod noise;
 mod output;
 mod place;
+mod processes;
 mod progress;
 mod put;
 mod rm;
@@ -53,6 +55,7 @@ struct Shoal {
 const AFTER_HELP: &str = "\
 Examples:
   shoal demo                                  See eight nodes broadcast 1 GiB on this machine
+  shoal cluster up                            Try three nodes of which any may fail
   shoal serve                                 Start a node
   shoal put models/llama --src ./llama        Store a directory
   shoal get models/llama --dest /scratch/m    Write it elsewhere
@@ -89,6 +92,8 @@ enum Command {
     Status(status::Status),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     #[command(subcommand)]
     Bench(bench::Bench),
     Completions(completions::Completions),
@@ -132,6 +137,7 @@ fn run(shoal: Shoal) -> Result<ExitCode, Failure> {
         Command::Status(status) => status.run(&global),
         Command::Doctor(doctor) => doctor.run(&global),
         Command::Demo(demo) => demo.run(&global),
+        Command::Cluster(cluster) => cluster.run(&global),
         Command::Bench(bench) => bench.run(&global),
         Command::Completions(completions) => completions.run(),
     }?;

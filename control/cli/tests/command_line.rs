@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output, Stdio};
 
-const COMMANDS: [&[&str]; 39] = [
+const COMMANDS: [&[&str]; 41] = [
     &["serve"],
     &["put"],
     &["get"],
@@ -38,6 +38,8 @@ const COMMANDS: [&[&str]; 39] = [
     &["status"],
     &["doctor"],
     &["demo"],
+    &["cluster"],
+    &["cluster", "up"],
     &["bench"],
     &["bench", "p2p"],
     &["bench", "broadcast"],
@@ -87,7 +89,8 @@ fn every_command_has_help() {
         assert_eq!(output.status.code(), Some(0), "{command:?}");
         let text = stdout(&output);
         assert!(text.contains("Usage: shoal"), "{command:?}:\n{text}");
-        let is_group = ["chunk", "node", "bench", "kv", "service"].contains(command.last().unwrap());
+        let is_group =
+            ["chunk", "cluster", "node", "bench", "kv", "service"].contains(command.last().unwrap());
         assert!(is_group || text.contains("Examples:"), "{command:?} has no examples:\n{text}");
     }
 }

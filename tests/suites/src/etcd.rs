@@ -18,6 +18,19 @@ const STARTS_MAX: usize = 3;
 /// How long a member may take to say how it is.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Whether there is an `etcd` to run. Where there is none it says so; with `SHOAL_REQUIRE_ETCD` set that is a failure.
+pub fn has_etcd() -> bool {
+    let version = Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if let Err(error) = &version {
+        assert!(
+            std::env::var_os("SHOAL_REQUIRE_ETCD").is_none(),
+            "the program etcd is required here and does not run: {error}"
+        );
+        println!("skipped: the program etcd is not there ({error}); Debian has it as etcd-server");
+    }
+    version.is_ok()
+}
+
 /// The members. All end, and their folders go, when this is dropped.
 pub struct Etcds {
     members: Vec<Member>,
@@ -46,14 +59,7 @@ impl Etcds {
     }
 
     fn start_with(count: usize, tls: Option<[PathBuf; 3]>) -> Option<Self> {
-        let version =
-            Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        if let Err(error) = version {
-            assert!(
-                std::env::var_os("SHOAL_REQUIRE_ETCD").is_none(),
-                "the program etcd is required here and does not run: {error}"
-            );
-            println!("skipped: the program etcd is not there ({error}); Debian has it as etcd-server");
+        if !has_etcd() {
             return None;
         }
         for _ in 0..STARTS_MAX {

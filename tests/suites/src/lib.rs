@@ -15,17 +15,19 @@ mod node; // one `shoal serve`
 mod noise; // bytes that look random and are the same each time
 mod ordinary; // an ordinary user, for tests that are run by root
 mod portrait; // what a tree is, for comparison
+mod processes; // which processes there are
 mod relay; // a local socket in front of a node's that counts what passes
 mod wait; // conditions that come true after a while
 
 pub use binary::path as program;
 pub use cluster::Cluster;
 pub use command::{Outcome, Running, Shoal, shoal};
-pub use etcd::Etcds;
+pub use etcd::{Etcds, has_etcd};
 pub use http::{Answer, Event, Events, Http};
 pub use node::{Node, Setup, Signal, Way};
 pub use noise::{Noise, noise, write_noise};
 pub use ordinary::Ordinary;
 pub use portrait::{Portrait, assert_same_tree};
+pub use processes::processes_below;
 pub use relay::Relay;
 pub use wait::{holds, until};

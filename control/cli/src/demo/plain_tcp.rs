@@ -6,10 +6,10 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::DemoError;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::noise;
+use crate::processes::ProcessError;
 
 /// Bytes that one call sends or receives at most, so that a signal is noticed.
 const STEP: usize = 1 << 20;
@@ -28,7 +28,7 @@ pub fn copy(size: u64, receivers: u16, congestion_control: Option<&str>) -> Resu
     let copied = run(size, receivers, congestion_control);
     // A signal makes the streams fail.
     interrupt::check()?;
-    copied.map_err(DemoError::machine("copy over plain TCP for comparison"))
+    copied.map_err(ProcessError::machine("copy over plain TCP for comparison"))
 }
 
 fn run(size: u64, receivers: u16, congestion_control: Option<&str>) -> io::Result<Copies> {

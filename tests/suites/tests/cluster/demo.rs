@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use suites::{Shoal, Signal, holds};
+use suites::{Shoal, Signal, holds, processes_below};
 
 /// A demonstration that keeps its folder, and thereby its nodes, in a place of this test's own.
 fn demo(folder: &Path, words: &[&str]) -> Shoal {
@@ -49,7 +49,7 @@ fn an_interrupted_demonstration_leaves_nothing() {
     for signal in [Signal::INT, Signal::TERM] {
         let folder = tempfile::tempdir().unwrap();
         let demo = demo(folder.path(), &["--nodes", "4", "--size", "128MiB", "--keep"]).start();
-        holds("the nodes run", || processes_in(folder.path()).len() == 4);
+        holds("the nodes run", || processes_below(folder.path()).len() == 4);
         demo.signal(signal);
         let outcome = demo.wait();
         // It may have come to the end of its work, where a signal is what it waits for.
@@ -62,10 +62,10 @@ fn an_interrupted_demonstration_leaves_nothing() {
 fn a_killed_demonstration_takes_its_nodes_along() {
     let folder = tempfile::tempdir().unwrap();
     let demo = demo(folder.path(), &["--nodes", "3", "--size", "16MiB", "--keep"]).start();
-    holds("the nodes run", || processes_in(folder.path()).len() == 3);
+    holds("the nodes run", || processes_below(folder.path()).len() == 3);
     demo.signal(Signal::KILL);
     assert_eq!(demo.wait().code, None);
-    holds("the nodes end", || processes_in(folder.path()).is_empty());
+    holds("the nodes end", || processes_below(folder.path()).is_empty());
 }
 
 #[test]
@@ -80,17 +80,5 @@ fn a_demonstration_that_does_not_fit_says_so() {
 fn assert_nothing_left(folder: &Path) {
     let left: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
-    assert_eq!(processes_in(folder), Vec::<u32>::new());
-}
-
-/// Nodes whose data directory is below this folder.
-fn processes_in(folder: &Path) -> Vec<u32> {
-    let below = folder.to_str().unwrap();
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let entry = entry.ok()?;
-        let process = entry.file_name().to_str()?.parse().ok()?;
-        let words = fs::read(entry.path().join("cmdline")).ok()?;
-        String::from_utf8_lossy(&words).contains(below).then_some(process)
-    });
-    processes.collect()
+    assert_eq!(processes_below(folder), Vec::<u32>::new());
 }

@@ -10,6 +10,7 @@ mod nodes; // equals that share keys, chunks and members
 mod node_loss; // nodes that die, and etcd's leader, while files and values are written
 mod out_of_reach; // all of etcd away from nodes that run
 mod several; // nodes that share one catalog
+mod up; // a cluster of one command
 
 use catalog::{Catalog, Content, Etcd, EtcdSettings, Operation, Put, Write, Written};
 use futures_lite::future::block_on;
