@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -113,14 +114,14 @@ impl Shoal {
             // A command that has failed does not read its input to the end.
             thread::spawn(move || std::io::copy(&mut bytes, &mut stdin).and_then(|_| stdin.flush()));
         }
-        let stdout = collect(child.stdout.take());
+        let stdout = Collected::begin(child.stdout.take());
         // The end of the terminal that the call has must be its own, or reading ours would not end.
         drop(self.command);
         let stderr = match terminal {
-            Some(terminal) => collect(Some(terminal)),
-            None => collect(child.stderr.take()),
+            Some(terminal) => Collected::begin(Some(terminal)),
+            None => Collected::begin(child.stderr.take()),
         };
-        Running { child, words: words.join(" "), stdout: Some(stdout), stderr: Some(stderr) }
+        Running { child, words: words.join(" "), stdout, stderr }
     }
 }
 
@@ -134,29 +135,62 @@ fn pseudo_terminal() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
-fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut stream) = stream {
-            // What was read before an error is still worth seeing.
-            let _ = stream.read_to_end(&mut bytes);
-        }
-        bytes
-    })
+/// What a call prints, read while it runs.
+struct Collected {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Collected {
+    fn begin(stream: Option<impl Read + Send + 'static>) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let reader = stream.map(|mut stream| {
+            let bytes = bytes.clone();
+            thread::spawn(move || {
+                let mut part = [0; 8192];
+                loop {
+                    let length = match stream.read(&mut part) {
+                        Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                        // What was read before an error is still worth seeing.
+                        Ok(0) | Err(_) => break,
+                        Ok(length) => length,
+                    };
+                    bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&part[..length]);
+                }
+            })
+        });
+        Self { bytes, reader }
+    }
+
+    /// What has come so far.
+    fn so_far(&self) -> Vec<u8> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All of it, once the stream has ended.
+    fn all(&mut self) -> Vec<u8> {
+        self.reader.take().map(JoinHandle::join);
+        self.so_far()
+    }
 }
 
 /// A call that runs. Dropping it kills it.
 pub struct Running {
     child: Child,
     words: String,
-    stdout: Option<JoinHandle<Vec<u8>>>,
-    stderr: Option<JoinHandle<Vec<u8>>>,
+    stdout: Collected,
+    stderr: Collected,
 }
 
 impl Running {
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         send(&self.child, signal);
+    }
+
+    /// What it has printed on standard output so far.
+    pub fn printed(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.so_far()).into_owned()
     }
 
     /// Whether it has not ended yet.
@@ -176,10 +210,7 @@ impl Running {
         // The kernel counts for as long as nobody has taken notice of the end.
         let (read, written) = moved(&self.child);
         let status = self.child.wait().expect("a child can be waited for");
-        let take = |bytes: Option<JoinHandle<Vec<u8>>>| {
-            bytes.and_then(|bytes| bytes.join().ok()).unwrap_or_default()
-        };
-        let (stdout, stderr) = (take(self.stdout.take()), take(self.stderr.take()));
+        let (stdout, stderr) = (self.stdout.all(), self.stderr.all());
         Outcome { words: std::mem::take(&mut self.words), code: status.code(), stdout, stderr, read, written }
     }
 }

@@ -159,6 +159,8 @@ fn a_watch_misses_nothing_while_the_node_is_away() {
     let watch = Shoal::at(&node).args(words).start();
     shoal(&node, ["kv", "put", "other", "x"]).success();
     shoal(&node, ["kv", "put", "w/1", "one"]).success();
+    // A watch that finds no node at its beginning says so and ends.
+    holds("the watch has begun", || watch.printed().contains("w/0"));
     node.kill();
     node.restart();
     shoal(&node, ["kv", "rm", "w/1"]).success();
