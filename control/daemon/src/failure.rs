@@ -67,7 +67,8 @@ fn hint_of_catalog(error: &CatalogError) -> &'static str {
             "the write may have been carried out: read the key before it is written again"
         }
         CatalogError::Unreachable { .. } => {
-            "try again; `shoal status` tells where the catalog is and whether it is reached"
+            "check that the head runs and can be reached, whose address is what --join says, or the etcd of --catalog; \
+             `shoal status` tells which, and whether it is reached"
         }
         CatalogError::Unacknowledged { .. } => {
             "`shoal node ls` shows which nodes are alive; --consistency quorum asks none"

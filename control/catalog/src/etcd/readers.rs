@@ -31,6 +31,8 @@ pub(super) struct Readers {
     table: Mutex<Table>,
     /// Held while the node's lease is granted or renewed.
     node_lease: tokio::sync::Mutex<Option<NodeLease>>,
+    /// Held while names are removed, so that a sweep finds gone what another has begun to remove.
+    unmarking: tokio::sync::Mutex<()>,
 }
 
 struct Table {
@@ -60,7 +62,11 @@ impl Readers {
     /// None yet; `first` is the number of the first lease.
     pub(super) fn new(first: u64) -> Self {
         let table = Table { leases: Leases::new(first), marked: BTreeMap::new() };
-        Self { table: Mutex::new(table), node_lease: tokio::sync::Mutex::default() }
+        Self {
+            table: Mutex::new(table),
+            node_lease: tokio::sync::Mutex::default(),
+            unmarking: tokio::sync::Mutex::default(),
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -186,6 +192,7 @@ impl Core {
 
     /// Removes the names of versions that nobody reads: at once of those that nobody can open any more, of others after a while.
     pub(super) async fn unmark(&self) {
+        let _alone = self.readers.unmarking.lock().await;
         for (revision, written) in self.unread() {
             let name = self.layout.lease(self.node, revision);
             let delete = DeleteRangeRequest { key: name.clone(), range_end: Vec::new() };

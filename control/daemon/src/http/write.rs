@@ -238,7 +238,8 @@ mod tests {
     use super::*;
 
     fn read(document: Value) -> Result<Write, String> {
-        let given: WriteGiven = serde_json::from_value(document).map_err(|error| error.to_string())?;
+        let Object(given) =
+            serde_json::from_value::<Object<WriteGiven>>(document).map_err(|error| error.to_string())?;
         given.read().map_err(|problem| problem.message.clone())
     }
 
