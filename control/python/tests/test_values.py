@@ -171,6 +171,7 @@ def test_frames(local: shoal.Client) -> None:
     assert local.get("v/table").equals(table)
 
 
+@pytest.mark.filterwarnings("error")
 def test_tensors(local: shoal.Client) -> None:
     torch = pytest.importorskip("torch")
     for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.float8_e4m3fn):

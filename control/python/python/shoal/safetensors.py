@@ -249,8 +249,11 @@ def make(tensor: _Laid, data: Bytes, at: int, as_torch: bool) -> Any:
         dtype = getattr(torch, _TORCH[tensor.kind])
         if tensor.count == 0:
             return torch.empty(tensor.shape, dtype=dtype)
-        flat = torch.frombuffer(data, dtype=dtype, count=tensor.count, offset=at)
-        return flat.reshape(tensor.shape)
+        view = memoryview(data)
+        if view.readonly:
+            # Torch has no tensors that cannot be written to.
+            return torch.frombuffer(bytearray(view[at : at + tensor.end - tensor.start]), dtype=dtype).reshape(tensor.shape)
+        return torch.frombuffer(data, dtype=dtype, count=tensor.count, offset=at).reshape(tensor.shape)
     import numpy
 
     if tensor.kind not in _NUMPY:
