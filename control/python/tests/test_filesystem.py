@@ -90,3 +90,16 @@ def test_arrays_and_frames_stand_on_it(files, node: Node) -> None:
     pytest.importorskip("pyarrow")
     frame.to_parquet("shoal://fs/frame.parquet", storage_options=options)
     assert pandas.read_parquet("shoal://fs/frame.parquet", storage_options=options).equals(frame)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_checkpoints_of_torch(files, node: Node) -> None:
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    spec = pytest.importorskip("torch.distributed.checkpoint._fsspec_filesystem")
+    torch = pytest.importorskip("torch")
+    state = {"w": torch.randn(300, 1000), "deep": {"n": torch.arange(10)}, "step": 7}
+    checkpoint.save(state, storage_writer=spec.FsspecWriter("shoal://fs/checkpoint", address=node.socket))
+    found = {"w": torch.zeros(300, 1000), "deep": {"n": torch.zeros(10, dtype=torch.int64)}, "step": 0}
+    checkpoint.load(found, storage_reader=spec.FsspecReader("shoal://fs/checkpoint", address=node.socket))
+    assert torch.equal(found["w"], state["w"]) and torch.equal(found["deep"]["n"], state["deep"]["n"])
+    assert found["step"] == 7 and "fs/checkpoint/.metadata" in files.find("fs/checkpoint")
