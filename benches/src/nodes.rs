@@ -24,7 +24,7 @@ pub struct Nodes {
     processes: Vec<u32>,
     _alarms: Vec<Alarm>,
     // Last, so that the clients are closed when the nodes end.
-    _cluster: Cluster,
+    cluster: Cluster,
 }
 
 /// Bytes of memory that a node takes to hold `bytes` of chunks.
@@ -79,12 +79,17 @@ impl Nodes {
         };
         let alarms = clients.iter().map(closes).collect();
         let processes = cluster.nodes.iter().map(Node::process).collect();
-        Ok(Self { clients, processes, _alarms: alarms, _cluster: cluster })
+        Ok(Self { clients, processes, _alarms: alarms, cluster })
     }
 
     /// The first node's client.
     pub fn first(&self) -> &Client {
         &self.clients[0]
+    }
+
+    /// Where the first node listens.
+    pub fn address(&self) -> &str {
+        self.cluster.nodes[0].address()
     }
 
     /// Numbers of the nodes' processes.

@@ -12,13 +12,15 @@ use crate::scenario::{Contender, Contenders, Scenario};
 
 /// Runs one round that does not count and then `rounds` that do. In each, Shoal runs once and then each peer once. A
 /// failure of Shoal ends the scenario and is part of its outcome; a peer that fails is left out of it, and so is a
-/// scenario where the system denies what it takes. Only a signal is an error.
+/// scenario where the system denies or lacks what it takes. Only a signal is an error.
 pub fn run(scenario: &dyn Scenario, conditions: &Conditions, rounds: u32) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::new(scenario, conditions, machine::load());
     match play(scenario, conditions, rounds, &mut outcome) {
         Ok(()) => {}
         Err(_) if interrupt::signal().is_some() => return Err(Failure::Interrupted),
-        Err(failure @ Failure::Network { .. }) => outcome.not_run = Some(failure.to_string()),
+        Err(failure @ (Failure::Network { .. } | Failure::Missing { .. })) => {
+            outcome.not_run = Some(failure.to_string())
+        }
         Err(failure) => outcome.failed = Some(failure.to_string()),
     }
     Ok(outcome)

@@ -2,6 +2,7 @@
 
 mod broadcast; // one chunk to many nodes
 mod catalog; // small values, in this process
+mod http; // small values over HTTP
 mod get; // a chunk into a program's own memory
 mod put; // a file onto disk
 mod stream; // one chunk to one node
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all.push(Box::new(put::Put));
     all.push(Box::new(get::Get));
     all.extend(catalog::all());
+    all.extend(http::all());
     all
 }
 
