@@ -1,110 +1,139 @@
-//! Who is slow, late, dead, or lies.
+//! One run of the world: what is broadcast, to whom, how, and what goes wrong.
 
-use fastrand::Rng;
-use flow::limits::UPLOADS_AT_ONCE;
+use flow::chunk::Geometry;
+use flow::limits::{NODES_MAX, UPLOADS_AT_ONCE};
 use flow::swarm::Settings;
 
-/// One run of the world. Times are in pieces: the time that a piece takes on an ordinary link.
+use crate::cluster::{Cluster, time_ns};
+use crate::faults::Faults;
+use crate::strategy::Strategy;
+
+/// Most pieces of a chunk that are simulated.
+pub const PIECES_MAX: u32 = 1 << 16;
+/// Most chunks that are broadcast at the same time.
+pub const CHUNKS_MAX: usize = 16;
+
+/// One run of the world.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     /// From which all that is random follows.
     pub seed: u64,
     /// Nodes that fetch.
     pub receivers: usize,
-    /// Nodes that have the chunk at the start.
+    /// Nodes that have everything at the start.
     pub origins: usize,
-    /// Pieces of the chunk.
-    pub pieces: u32,
-    /// Nanoseconds that a piece takes on an ordinary link.
-    pub piece_ns: u64,
-    /// Nanoseconds that a message takes.
-    pub latency_ns: u64,
-    /// Nanoseconds after which a dead node is missed by those who are connected to it.
-    pub detection_ns: u64,
-    /// Nodes of a rack.
-    pub rack_size: usize,
-    /// Share of receivers that are slow.
-    pub slow: f64,
-    /// How many times slower these are.
-    pub slowness: u64,
-    /// Share of receivers that die during the transfer.
-    pub dying: f64,
-    /// Share of receivers that join during the transfer.
-    pub late: f64,
-    /// Receivers that send wrong bytes.
-    pub liars: usize,
-    /// When the origins die, in pieces.
-    pub origins_die_at: Option<u64>,
-    /// When the tracker falls silent, in pieces.
-    pub tracker_silent_at: Option<u64>,
-    /// How a fetch behaves.
+    /// Bytes of a chunk.
+    pub size_bytes: u64,
+    /// Bytes of a piece, a power of two from 1 MiB to 16 MiB.
+    pub piece_bytes: u32,
+    /// Chunks that every receiver fetches: versions of the same, each of which begins while those before it are under
+    /// way.
+    pub chunks: usize,
+    /// Who sends to whom.
+    pub strategy: Strategy,
+    /// The machines and their network.
+    pub cluster: Cluster,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// How a fetch of the swarm behaves.
     pub settings: Settings,
-    /// Pieces that a node sends at once.
+    /// Pieces that a node of the swarm sends at once.
     pub uploads_at_once: usize,
-    /// Slots of a receiver.
+    /// Slots of a receiver of the swarm, for each chunk.
     pub slots: usize,
 }
 
+/// A scenario that cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this cannot be simulated: {0}")]
+pub struct Refused(pub String);
+
 impl Scenario {
-    /// `receivers` equal nodes and one origin; 4 MiB pieces at 10 Gbit/s.
-    pub fn new(seed: u64, receivers: usize, pieces: u32) -> Self {
+    /// A chunk of `size_bytes` to `receivers` nodes from one, by the swarm, cut as in production, in a
+    /// [`Cluster::default`] in which nothing goes wrong.
+    pub fn new(seed: u64, receivers: usize, size_bytes: u64) -> Self {
+        let piece_bytes =
+            Geometry::of(size_bytes).map_or(flow::limits::PIECE_SIZE_MAX, |geometry| geometry.piece_size());
+        let settings = Settings::default();
         Self {
             seed,
             receivers,
             origins: 1,
-            pieces,
-            piece_ns: 3_400_000,
-            latency_ns: 50_000,
-            detection_ns: 50_000_000,
-            rack_size: 32,
-            slow: 0.0,
-            slowness: 4,
-            dying: 0.0,
-            late: 0.0,
-            liars: 0,
-            origins_die_at: None,
-            tracker_silent_at: None,
-            settings: Settings::default(),
+            size_bytes,
+            piece_bytes,
+            chunks: 1,
+            strategy: Strategy::Swarm,
+            cluster: Cluster::default(),
+            faults: Faults::default(),
+            slots: settings.grants_at_once,
+            settings,
             uploads_at_once: UPLOADS_AT_ONCE,
-            slots: Settings::default().grants_at_once,
         }
     }
 
-    /// The time that all pieces take on an ordinary link, in nanoseconds.
+    /// The same with so many pieces of 4 MiB.
+    pub fn of_pieces(seed: u64, receivers: usize, pieces: u32) -> Self {
+        let piece_bytes = 4 << 20;
+        let size_bytes = u64::from(pieces) * u64::from(piece_bytes);
+        Self { piece_bytes, ..Self::new(seed, receivers, size_bytes) }
+    }
+
+    /// Whether this can be run.
+    pub fn check(&self) -> Result<(), Refused> {
+        let refuse = |why: String| Err(Refused(why));
+        if let Err(error) = Geometry::new(self.size_bytes, self.piece_bytes) {
+            return refuse(error.to_string());
+        }
+        if self.pieces() > PIECES_MAX {
+            return refuse(format!("{} pieces; at most {PIECES_MAX}, so take larger ones", self.pieces()));
+        }
+        if !(1..=NODES_MAX).contains(&self.receivers) || !(1..=NODES_MAX).contains(&self.origins) {
+            let (receivers, origins) = (self.receivers, self.origins);
+            return refuse(format!(
+                "{receivers} receivers, {origins} origins; from 1 to {NODES_MAX} of each"
+            ));
+        }
+        if !(1..=CHUNKS_MAX).contains(&self.chunks) {
+            return refuse(format!("{} chunks; from 1 to {CHUNKS_MAX}", self.chunks));
+        }
+        if self.strategy != Strategy::Swarm && (self.chunks > 1 || self.origins > 1) {
+            return refuse(format!("strategy {} knows one chunk and one origin", self.strategy));
+        }
+        if self.slots == 0 || self.uploads_at_once == 0 {
+            return refuse("no slots, or nothing sent at once".to_owned());
+        }
+        match self.cluster.fault().or_else(|| self.faults.fault()) {
+            Some(why) => refuse(why),
+            None => Ok(()),
+        }
+    }
+
+    /// How many pieces a chunk has.
+    pub fn pieces(&self) -> u32 {
+        self.size_bytes.div_ceil(u64::from(self.piece_bytes).max(1)).min(u64::from(u32::MAX)) as u32
+    }
+
+    /// How many racks the nodes fill.
+    pub fn racks(&self) -> usize {
+        (self.origins + self.receivers).div_ceil(self.cluster.nodes_per_rack.max(1))
+    }
+
+    /// Bytes of a piece.
+    pub(crate) fn length(&self, piece: u32) -> u64 {
+        let piece_bytes = u64::from(self.piece_bytes);
+        piece_bytes.min(self.size_bytes.saturating_sub(u64::from(piece) * piece_bytes))
+    }
+
+    /// The time that all bytes of a chunk take through an ordinary node's cards, in nanoseconds.
     pub fn ideal_ns(&self) -> u64 {
-        u64::from(self.pieces) * self.piece_ns
+        time_ns(self.size_bytes, self.cluster.node_gbps())
     }
 
-    /// What becomes of each receiver.
-    pub(crate) fn fates(&self, rng: &mut Rng) -> Vec<Fate> {
-        let mut fates = vec![Fate::default(); self.receivers];
-        let mut order: Vec<usize> = (0..self.receivers).collect();
-        let count = |share: f64| (self.receivers as f64 * share).round() as usize;
-        rng.shuffle(&mut order);
-        for &at in order.iter().take(count(self.slow)) {
-            fates[at].slow = true;
-        }
-        rng.shuffle(&mut order);
-        for &at in order.iter().take(count(self.dying)) {
-            fates[at].dies_ns = Some(rng.u64(0..self.ideal_ns()));
-        }
-        rng.shuffle(&mut order);
-        for &at in order.iter().take(count(self.late)) {
-            fates[at].joins_ns = rng.u64(0..self.ideal_ns());
-        }
-        rng.shuffle(&mut order);
-        for &at in order.iter().take(self.liars) {
-            fates[at].lies = true;
-        }
-        fates
+    /// The least time in which all receivers can have a chunk, in nanoseconds: `max(S/B_source, S/B_receiver) +
+    /// α log₂ N`, where α is the time that one piece takes from one node to the next. No more than twice as many nodes
+    /// can have a piece after α.
+    pub fn bound_ns(&self) -> u64 {
+        let hop_ns = time_ns(self.length(0), self.cluster.node_gbps()) + self.cluster.latency_ns;
+        self.ideal_ns() + (hop_ns as f64 * (self.receivers as f64).log2()) as u64
     }
-}
-
-/// What becomes of one node.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Fate {
-    pub(crate) slow: bool,
-    pub(crate) lies: bool,
-    pub(crate) joins_ns: u64,
-    pub(crate) dies_ns: Option<u64>,
 }

@@ -1,24 +1,57 @@
-//! How nodes meet, talk and part, and what the tracker hears of it.
+//! How nodes meet, talk and part.
 
 use flow::bitmap::Bitmap;
 
 use super::{World, id};
-use crate::event::{Event, Message};
-use crate::node::CHUNK;
+use crate::event::{Event, Letter, Message};
+use crate::node::{Tie, chunk_id};
+
+/// Shortest time between two messages that only tell of pieces that are here, in nanoseconds; the engine's.
+const NEWS_PAUSE_NS: u64 = 2_000_000;
 
 impl World<'_> {
-    pub(super) fn on_message(&mut self, from: usize, to: usize, message: Message) {
+    pub(super) fn tell(&mut self, from: usize, to: usize, chunk: usize, message: Message) {
+        self.outcome.messages += 1;
+        self.work(from, self.scenario.cluster.message_ns);
+        let seat = &self.nodes[from].seats[chunk];
+        let letter = Letter { from, to, chunk, news: seat.log.len(), is_read: false, message };
+        let at_ns = self.network.message_at_ns(self.queue.now_ns(), from, to);
+        self.queue.plan(at_ns, Event::Message(Box::new(letter)));
+    }
+
+    pub(super) fn on_message(&mut self, mut letter: Box<Letter>) {
+        let (from, to, chunk) = (letter.from, letter.to, letter.chunk);
+        if !letter.is_read && !self.network.reaches(from, to) {
+            // What a short interruption holds up comes later; connections that break take it with them.
+            if self.network.separates(from, to)
+                && !self.is_noticed()
+                && let Some((_, heals_ns)) = self.heals_ns()
+            {
+                self.queue.plan(heals_ns + self.scenario.cluster.latency_ns, Event::Message(letter));
+            }
+            return;
+        }
         if !self.nodes[to].alive {
             return;
         }
+        if !letter.is_read {
+            letter.is_read = true;
+            let message_ns = self.scenario.cluster.message_ns;
+            let read_ns = self.work(to, message_ns);
+            if read_ns > self.queue.now_ns() + message_ns {
+                return self.queue.plan(read_ns, Event::Message(letter));
+            }
+        }
+        self.hear(from, to, chunk, letter.news);
         let now = self.now();
-        match message {
-            Message::Interest { have, reply } => self.on_interest(from, to, have, reply),
-            Message::Leave => self.part(to, from),
+        match letter.message {
+            Message::Interest { have, reply } => self.on_interest(from, to, chunk, have, reply),
+            Message::Leave => self.part(to, from, chunk),
             Message::Grant { grant, want } => {
-                let granted = self.nodes[to].serve.on_grant(now, id(from), CHUNK, grant, want);
+                let name = chunk_id(chunk);
+                let granted = self.nodes[to].serve.on_grant(now, id(from), name, grant, want);
                 if granted.is_err() {
-                    self.tell(to, from, Message::Decline { grant });
+                    self.tell(to, from, chunk, Message::Decline { grant });
                 }
                 self.pump(to);
             }
@@ -27,109 +60,180 @@ impl World<'_> {
                 self.pump(to);
             }
             Message::Decline { grant } => {
-                self.end(to, grant);
-                if let Some(fetch) = self.fetching(to) {
+                self.end(to, chunk, grant);
+                if let Some(fetch) = self.fetching(to, chunk) {
                     fetch.on_declined(now, id(from), grant);
                 }
-                self.drive(to);
+                self.drive(to, chunk);
             }
         }
     }
 
-    pub(super) fn on_connected(&mut self, from: usize, to: usize) {
+    pub(super) fn on_connected(&mut self, from: usize, to: usize, chunk: usize) {
         if !self.nodes[from].alive {
             return;
         }
-        if !self.nodes[to].alive {
-            self.queue
-                .plan(self.queue.now_ns() + self.scenario.latency_ns, Event::Lost { at: from, peer: to });
-            return;
+        if !self.network.reaches(from, to) || !self.network.reaches(to, from) {
+            let at_ns = self.queue.now_ns() + self.scenario.cluster.latency_ns;
+            return self.queue.plan(at_ns, Event::Lost { at: from, peer: to });
         }
-        self.link(from, to);
-        let have = self.nodes[from].verified.clone();
-        self.tell(from, to, Message::Interest { have, reply: true });
+        let have = self.nodes[from].seats[chunk].verified.clone();
+        let lacks = self.scenario.pieces();
+        self.tie(from, to, chunk, lacks);
+        self.tell(from, to, chunk, Message::Interest { have, reply: true });
     }
 
-    pub(super) fn on_interest(&mut self, from: usize, to: usize, have: Bitmap, reply: bool) {
-        if !self.nodes[to].takes_part() {
-            return self.tell(to, from, Message::Leave);
+    fn on_interest(&mut self, from: usize, to: usize, chunk: usize, have: Bitmap, reply: bool) {
+        if !self.nodes[to].seats[chunk].joined {
+            return self.tell(to, from, chunk, Message::Leave);
         }
-        self.link(to, from);
+        let is_done = self.nodes[to].seats[chunk].finished_ns.is_some() || to < self.scenario.origins;
+        if !reply && have.is_full() && is_done {
+            // The fetch that asked has ended, and the peer wants nothing.
+            return self.tell(to, from, chunk, Message::Leave);
+        }
+        self.tie(to, from, chunk, have.len() - have.count());
         if reply {
-            let have = self.nodes[to].verified.clone();
-            self.tell(to, from, Message::Interest { have, reply: false });
+            let have = self.nodes[to].seats[chunk].verified.clone();
+            self.tell(to, from, chunk, Message::Interest { have, reply: false });
         }
-        let (now, near) = (self.now(), self.nodes[from].rack == self.nodes[to].rack);
-        if let Some(fetch) = self.fetching(to) {
+        let cluster = &self.scenario.cluster;
+        let (now, near) = (self.now(), cluster.rack(from) == cluster.rack(to));
+        if let Some(fetch) = self.fetching(to, chunk) {
             fetch.on_interest(now, id(from), near, have);
         }
-        self.drive(to);
+        self.drive(to, chunk);
     }
 
-    pub(super) fn link(&mut self, node: usize, peer: usize) {
-        if !self.nodes[node].links.contains(&peer) {
-            self.nodes[node].links.push(peer);
+    fn tie(&mut self, node: usize, peer: usize, chunk: usize, lacks: u32) {
+        let seat = &mut self.nodes[node].seats[chunk];
+        let heard = seat.log.len();
+        match seat.tie(peer) {
+            Some(tie) => tie.lacks = lacks,
+            None => seat.ties.push(Tie { peer, heard, lacks }),
         }
-        let bound =
-            node < self.scenario.origins || self.nodes[node].links.len() <= 4 * self.scenario.settings.peers;
-        self.require(bound, node, "is connected to too many");
+    }
+
+    /// Tells who lacks pieces of those that came here, unless that was done just now.
+    pub(super) fn flush(&mut self, node: usize, chunk: usize) {
+        let now_ns = self.queue.now_ns();
+        let seat = &mut self.nodes[node].seats[chunk];
+        seat.is_telling = false;
+        if let Some(due_ns) = seat.told_ns.map(|told_ns| told_ns + NEWS_PAUSE_NS)
+            && due_ns > now_ns
+        {
+            seat.is_telling = true;
+            return self.queue.plan(due_ns, Event::Flush { node, chunk });
+        }
+        seat.told_ns = Some(now_ns);
+        let upto = seat.log.len();
+        let cluster = &self.scenario.cluster;
+        let (mut told, mut is_far) = (0, [false; 2]);
+        for tie in seat.ties.iter().filter(|tie| tie.lacks > 0 && tie.heard < upto) {
+            told += 1;
+            is_far[usize::from(cluster.rack(tie.peer) != cluster.rack(node))] = true;
+        }
+        self.work(node, told * cluster.message_ns);
+        let (near_ns, far_ns) = (cluster.latency_ns, cluster.latency_ns + cluster.spine_latency_ns);
+        for (far, latency_ns) in [(false, near_ns), (true, far_ns)] {
+            if is_far[usize::from(far)] {
+                self.queue.plan(now_ns + latency_ns, Event::News { from: node, chunk, upto, far });
+            }
+        }
+    }
+
+    pub(super) fn on_news(&mut self, from: usize, chunk: usize, upto: usize, far: bool) {
+        let cluster = &self.scenario.cluster;
+        let mut later_ns = None;
+        // Nothing that a peer learns changes at once whom this node knows.
+        let mut ties = std::mem::take(&mut self.nodes[from].seats[chunk].ties);
+        for tie in &mut ties {
+            let is_meant = (cluster.rack(tie.peer) != cluster.rack(from)) == far;
+            if !is_meant || tie.lacks == 0 || tie.heard >= upto || !self.network.reaches(from, tie.peer) {
+                continue;
+            }
+            let stalled_ns = self.network.stalled_ns(from, tie.peer);
+            if stalled_ns > self.queue.now_ns() {
+                later_ns = later_ns.max(Some(stalled_ns));
+                continue;
+            }
+            let heard = std::mem::replace(&mut tie.heard, upto);
+            self.work(tie.peer, cluster.message_ns);
+            self.learn(from, tie.peer, chunk, heard, upto);
+        }
+        let seat = &mut self.nodes[from].seats[chunk];
+        seat.ties = ties;
+        if let Some(later_ns) = later_ns {
+            self.queue.plan(later_ns, Event::News { from, chunk, upto, far });
+        }
+    }
+
+    /// A message brings the news that its sender had for its receiver.
+    fn hear(&mut self, from: usize, to: usize, chunk: usize, upto: usize) {
+        let seat = &mut self.nodes[from].seats[chunk];
+        if seat.log.is_empty() {
+            return;
+        }
+        let Some(tie) = seat.tie(to) else { return };
+        let heard = tie.heard;
+        if heard < upto && tie.lacks > 0 {
+            tie.heard = upto;
+            self.learn(from, to, chunk, heard, upto);
+        }
+    }
+
+    /// A node hears of pieces that another has.
+    fn learn(&mut self, from: usize, to: usize, chunk: usize, heard: usize, upto: usize) {
+        let now = self.now();
+        let (source, receiver) = match from < to {
+            true => {
+                let (low, high) = self.nodes.split_at_mut(to);
+                (&low[from], &mut high[0])
+            }
+            false => {
+                let (low, high) = self.nodes.split_at_mut(from);
+                (&high[0], &mut low[to])
+            }
+        };
+        let seat = &mut receiver.seats[chunk];
+        let Some(tie) = seat.tie(from) else { return };
+        tie.lacks = tie.lacks.saturating_sub((upto - heard) as u32);
+        if let Some(fetch) = seat.fetch.as_mut().filter(|_| receiver.alive) {
+            fetch.on_have(now, id(from), &source.seats[chunk].log[heard..upto]);
+            self.drive(to, chunk);
+        }
     }
 
     pub(super) fn on_lost(&mut self, at: usize, peer: usize) {
-        if self.nodes[at].alive {
-            self.part(at, peer);
+        if !self.nodes[at].alive || (self.network.reaches(at, peer) && self.network.reaches(peer, at)) {
+            return;
+        }
+        for chunk in 0..self.scenario.chunks {
+            self.part(at, peer, chunk);
         }
     }
 
     /// A node learns that another does not take part any more.
-    pub(super) fn part(&mut self, node: usize, peer: usize) {
+    pub(super) fn part(&mut self, node: usize, peer: usize, chunk: usize) {
         let now = self.now();
-        self.unlink(node, peer);
-        self.nodes[node].slots.retain(|_, slot| slot.peer != peer);
-        if let Some(fetch) = self.fetching(node) {
+        self.untie(node, peer, chunk);
+        self.nodes[node].seats[chunk].slots.retain(|_, slot| slot.peer != peer);
+        if let Some(fetch) = self.fetching(node, chunk) {
             fetch.on_lost(now, id(peer));
         }
         self.pump(node);
-        self.drive(node);
+        self.drive(node, chunk);
     }
 
-    pub(super) fn unlink(&mut self, node: usize, peer: usize) {
-        self.nodes[node].links.retain(|&link| link != peer);
-        self.nodes[node].serve.on_lost(id(peer));
+    pub(super) fn untie(&mut self, node: usize, peer: usize, chunk: usize) {
+        self.nodes[node].seats[chunk].ties.retain(|tie| tie.peer != peer);
+        let is_gone = !self.network.reaches(peer, node) || !self.network.reaches(node, peer);
+        if is_gone || self.nodes[node].seats.iter_mut().all(|seat| seat.tie(peer).is_none()) {
+            self.nodes[node].serve.on_lost(id(peer));
+        }
         // What is under way still arrives, unless there is nobody for it to arrive at.
-        if !self.nodes[peer].alive {
+        if is_gone {
             self.network.forget(&mut self.queue, node, peer);
         }
-    }
-
-    pub(super) fn on_die(&mut self, node: usize) {
-        self.nodes[node].alive = false;
-        self.network.cut(node);
-        if node >= self.scenario.origins && self.nodes[node].finished_ns.is_none() {
-            self.unfinished -= 1;
-        }
-        let missed_ns = self.queue.now_ns() + self.scenario.detection_ns;
-        for at in self.nodes[node].links.clone() {
-            self.queue.plan(missed_ns, Event::Lost { at, peer: node });
-        }
-        self.tracker.on_node_lost(id(node));
-    }
-
-    pub(super) fn tracker_answers(&self) -> bool {
-        let silent_at = self.scenario.tracker_silent_at;
-        silent_at.is_none_or(|pieces| self.queue.now_ns() < pieces * self.scenario.piece_ns)
-    }
-
-    pub(super) fn on_asked(&mut self, node: usize) {
-        if self.tracker_answers() && self.nodes[node].alive {
-            let (now, rack, limit) = (self.now(), self.rack(node), self.scenario.settings.peers);
-            let peers = self.tracker.join(now, CHUNK, id(node), &rack, limit);
-            let at_ns = self.queue.now_ns() + self.scenario.latency_ns;
-            self.queue.plan(at_ns, Event::Named { node, peers });
-        }
-    }
-
-    pub(super) fn rack(&self, node: usize) -> String {
-        format!("rack-{}", self.nodes[node].rack)
     }
 }

@@ -1,113 +1,148 @@
 //! The receiver's part of the engine: what a fetch wants done, and what arrives for it.
 
 use flow::bitmap::Bitmap;
-use flow::swarm::{Action, Arrival, Fetch};
+use flow::swarm::{Action, Arrival, Fetch, Settings};
 
 use super::{World, id, index};
+use crate::cluster::time_ns;
 use crate::event::{Event, Message};
 use crate::node::Slot;
 
 impl World<'_> {
-    pub(super) fn fetching(&mut self, node: usize) -> Option<&mut Fetch> {
+    pub(super) fn fetching(&mut self, node: usize, chunk: usize) -> Option<&mut Fetch> {
         let node = &mut self.nodes[node];
-        if node.alive { node.fetch.as_mut() } else { None }
+        if node.alive { node.seats[chunk].fetch.as_mut() } else { None }
     }
 
-    pub(super) fn on_join(&mut self, node: usize) {
+    pub(super) fn on_join(&mut self, node: usize, chunk: usize) {
         if !self.nodes[node].alive {
             return;
         }
-        let have = Bitmap::new(self.scenario.pieces);
-        let seed = self.scenario.seed.wrapping_mul(1_000_003).wrapping_add(node as u64);
-        let fetch = Fetch::new(self.scenario.settings.clone(), have, seed, self.now());
-        self.nodes[node].fetch = Some(fetch);
-        self.nodes[node].joined = true;
-        self.drive(node);
+        let start_ns = self.scenario.cluster.start_ns;
+        if self.queue.now_ns() < self.joins_ns(node, chunk) + start_ns {
+            return self.queue.plan(self.queue.now_ns() + start_ns, Event::Join { node, chunk });
+        }
+        let have = Bitmap::new(self.scenario.pieces());
+        let number = (node * self.scenario.chunks + chunk) as u64;
+        let seed = self.scenario.seed.wrapping_mul(1_000_003).wrapping_add(number);
+        let settings = &self.scenario.settings;
+        let pieces_at_once = settings.pieces_at_once * self.scenario.cluster.nics;
+        let settings = Settings { pieces_at_once, ..settings.clone() };
+        let fetch = Fetch::new(settings, have, seed, self.now());
+        let seat = &mut self.nodes[node].seats[chunk];
+        seat.fetch = Some(fetch);
+        seat.joined = true;
+        self.drive(node, chunk);
+    }
+
+    pub(super) fn on_wake(&mut self, node: usize, chunk: usize) {
+        // Only the wake that was planned last counts.
+        let seat = &mut self.nodes[node].seats[chunk];
+        if seat.wake_ns == Some(self.queue.now_ns()) {
+            seat.wake_ns = None;
+            self.drive(node, chunk);
+        }
     }
 
     /// Does what the fetch of a node wants done.
-    pub(super) fn drive(&mut self, node: usize) {
+    pub(super) fn drive(&mut self, node: usize, chunk: usize) {
         let now = self.now();
         loop {
-            let slots = self.scenario.slots;
-            let free = slots - self.nodes[node].slots.len();
-            let Some(fetch) = self.fetching(node) else { return };
+            let seat = &self.nodes[node].seats[chunk];
+            let free = self.scenario.slots.saturating_sub(seat.slots.len() + seat.unwritten);
+            let Some(fetch) = self.fetching(node, chunk) else { return };
             let Some(action) = fetch.poll(now, free) else { break };
-            self.act(node, action);
+            self.act(node, chunk, action);
         }
-        self.check(node);
-        let Some(due) = self.nodes[node].fetch.as_ref().and_then(Fetch::next_deadline) else { return };
+        self.check(node, chunk);
+        let seat = &mut self.nodes[node].seats[chunk];
+        let Some(due) = seat.fetch.as_ref().and_then(Fetch::next_deadline) else { return };
         let due_ns = due.as_micros() * 1000;
-        if self.nodes[node].wake_ns.is_none_or(|planned| due_ns < planned) {
-            self.nodes[node].wake_ns = Some(due_ns);
-            self.queue.plan(due_ns, Event::Wake(node));
+        if seat.wake_ns.is_none_or(|planned| due_ns < planned) {
+            // What is due already and could not be done waits for something else to happen, a slot most often.
+            let due_ns = due_ns.max(self.queue.now_ns() + 1000);
+            seat.wake_ns = Some(due_ns);
+            self.queue.plan(due_ns, Event::Wake { node, chunk });
         }
     }
 
-    pub(super) fn act(&mut self, node: usize, action: Action) {
-        let soon = self.queue.now_ns() + self.scenario.latency_ns;
+    fn act(&mut self, node: usize, chunk: usize, action: Action) {
+        let now_ns = self.queue.now_ns();
         match action {
             Action::Connect { peer } => {
-                let at_ns = soon + self.scenario.latency_ns;
-                self.queue.plan(at_ns, Event::Connected { from: node, to: index(peer) });
+                let cluster = &self.scenario.cluster;
+                let to = index(peer);
+                let takes_ns = 2 * cluster.latency_between(node, to) + cluster.connect_ns;
+                self.queue.plan(now_ns + takes_ns, Event::Connected { from: node, to, chunk });
             }
             Action::Disconnect { peer } => {
-                self.tell(node, index(peer), Message::Leave);
-                self.unlink(node, index(peer));
+                self.tell(node, index(peer), chunk, Message::Leave);
+                self.untie(node, index(peer), chunk);
             }
             Action::Grant { peer, grant, want } => {
-                self.check_grant(node, index(peer), grant);
+                self.check_grant(node, chunk, index(peer), grant);
                 let slot = Slot { peer: index(peer), arriving: false, draining: false };
-                self.nodes[node].slots.insert(grant, slot);
-                self.nodes[node].last_grant = Some(grant);
-                self.tell(node, index(peer), Message::Grant { grant, want });
+                let seat = &mut self.nodes[node].seats[chunk];
+                seat.slots.insert(grant, slot);
+                seat.last_grant = Some(grant);
+                self.tell(node, index(peer), chunk, Message::Grant { grant, want });
             }
             Action::Revoke { peer, grant } => {
-                self.end(node, grant);
-                self.tell(node, index(peer), Message::Revoke { grant });
+                self.end(node, chunk, grant);
+                self.tell(node, index(peer), chunk, Message::Revoke { grant });
             }
             Action::Announce { piece } => {
-                let seen = self.nodes[node].verified.contains(piece);
+                let seat = &mut self.nodes[node].seats[chunk];
+                let seen = seat.verified.contains(piece);
+                seat.log.push(piece);
+                let is_telling = std::mem::replace(&mut seat.is_telling, true);
                 self.require(seen, node, "announces a piece that was not verified");
-                self.queue.plan(soon, Event::Announced { from: node, piece });
+                if !is_telling {
+                    self.flush(node, chunk);
+                }
             }
             Action::AskTracker => {
-                self.messages += 1;
-                self.queue.plan(soon, Event::Asked(node));
+                self.outcome.messages += 1;
+                let at_ns = now_ns + self.scenario.cluster.latency_ns;
+                self.queue.plan(at_ns, Event::Asked { node, chunk, attempt: 0 });
             }
-            Action::Complete => {
-                let full = self.nodes[node].verified.is_full();
-                self.require(full, node, "is complete without having all");
-                self.nodes[node].finished_ns = Some(self.queue.now_ns());
-                self.unfinished -= 1;
-                self.queue.plan(soon, Event::Finished(node));
-            }
+            Action::Complete => self.on_complete(node, chunk),
         }
     }
 
-    pub(super) fn tell(&mut self, from: usize, to: usize, message: Message) {
-        self.messages += 1;
-        let at_ns = self.queue.now_ns() + self.scenario.latency_ns;
-        self.queue.plan(at_ns, Event::Message { from, to, message });
+    fn on_complete(&mut self, node: usize, chunk: usize) {
+        let now_ns = self.queue.now_ns();
+        let full = self.nodes[node].seats[chunk].verified.is_full();
+        self.require(full, node, "is complete without having all");
+        let landed_ns = self.nodes[node].landing.done_ns(now_ns, 0);
+        let seat = &mut self.nodes[node].seats[chunk];
+        seat.finished_ns = Some(landed_ns);
+        if !seat.given_up {
+            self.unfinished -= 1;
+        }
+        let at_ns = now_ns + self.scenario.cluster.latency_ns;
+        self.queue.plan(at_ns, Event::Finished { node, chunk });
     }
 
     /// A grant has ended: its slot is free, or will be when the bytes that are arriving are through.
-    pub(super) fn end(&mut self, node: usize, grant: u64) {
-        let Some(slot) = self.nodes[node].slots.get_mut(&grant) else { return };
+    pub(super) fn end(&mut self, node: usize, chunk: usize, grant: u64) {
+        let slots = &mut self.nodes[node].seats[chunk].slots;
+        let Some(slot) = slots.get_mut(&grant) else { return };
         if slot.arriving {
             slot.draining = true;
         } else {
-            self.nodes[node].slots.remove(&grant);
+            slots.remove(&grant);
         }
     }
 
     pub(super) fn on_header(&mut self, stream: usize) {
         let now = self.now();
-        let (from, to) = (self.network.stream(stream).from, self.network.stream(stream).to);
-        let (grant, piece) = (self.network.stream(stream).grant, self.network.stream(stream).piece);
-        let Some(fetch) = self.fetching(to) else { return };
+        let arriving = self.network.stream(stream);
+        let (from, to, chunk) = (arriving.from, arriving.to, arriving.chunk);
+        let (grant, piece) = (arriving.grant, arriving.piece);
+        let Some(fetch) = self.fetching(to, chunk) else { return };
         if fetch.on_arriving(now, id(from), grant, piece) == Arrival::Accept {
-            let slot = self.nodes[to].slots.get_mut(&grant);
+            let slot = self.nodes[to].seats[chunk].slots.get_mut(&grant);
             let ready = slot.is_some_and(|slot| {
                 let free = !slot.arriving && !slot.draining && slot.peer == from;
                 slot.arriving = true;
@@ -116,43 +151,80 @@ impl World<'_> {
             self.require(ready, to, "accepts a piece into a slot that is not granted");
             self.network.stream(stream).accepted = true;
         }
-        self.drive(to);
+        self.drive(to, chunk);
     }
 
+    /// All of a piece is here: its checksum is next.
     pub(super) fn on_arrived(&mut self, stream: usize) {
+        let arrived = self.network.stream(stream);
+        let (to, length, accepted) = (arrived.to, arrived.length, arrived.accepted);
+        if !accepted || !self.nodes[to].alive {
+            return self.network.end(stream);
+        }
+        let checked_ns = self.work(to, self.check_ns(length));
+        self.queue.plan(checked_ns, Event::Checked(stream));
+    }
+
+    pub(super) fn on_checked(&mut self, stream: usize) {
         let now = self.now();
         let arrived = self.network.stream(stream).clone();
-        if !arrived.accepted || !self.nodes[arrived.to].alive {
+        self.network.end(stream);
+        let (to, chunk) = (arrived.to, arrived.chunk);
+        if !self.nodes[to].alive {
             return;
         }
-        let Some(slot) = self.nodes[arrived.to].slots.remove(&arrived.grant) else { return };
-        let lies = self.nodes[arrived.from].lies;
+        let Some(slot) = self.nodes[to].seats[chunk].slots.remove(&arrived.grant) else { return };
+        self.require(
+            slot.peer == arrived.from,
+            to,
+            "takes a piece from another than the slot was granted to",
+        );
         if !slot.draining {
-            if !lies {
-                self.nodes[arrived.to].verified.insert(arrived.piece);
-            }
-            if let Some(fetch) = self.fetching(arrived.to) {
-                match lies {
-                    true => fetch.on_corrupt(now, arrived.grant),
-                    false => fetch.on_verified(now, arrived.grant),
+            match self.nodes[arrived.from].lies {
+                true => {
+                    if let Some(fetch) = self.fetching(to, chunk) {
+                        fetch.on_corrupt(now, arrived.grant);
+                    }
+                }
+                false => {
+                    self.keep(to, chunk, arrived.piece, arrived.length);
+                    if let Some(fetch) = self.fetching(to, chunk) {
+                        fetch.on_verified(now, arrived.grant);
+                    }
                 }
             }
         }
-        self.drive(arrived.to);
+        self.drive(to, chunk);
     }
 
-    pub(super) fn on_announced(&mut self, from: usize, piece: u32) {
-        let now = self.now();
-        if !self.nodes[from].alive {
+    /// A verified piece goes to the node's GPUs, and to its disk where memory is short.
+    fn keep(&mut self, node: usize, chunk: usize, piece: u32, length: u64) {
+        let (now_ns, cluster) = (self.queue.now_ns(), &self.scenario.cluster);
+        let through_disk = self.goes_through_disk();
+        let receiver = &mut self.nodes[node];
+        let seat = &mut receiver.seats[chunk];
+        if !seat.verified.insert(piece) {
             return;
         }
-        let links = std::mem::take(&mut self.nodes[from].links);
-        for &to in &links {
-            if let Some(fetch) = self.fetching(to) {
-                fetch.on_have(now, id(from), &[piece]);
-                self.drive(to);
-            }
+        self.advanced_ns = now_ns;
+        if cluster.gpus > 0 {
+            receiver.landing.done_ns(now_ns, time_ns(length, cluster.landing_gbps()));
         }
-        self.nodes[from].links = links;
+        if through_disk {
+            let slots = self.scenario.slots as u64 * u64::from(self.scenario.piece_bytes);
+            let room = cluster.memory_bytes.saturating_sub(slots) / u64::from(self.scenario.piece_bytes);
+            seat.resident.push_back(piece);
+            while seat.resident.len() as u64 > room {
+                seat.resident.pop_front();
+            }
+            seat.unwritten += 1;
+            let written_ns = receiver.writing.done_ns(now_ns, time_ns(length, cluster.nvme_write_gbps));
+            self.queue.plan(written_ns, Event::Written { node, chunk });
+        }
+    }
+
+    pub(super) fn on_written(&mut self, node: usize, chunk: usize) {
+        self.nodes[node].seats[chunk].unwritten -= 1;
+        self.drive(node, chunk);
     }
 }
