@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use suites::network;
 
 use crate::conditions::{Conditions, congestion_control};
 use crate::failure::Failure;
 use crate::peers::copies::Receiving;
 use crate::report::Report;
-use crate::{interrupt, network, runner, scenarios};
+use crate::{interrupt, runner, scenarios};
 
 /// Runs Shoal and its peers, one after another in every round
 ///

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use catalog::CatalogError;
 use client::ClientError;
+use suites::network::NetworkError;
 
 /// Why a benchmark cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -63,17 +64,9 @@ pub enum Failure {
         /// How to come by it.
         remedy: &'static str,
     },
-    /// The system does not let us have networks of our own.
-    #[error(
-        "cannot {what}: {reason}; it takes root or the right to make user namespaces, iproute2 (`ip`, `tc`) and \
-         util-linux (`unshare`, `nsenter`)"
-    )]
-    Network {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        reason: String,
-    },
+    /// There is no network of our own.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// A peer failed, or said something else than was expected.
     #[error("{program} {what}{output}")]
     Peer {

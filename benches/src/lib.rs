@@ -19,6 +19,5 @@ mod cost; // time on the wall and on the processors
 mod failure; // what can go wrong, and what to do about it
 mod interrupt; // Ctrl-C and its kin
 mod machine; // what the numbers depend on
-mod network; // networks of our own: hosts, each with a link to one switch
 mod nodes; // real nodes, in processes of their own
 mod payload; // bytes that are moved, and what they must be afterwards

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::thread;
 
 use client::Client;
+use suites::network::Host;
 use suites::{Cluster, Node, Setup, Way};
 
 use crate::conditions::Conditions;
 use crate::failure::Failure;
 use crate::interrupt::Alarm;
-use crate::network::Host;
 
 /// Most shards of a node that has the machine to itself: what it takes unless it is told otherwise.
 const CORES_MAX: usize = 4;

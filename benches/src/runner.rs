@@ -18,7 +18,7 @@ pub fn run(scenario: &dyn Scenario, conditions: &Conditions, rounds: u32) -> Res
     match play(scenario, conditions, rounds, &mut outcome) {
         Ok(()) => {}
         Err(_) if interrupt::signal().is_some() => return Err(Failure::Interrupted),
-        Err(failure @ (Failure::Network { .. } | Failure::Missing { .. })) => {
+        Err(failure @ (Failure::Network(_) | Failure::Missing { .. })) => {
             outcome.not_run = Some(failure.to_string())
         }
         Err(failure) => outcome.failed = Some(failure.to_string()),

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use flow::verify::checksum_of;
 use rustix::net::sockopt::set_tcp_congestion;
 use rustix::process::{Signal, set_parent_process_death_signal};
+use suites::network::Host;
 
 use crate::cost::{Cost, Meter};
 use crate::failure::Failure;
 use crate::interrupt::{self, Alarm};
-use crate::network::Host;
 use crate::payload::{Payload, touched};
 use crate::scenario::Contender;
 

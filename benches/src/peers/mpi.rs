@@ -8,12 +8,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde::Deserialize;
+use suites::network::{Host, INTERFACE};
 use tempfile::TempDir;
 
 use super::program;
 use crate::cost::Cost;
 use crate::failure::Failure;
-use crate::network::{Host, INTERFACE};
 use crate::scenario::Contender;
 
 const SOURCE: &str = include_str!("../../peers/broadcast.c");

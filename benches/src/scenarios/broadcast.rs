@@ -1,12 +1,13 @@
 //! One chunk to many nodes.
 
 use suites::Way;
+use suites::network::{Host, Network};
 
 use super::fetching::Fetching;
 use super::linked::{Linked, ideal};
 use crate::conditions::Conditions;
 use crate::failure::Failure;
-use crate::network::{self, Host};
+use crate::interrupt;
 use crate::nodes::memory_bytes;
 use crate::payload::Payload;
 use crate::peers::copies::{Copies, Keeping};
@@ -14,6 +15,9 @@ use crate::peers::mpi::{Algorithm, Mpi};
 use crate::scenario::{Contenders, Scenario};
 
 const SIZE: u64 = 256 << 20;
+/// What each link carries in each direction, in Mbit/s. At this rate some ten links can be full before two processors
+/// are.
+const LINK_MEGABITS_PER_S: u64 = 1000;
 
 /// A chunk from one node to many at once, beside star copies and MPI.
 pub struct Broadcast {
@@ -32,6 +36,16 @@ pub enum Over {
     Loopback,
     /// A link of a fixed rate for each node, and a switch.
     Links,
+}
+
+/// Hosts that reach each other through one switch, as many as asked for.
+fn hosts(count: usize) -> Result<Vec<Host>, Failure> {
+    let mut network = Network::shaped(LINK_MEGABITS_PER_S)?;
+    let add = |_| {
+        interrupt::check()?;
+        Ok(network.add_host()?)
+    };
+    (0..count).map(add).collect()
 }
 
 impl Scenario for Broadcast {
@@ -89,7 +103,7 @@ impl Scenario for Broadcast {
         let control = conditions.congestion_control.as_deref();
         let hosts = match self.over {
             Over::Host | Over::Loopback => vec![Host::here(); 1 + self.receivers],
-            Over::Links => network::hosts(1 + self.receivers)?,
+            Over::Links => hosts(1 + self.receivers)?,
         };
         let (way, mpi) = match self.over {
             Over::Host => (Way::Found, &Algorithm::ALL[..]),

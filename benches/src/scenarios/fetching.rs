@@ -3,11 +3,11 @@
 use client::{PutOptions, Silent, Source};
 use flow::wire::session::{ChunkReference, ChunkRemove, Device};
 use suites::Way;
+use suites::network::Host;
 
 use crate::conditions::Conditions;
 use crate::cost::{Cost, Meter};
 use crate::failure::Failure;
-use crate::network::Host;
 use crate::nodes::Nodes;
 use crate::payload::{Payload, PayloadFile};
 use crate::scenario::Contender;

@@ -3,9 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
+use suites::network::Host;
+
 use crate::cost::Cost;
 use crate::failure::Failure;
-use crate::network::Host;
 use crate::payload::Payload;
 use crate::peers::copies::{Copies, Keeping};
 use crate::scenario::Contender;
@@ -44,7 +45,7 @@ impl<C> Linked<C> {
     }
 
     fn received_bytes(&self) -> Result<Vec<u64>, Failure> {
-        self.receivers.iter().map(Host::received_bytes).collect()
+        self.receivers.iter().map(|host| Ok(host.received_bytes()?)).collect()
     }
 }
 

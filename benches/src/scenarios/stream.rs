@@ -1,11 +1,11 @@
 //! One chunk to one node.
 
 use suites::Way;
+use suites::network::Host;
 
 use super::fetching::Fetching;
 use crate::conditions::Conditions;
 use crate::failure::Failure;
-use crate::network::Host;
 use crate::nodes::memory_bytes;
 use crate::payload::Payload;
 use crate::peers::copies::{Copies, Keeping};

@@ -6,6 +6,7 @@
 
 pub mod catalog; // what every engine of the catalog must do
 pub mod linearizability; // whether what concurrent callers saw can have happened one by one
+pub mod network; // networks of our own: hosts, each with a link to one switch that can be cut
 mod binary; // the program under test
 mod cluster; // a head and its members
 mod command; // one call of the command line
