@@ -78,38 +78,22 @@ impl OpenFile {
 
     /// Fills `output` with the bytes from `offset` on, of which there must be as many.
     pub fn read(&self, offset: u64, output: &mut [u8]) -> Result<(), ClientError> {
-        let end = offset.checked_add(output.len() as u64).filter(|&end| end <= self.size);
-        let end = end.ok_or_else(|| ClientError::OutOfRange { key: self.key.clone(), size: self.size })?;
-        let mut at = offset;
-        for extent in &self.extents {
-            let (from, to) = (extent.file_offset.max(at), (extent.file_offset + extent.length).min(end));
-            if from >= to {
-                continue;
-            }
-            output[(at - offset) as usize..(from - offset) as usize].fill(0);
-            let part = &mut output[(from - offset) as usize..(to - offset) as usize];
-            self.read_chunk(extent.chunk, extent.chunk_offset + (from - extent.file_offset), part)?;
-            at = to;
-        }
-        output[(at - offset) as usize..].fill(0);
-        Ok(())
+        self.read_many(&mut [(offset, output)])
     }
 
-    fn read_chunk(&self, chunk: u32, mut at: u64, mut output: &mut [u8]) -> Result<(), ClientError> {
-        let chunk = reference(&self.chunks[chunk as usize]);
-        let chunk = chunk.map_err(|source| ClientError::Manifest { key: self.key.clone(), source })?;
-        let last = ((at + output.len() as u64 - 1) / u64::from(chunk.geometry.piece_size())) as u32;
-        let mut reader = OrderedReader::open_until(self.client.connection(), chunk, last + 1)?;
-        while !output.is_empty() {
-            let geometry = reader.geometry();
-            let index = (at / u64::from(geometry.piece_size())) as u32;
-            let piece = &reader.piece(index)?[(at - geometry.offset(index)) as usize..];
-            let length = piece.len().min(output.len());
-            let (part, rest) = std::mem::take(&mut output).split_at_mut(length);
-            memory::copy_past_cache(part, &piece[..length]);
-            (at, output) = (at + length as u64, rest);
+    /// Fills several buffers, each with the bytes from its offset on, of which there must be as many. The file is gone through
+    /// once, in order, which many small parts need; the buffers may be in any order.
+    pub fn read_many(&self, parts: &mut [(u64, &mut [u8])]) -> Result<(), ClientError> {
+        parts.sort_unstable_by_key(|(offset, _)| *offset);
+        let mut until = 0;
+        for (offset, output) in &*parts {
+            let end = offset.checked_add(output.len() as u64).filter(|&end| end <= self.size);
+            let end =
+                end.ok_or_else(|| ClientError::OutOfRange { key: self.key.clone(), size: self.size })?;
+            until = until.max(end);
         }
-        Ok(())
+        let mut pass = Pass { file: self, until, reader: None };
+        parts.iter_mut().try_for_each(|(offset, output)| pass.read(*offset, output))
     }
 
     /// All bytes as they lie in the memory of the node, when the client is on its host and they can be seen as one slice:
@@ -132,6 +116,73 @@ impl OpenFile {
         }
         View::of(&self.client, &chunks, access)
     }
+}
+
+/// One way through a file, which keeps the chunk open that it is in.
+struct Pass<'f> {
+    file: &'f OpenFile,
+    /// Bytes from here on are not wanted.
+    until: u64,
+    reader: Option<(u32, OrderedReader<'f>)>,
+}
+
+impl<'f> Pass<'f> {
+    /// Fills `output` with the bytes from `offset` on, which is not before any that was read.
+    fn read(&mut self, offset: u64, output: &mut [u8]) -> Result<(), ClientError> {
+        let end = offset + output.len() as u64;
+        let mut at = offset;
+        for extent in &self.file.extents {
+            let (from, to) = (extent.file_offset.max(at), (extent.file_offset + extent.length).min(end));
+            if from >= to {
+                continue;
+            }
+            output[(at - offset) as usize..(from - offset) as usize].fill(0);
+            let part = &mut output[(from - offset) as usize..(to - offset) as usize];
+            self.read_chunk(extent, from - extent.file_offset, part)?;
+            at = to;
+        }
+        output[(at - offset) as usize..].fill(0);
+        Ok(())
+    }
+
+    /// Reads within one extent, from `skipped` bytes after its beginning on.
+    fn read_chunk(
+        &mut self,
+        extent: &Extent,
+        skipped: u64,
+        mut output: &mut [u8],
+    ) -> Result<(), ClientError> {
+        let mut at = extent.chunk_offset + skipped;
+        let mut reader = match self.reader.take() {
+            Some((chunk, reader)) if chunk == extent.chunk && reader.has(piece_of(&reader, at)) => reader,
+            _ => self.open(extent)?,
+        };
+        while !output.is_empty() {
+            let geometry = reader.geometry();
+            let index = piece_of(&reader, at);
+            let piece = &reader.piece(index)?[(at - geometry.offset(index)) as usize..];
+            let length = piece.len().min(output.len());
+            let (part, rest) = std::mem::take(&mut output).split_at_mut(length);
+            memory::copy_past_cache(part, &piece[..length]);
+            (at, output) = (at + length as u64, rest);
+        }
+        self.reader = Some((extent.chunk, reader));
+        Ok(())
+    }
+
+    /// Opens the chunk of an extent, of which nothing is wanted that is behind the last byte of this way.
+    fn open(&self, extent: &Extent) -> Result<OrderedReader<'f>, ClientError> {
+        let chunk = reference(&self.file.chunks[extent.chunk as usize]);
+        let chunk = chunk.map_err(|source| ClientError::Manifest { key: self.file.key.clone(), source })?;
+        let wanted = extent.length.min(self.until.saturating_sub(extent.file_offset));
+        let last = (extent.chunk_offset + wanted).saturating_sub(1) / u64::from(chunk.geometry.piece_size());
+        OrderedReader::open_until(self.file.client.connection(), chunk, last as u32 + 1)
+    }
+}
+
+/// The piece that the byte at `at` of a chunk is in.
+fn piece_of(reader: &OrderedReader<'_>, at: u64) -> u32 {
+    (at / u64::from(reader.geometry().piece_size())) as u32
 }
 
 impl Drop for OpenFile {

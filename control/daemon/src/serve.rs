@@ -1,7 +1,7 @@
 //! From settings to a running node, and down again.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -173,7 +173,7 @@ fn identify(settings: &Settings, data_dir: &DataDir, listening: SocketAddr) -> R
 }
 
 /// Where other nodes reach this one: what the operator says, or where it listens, or, when that is everywhere, the
-/// address that packets to the head, or to etcd, leave from.
+/// address that packets to the head, or to etcd, leave from. A node that needs nobody serves its own machine without one.
 fn advertised(settings: &Settings, listening: SocketAddr) -> Option<String> {
     if let Some(address) = &settings.advertise {
         return Some(address.clone());
@@ -181,15 +181,28 @@ fn advertised(settings: &Settings, listening: SocketAddr) -> Option<String> {
     if !listening.ip().is_unspecified() {
         return Some(listening.to_string());
     }
-    // A datagram socket that is connected has chosen its route; nothing is sent. Without anybody to ask for, any
-    // address that is not on this network will do: 192.0.2.1 is one that nobody has (RFC 5737).
+    // Without anybody to ask for, any address that is not on this network will do: 192.0.2.1 is one that nobody has
+    // (RFC 5737).
     let etcd = settings.catalog.as_ref().and_then(|etcd| etcd.endpoints.first());
-    let towards = settings.join.as_deref().or(etcd.map(String::as_str)).unwrap_or("192.0.2.1:9");
+    let towards = settings.join.as_deref().or(etcd.map(String::as_str));
+    let local = leaving_from(listening.ip(), towards.unwrap_or("192.0.2.1:9"));
+    if local.is_none() && towards.is_none() {
+        tracing::warn!(
+            "this machine has no network: other nodes cannot join before a start with --advertise HOST:PORT"
+        );
+        return Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listening.port()).to_string());
+    }
+    local.map(|local| SocketAddr::new(local, listening.port()).to_string())
+}
+
+/// The address that packets to a place leave from; nothing is sent to find it out.
+fn leaving_from(listening: IpAddr, towards: &str) -> Option<IpAddr> {
     let any = if listening.is_ipv6() { IpAddr::from([0_u16; 8]) } else { IpAddr::from([0_u8; 4]) };
+    // A datagram socket that is connected has chosen its route.
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(towards).ok()?;
     let local = socket.local_addr().ok()?.ip().to_canonical();
-    (!local.is_unspecified()).then(|| SocketAddr::new(local, listening.port()).to_string())
+    (!local.is_unspecified()).then_some(local)
 }
 
 async fn take_seat(settings: &Settings, data_dir: &DataDir) -> Result<Seat, ServeError> {

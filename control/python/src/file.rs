@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::{Access, Client, OpenFile};
-use pymemory::Bytes;
+use pymemory::{Bytes, Targets};
 use pyo3::prelude::*;
 
 use crate::blocking::{Deadline, run};
@@ -73,6 +73,21 @@ impl File {
         let file = self.file();
         run(py, &self.client, Deadline::after(timeout), || file.read(offset, &mut bytes))?;
         Ok(Bytes::new(Box::new(Copied(bytes))))
+    }
+
+    /// Fills buffers, each with the bytes from its offset on.
+    #[pyo3(signature = (parts, timeout=None))]
+    fn read_into(
+        &self,
+        py: Python<'_>,
+        parts: Vec<(u64, Bound<'_, PyAny>)>,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let (offsets, objects): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let mut targets = Targets::of(&objects)?;
+        let mut parts: Vec<_> = offsets.into_iter().zip(targets.bytes()).collect();
+        let file = self.file();
+        run(py, &self.client, Deadline::after(timeout), || file.read_many(&mut parts))
     }
 }
 

@@ -15,11 +15,13 @@ START_MAX = 120.0
 class Node:
     """A `shoal serve` of its own, with a data directory that goes with it."""
 
-    def __init__(self, *flags: str, cores: int = 1, memory: str = "256MiB") -> None:
+    def __init__(
+        self, *flags: str, cores: int = 1, memory: str = "256MiB", listen: str = "127.0.0.1:0"
+    ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="shoal-py-")
         self.data = Path(self._directory.name)
         self.binary = os.environ["SHOAL_BINARY"]
-        self._flags = ["--max-memory", memory, "--listen", "127.0.0.1:0", "--cores", str(cores), *flags]
+        self._flags = ["--max-memory", memory, "--listen", listen, "--cores", str(cores), *flags]
         self.socket = str(self.data / "shoal.sock")
         self.start()
 

@@ -58,6 +58,8 @@ BLOCKS = [
 
 @pytest.mark.parametrize(("path", "block"), BLOCKS)
 def test_documents(path: Path, block: re.Match[str], monkeypatch: pytest.MonkeyPatch, own_node: Node) -> None:
+    if "import torch" in block[1]:
+        pytest.importorskip("torch")
     monkeypatch.setenv("SHOAL_NODE", own_node.socket)
     forget_files()
     exec(compile(block[1], str(path), "exec"), {"__name__": "example"})

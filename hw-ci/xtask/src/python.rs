@@ -13,7 +13,7 @@ use crate::cargo::root;
 const INTERPRETERS: [&str; 5] = ["python3", "python3.11", "python3.12", "python3.13", "python3.14"];
 const SUITS: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))";
 /// What the tests need. What else they can use, such as torch, is tested where it is installed already.
-const NEEDED: [&str; 6] = ["maturin", "numpy", "pytest", "hypothesis", "fsspec", "mypy"];
+const NEEDED: [&str; 7] = ["maturin", "numpy", "pytest", "hypothesis", "fsspec", "requests", "mypy"];
 
 /// How many tests passed and failed; `None` when they could not run here, which is said.
 pub(crate) fn test(binary: &Path) -> Result<Option<(u64, u64)>, Error> {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,12 @@ class Client:
         if retries < 0:
             raise InvalidInput("a call is made again 0 times or more")
         text = default_address() if address is None else os.fspath(address)
-        self._pool = Pool(text, default_token() if token is None else token, timeout, retries)
+        token = default_token() if token is None else token
+        self._pool = Pool(text, token, timeout, retries)
         self._allow_pickle = allow_pickle
+        self._again = partial(
+            type(self), text, token=token, timeout=timeout, retries=retries, allow_pickle=allow_pickle
+        )
         #: Small values in the catalog.
         self.kv = Kv(self._pool)
         #: The chunks that keys consist of.
@@ -253,6 +258,10 @@ class Client:
             return connection.remove(key, recursive, left)
 
         return self._pool.call(remove, repeatable=False)
+
+    def __reduce__(self) -> tuple[Callable[[], Client], tuple[()]]:
+        """Where it is unpickled it connects anew: what has it can go to other processes, with its token."""
+        return self._again, ()
 
     def __repr__(self) -> str:
         return f"shoal.Client({self.address!r})"

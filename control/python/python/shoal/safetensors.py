@@ -111,6 +111,15 @@ def is_torch(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def has_type(name: str) -> bool:
+    """Whether the format has the type that torch calls so.
+
+    >>> has_type("bfloat16"), has_type("complex128")
+    (True, False)
+    """
+    return name in _OF_TORCH
+
+
 def is_numpy(value: object) -> bool:
     """Whether it is an array of NumPy, which need not be installed."""
     numpy = sys.modules.get("numpy")

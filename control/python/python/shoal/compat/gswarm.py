@@ -15,6 +15,7 @@ import pickle
 import shutil
 import subprocess
 import threading
+import time
 from collections import OrderedDict
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -24,6 +25,10 @@ from shoal.values import is_json
 
 #: Seconds that a server may take for an answer: values may be large.
 _TIMEOUT = 300.0
+#: Seconds that a server which does not listen is waited for, and one that this process is starting.
+_REFUSED_MAX = 1.0
+_STARTING_MAX = 120.0
+_PAUSE = 0.05
 #: Memory of a storage within this process, as the server's own default.
 _MEMORY = 16 << 30
 
@@ -92,6 +97,20 @@ class DataServer:
     def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
         data = None if body is None else json.dumps(body).encode()
         headers = {} if data is None else {"Content-Type": "application/json"}
+        begun = time.monotonic()
+        while True:
+            try:
+                return self._exchange(method, path, data, headers)
+            except ConnectFailed:
+                # Nothing was asked. A server that was started a moment ago, as by start_server in a thread, listens soon.
+                patience = _STARTING_MAX if self._port in _own_ports else _REFUSED_MAX
+                if time.monotonic() - begun >= patience:
+                    raise
+            time.sleep(_PAUSE)
+
+    def _exchange(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, dict[str, Any]]:
         connection: http.client.HTTPConnection | None = getattr(self._threads, "connection", None)
         # A server may have closed a connection that was idle; what was asked on it is asked again only when that does no harm.
         for reused in (True, False) if connection is not None else (False,):
@@ -230,6 +249,8 @@ def _memory_info() -> dict[str, Any]:
 
 
 _storage = DataStorage()
+#: The ports of servers that this process runs.
+_own_ports: set[int] = set()
 
 
 def get_storage() -> DataStorage:
@@ -262,6 +283,10 @@ def start_server(host: str = "0.0.0.0", port: int = 9015, max_mem_size: int = _M
     if host not in ("localhost", "::1") and not host.startswith("127."):
         command.append("--insecure")
     command.append(f"--exit-with-parent={os.getpid()}")
-    ended = subprocess.run(command, check=False)
+    _own_ports.add(port)
+    try:
+        ended = subprocess.run(command, check=False)
+    finally:
+        _own_ports.discard(port)
     if ended.returncode != 0:
         raise ShoalError(f"the server ended with {ended.returncode}; what it wrote says why")
