@@ -20,8 +20,10 @@ use crate::connection::{Connection, Pending};
 const LEASED_AHEAD: u32 = 32 << 20;
 /// Most pieces whose slots are leased ahead.
 const LEASED_PIECES_MAX: u32 = 16;
+/// Bytes of filled pieces that the node is told of at once: a message for each of 1 MiB takes 20 ms of processor time per GB.
+const TOLD_AT_ONCE: u32 = 8 << 20;
 /// Filled pieces that the node may still be busy with, for instance writing them to NVMe.
-const FILLS_UNDER_WAY: usize = 32;
+const FILLS_UNDER_WAY: u32 = 32;
 
 /// A chunk that is being written. Several threads may fill pieces of it. Unless it is sealed, the node forgets it when
 /// the value is dropped, which must be after the last [`Slot`].
@@ -30,7 +32,9 @@ pub(crate) struct ChunkWriter<'c> {
     handle: u64,
     geometry: Geometry,
     slots: Mutex<Slots<'c>>,
-    fills: Mutex<VecDeque<Pending<'c>>>,
+    fills: Mutex<Fills<'c>>,
+    /// Whether slots are waited for.
+    waits: AtomicBool,
     sealed: AtomicBool,
 }
 
@@ -53,6 +57,15 @@ struct Slots<'c> {
     buffers: Vec<Vec<u8>>,
 }
 
+/// The pieces that were filled.
+#[derive(Default)]
+struct Fills<'c> {
+    /// Those that the node was not told of.
+    untold: Vec<FilledPiece>,
+    /// What it was told, and has not answered as far as is known.
+    told: VecDeque<Pending<'c>>,
+}
+
 impl<'c> ChunkWriter<'c> {
     /// Begins a chunk of this size, or of at most this size.
     pub(crate) fn create(
@@ -69,6 +82,7 @@ impl<'c> ChunkWriter<'c> {
             geometry,
             slots: Mutex::new(slots),
             fills: Mutex::default(),
+            waits: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
         })
     }
@@ -116,7 +130,13 @@ impl<'c> ChunkWriter<'c> {
                 self.ask(slots)?;
             }
             let Some(asked) = slots.asked.take() else { return Ok(None) };
-            let SlotLeased { slots: leased } = asked.wait()?;
+            // The node may need the memory of what is filled, which it can write to NVMe: it is told of all that is, and of
+            // what others fill meanwhile.
+            self.waits.store(true, Ordering::Relaxed);
+            self.tell(&mut lock(&self.fills))?;
+            let answer = asked.wait();
+            self.waits.store(false, Ordering::Relaxed);
+            let SlotLeased { slots: leased } = answer?;
             for (slot, piece) in leased.iter().zip(slots.next..) {
                 if slot.piece != piece || slot.length != self.geometry.length(piece) || slot.length == 0 {
                     return Err(self.connection.protocol("it leases slots that were not asked for"));
@@ -148,31 +168,49 @@ impl<'c> ChunkWriter<'c> {
     pub(crate) fn fill(&self, slot: Slot<'c>, length: usize) -> Result<(), ClientError> {
         let bytes = &slot[..length];
         let (piece, length, checksum) = (slot.piece, length as u32, checksum_of(bytes));
-        let pending = match slot.place {
+        let shares = self.connection.shares_memory();
+        let at_once = if shares { (TOLD_AT_ONCE / self.geometry.piece_size()).max(1) } else { 1 } as usize;
+        let mut fills;
+        match slot.place {
             Place::Arena(writer) => {
                 drop(writer);
-                let pieces = vec![FilledPiece { piece, length, checksum }];
-                self.connection.send(PieceFill { handle: self.handle, pieces })?
+                fills = lock(&self.fills);
+                fills.untold.push(FilledPiece { piece, length, checksum });
+                if fills.untold.len() < at_once && !self.waits.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                self.tell(&mut fills)?;
             }
             Place::Buffer(buffer) => {
                 let request = PieceBytes { handle: self.handle, piece, length, checksum };
                 let pending = self.connection.send_with_payload(request, &buffer[..length as usize])?;
                 lock(&self.slots).buffers.push(buffer);
-                pending
+                fills = lock(&self.fills);
+                fills.told.push_back(pending);
             }
-        };
-        let oldest = {
-            let mut fills = lock(&self.fills);
-            fills.push_back(pending);
-            if fills.len() > FILLS_UNDER_WAY { fills.pop_front() } else { None }
-        };
+        }
+        let most = (FILLS_UNDER_WAY as usize / at_once).max(1);
+        let oldest = if fills.told.len() > most { fills.told.pop_front() } else { None };
+        drop(fills);
         oldest.map_or(Ok(()), |oldest| oldest.wait::<Done>().map(drop))
+    }
+
+    /// Tells the node of all that is filled.
+    fn tell(&self, fills: &mut Fills<'c>) -> Result<(), ClientError> {
+        let pieces = std::mem::take(&mut fills.untold);
+        if !pieces.is_empty() {
+            fills.told.push_back(self.connection.send(PieceFill { handle: self.handle, pieces })?);
+        }
+        Ok(())
     }
 
     /// Asks to seal the chunk, after all that is filled has been dealt with.
     pub(crate) fn seal(&self, id: ChunkId, size: u64) -> Result<Pending<'c>, ClientError> {
-        let fills = std::mem::take(&mut *lock(&self.fills));
-        fills.into_iter().try_for_each(|fill| fill.wait::<Done>().map(drop))?;
+        let mut fills = lock(&self.fills);
+        self.tell(&mut fills)?;
+        let told = std::mem::take(&mut fills.told);
+        drop(fills);
+        told.into_iter().try_for_each(|fill| fill.wait::<Done>().map(drop))?;
         self.connection.send(ChunkSeal { handle: self.handle, id, size })
     }
 

@@ -7,53 +7,15 @@ import uuid
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from node import Node
+from strategies import ARRAYS, JSON, LITTLE, RELAXED, same
 
 import shoal
 
 MIB = 1 << 20
-RELAXED = settings(
-    deadline=None,
-    max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    derandomize=True,
-)
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda below: st.lists(below, max_size=5) | st.dictionaries(st.text(), below, max_size=5),
-    max_leaves=20,
-)
-DTYPES = (
-    hnp.boolean_dtypes()
-    | hnp.integer_dtypes(endianness="?")
-    | hnp.floating_dtypes(endianness="?", sizes=(16, 32, 64))
-    | hnp.complex_number_dtypes(endianness="?", sizes=(64, 128))
-    | hnp.datetime64_dtypes(endianness="?")
-    | hnp.unicode_string_dtypes(endianness="?", max_len=5)
-    | hnp.byte_string_dtypes(min_len=1, max_len=5)
-)
-ARRAYS = DTYPES.flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0)))
-LITTLE = st.sampled_from(["<f8", "<f4", "<f2", "<i8", "<u2", "|b1", "|u1"])
-
-
-def same(left: object, right: object) -> bool:
-    """Whether two values are the same, types and bits included."""
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, (np.ndarray, np.generic)):
-        assert isinstance(right, (np.ndarray, np.generic))
-        return (left.dtype, left.shape, left.tobytes()) == (right.dtype, right.shape, right.tobytes())
-    if isinstance(left, dict):
-        assert isinstance(right, dict)
-        return list(left) == list(right) and all(same(left[name], right[name]) for name in left)
-    if isinstance(left, list):
-        assert isinstance(right, list)
-        return len(left) == len(right) and all(map(same, left, right))
-    return left == right
 
 
 @RELAXED
@@ -160,17 +122,6 @@ def test_bytes_that_lie_about_their_type_are_refused(local: shoal.Client) -> Non
         local.get("v/new")
 
 
-def test_frames(local: shoal.Client) -> None:
-    pandas = pytest.importorskip("pandas")
-    pyarrow = pytest.importorskip("pyarrow")
-    frame = pandas.DataFrame({"a": range(1000), "b": [str(at) for at in range(1000)]}, index=range(5, 1005))
-    local.put("v/frame", frame)
-    pandas.testing.assert_frame_equal(local.get("v/frame"), frame)
-    table = pyarrow.table({"x": list(range(100_000))})
-    local.put("v/table", table)
-    assert local.get("v/table").equals(table)
-
-
 @pytest.mark.filterwarnings("error")
 def test_tensors(local: shoal.Client) -> None:
     torch = pytest.importorskip("torch")
@@ -189,13 +140,3 @@ def test_tensors(local: shoal.Client) -> None:
     # What is written to a tensor nobody else sees.
     got["t"][0] = 5
     assert local.get("v/tensor")["t"][0] == 0
-
-
-def test_a_gigabyte(node: Node) -> None:
-    """Larger than all memory of the node."""
-    array = np.zeros(300 * MIB, np.uint8)
-    array[:: 1 << 12] = np.arange(len(array) >> 12, dtype=np.uint8)
-    with shoal.Client(node.socket) as client:
-        client.put("v/large", array)
-        assert np.array_equal(client.get("v/large"), array)
-        client.rm("v/large")

@@ -7,6 +7,7 @@
 
 mod bytes; // memory of Rust as a Python object
 mod dlpack; // the same for whoever speaks DLPack
+mod layout; // where the bytes of an array lie
 mod source; // memory of Python to be copied from
 mod targets; // memory of Python to be copied into
 

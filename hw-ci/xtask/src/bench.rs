@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::Error;
 use crate::cargo::{built, cargo, spelled, succeeds};
+use crate::python;
 
 pub(crate) const HELP: &str = "\
 docs/benchmarks.md says what each scenario compares. A peer that is not installed is named and left out.
@@ -17,6 +18,7 @@ Examples:
   cargo xtask bench -- --shrink 64                words after -- go to the program; `-- --help` lists them
   cargo xtask bench --micro                       the small steps that every piece takes, with criterion
   cargo xtask bench --micro -- checksum           words after -- go to criterion
+  cargo xtask bench --python                      arrays put and got from Python, beside copies, Redis and TCP
 
 Numbers from a machine that does other work at the same time say little.";
 
@@ -33,6 +35,9 @@ pub(crate) struct Arguments {
     /// Run the micro-benchmarks in place of the scenarios
     #[arg(long, conflicts_with_all = ["scenarios", "rounds", "json"])]
     micro: bool,
+    /// Run the benchmarks of the Python package in place of the scenarios
+    #[arg(long, conflicts_with_all = ["scenarios", "rounds", "json", "micro"])]
+    python: bool,
     /// Passed on
     #[arg(last = true)]
     passed: Vec<String>,
@@ -42,6 +47,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Error> {
     if arguments.micro {
         let mut command = cargo(&["bench", "--locked", "-p", "benches", "--bench", "micro", "--"]);
         return succeeds(command.args(&arguments.passed));
+    }
+    if arguments.python {
+        let mut build = cargo(&["build", "--locked", "--release", "-p", "cli", "--bin", "shoal"]);
+        if !succeeds(&mut build)? {
+            return Err(Error::Failed(spelled(&build)));
+        }
+        let mut command = python::bench(&built("release", "shoal")?)?;
+        command.args(&arguments.passed);
+        let source = command.exec();
+        return Err(Error::Spawn { command: format!("{command:?}"), source });
     }
     // One call builds both, so that they share what they are built of; the program finds the binary beside itself.
     let packages = ["-p", "cli", "--bin", "shoal", "-p", "benches", "--bin", "scenarios"];

@@ -1,4 +1,4 @@
-//! The tests of the Python package, where Python is.
+//! The tests and benchmarks of the Python package, where Python is.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,46 +13,69 @@ use crate::cargo::root;
 const INTERPRETERS: [&str; 5] = ["python3", "python3.11", "python3.12", "python3.13", "python3.14"];
 const SUITS: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))";
 /// What the tests need. What else they can use, such as torch, is tested where it is installed already.
-const NEEDED: [&str; 7] = ["maturin", "numpy", "pytest", "hypothesis", "fsspec", "requests", "mypy"];
+const TESTS_NEED: [&str; 7] = ["maturin", "numpy", "pytest", "hypothesis", "fsspec", "requests", "mypy"];
+/// What the benchmarks need; the client of Redis is of no use without a server.
+const BENCHMARKS_NEED: [&str; 3] = ["maturin", "numpy", "redis"];
+
+/// A folder of Python packages, with the package in it.
+struct Environment {
+    folder: PathBuf,
+}
+
+impl Environment {
+    /// Makes the folder `name` below the target folder, with what is needed and the package of this checkout, which is built
+    /// with a profile of cargo. The other answer is why that cannot be here.
+    fn with_package(name: &str, needed: &[&str], profile: &str) -> Result<Result<Self, &'static str>, Error> {
+        let Some(interpreter) = INTERPRETERS.iter().find(|name| runs(name, &["-c", SUITS])) else {
+            return Ok(Err("there is no Python 3.11 or later with the modules venv and ensurepip"));
+        };
+        let target: PathBuf =
+            MetadataCommand::new().current_dir(root()).no_deps().exec()?.target_directory.into();
+        let environment = Self { folder: target.join(name) };
+        let python = environment.python().display().to_string();
+        // Whatever is installed beside the interpreter, such as torch, can be used.
+        let make = ["-m", "venv", "--system-site-packages", &environment.folder.display().to_string()];
+        if !runs(&python, &["-c", ""]) && !runs(interpreter, &make) {
+            return Ok(Err("no folder for its packages could be made"));
+        }
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        if !runs(&python, &[&pip[..], needed].concat()) {
+            return Ok(Err("pip could not install what is needed; its output above says why"));
+        }
+        eprintln!("python: building the wheel");
+        let build = ["--no-build-isolation", "--no-deps", "--force-reinstall", "--config-settings"];
+        let package = root().join("control/python").display().to_string();
+        let mut install = Command::new(&python);
+        install.args(pip).args(build).args([&format!("build-args=--profile {profile}"), &package]);
+        install.env("CARGO_TARGET_DIR", &target).env("PATH", with_first(&environment.folder.join("bin")));
+        if !install.status().is_ok_and(|status| status.success()) {
+            return Err(Error::Failed(format!("{python} -m pip install {package}")));
+        }
+        Ok(Ok(environment))
+    }
+
+    fn python(&self) -> PathBuf {
+        self.folder.join("bin/python")
+    }
+}
 
 /// How many tests passed and failed; `None` when they could not run here, which is said.
 pub(crate) fn test(binary: &Path) -> Result<Option<(u64, u64)>, Error> {
-    let Some(interpreter) = INTERPRETERS.iter().find(|name| runs(name, &["-c", SUITS])) else {
-        return Ok(skipped("there is no Python 3.11 or later with the modules venv and ensurepip"));
-    };
-    let target: PathBuf =
-        MetadataCommand::new().current_dir(root()).no_deps().exec()?.target_directory.into();
-    let folder = target.join("python-tests");
-    let python = folder.join("bin/python").display().to_string();
-    // Whatever is installed beside the interpreter, such as torch, can be used.
-    let make = ["-m", "venv", "--system-site-packages", &folder.display().to_string()];
-    if !runs(&python, &["-c", ""]) && !runs(interpreter, &make) {
-        return Ok(skipped("no folder for its packages could be made"));
-    }
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    if !runs(&python, &[&pip[..], &NEEDED[..]].concat()) {
-        return Ok(skipped("pip could not install what the tests need; its output above says why"));
-    }
-    eprintln!("python: building the wheel");
     // The profile of the other tests, into their folder.
-    let build = ["--no-build-isolation", "--no-deps", "--force-reinstall", "--config-settings"];
-    let package = root().join("control/python").display().to_string();
-    let mut install = Command::new(&python);
-    install.args(pip).args(build).args(["build-args=--profile dev", &package]);
-    install.env("CARGO_TARGET_DIR", &target).env("PATH", with_first(&folder.join("bin")));
-    if !install.status().is_ok_and(|status| status.success()) {
-        return Err(Error::Failed(format!(
-            "{} -m pip install {package}",
-            folder.join("bin/python").display()
-        )));
-    }
-
+    let environment = match Environment::with_package("python-tests", &TESTS_NEED, "dev")? {
+        Ok(environment) => environment,
+        Err(why) => {
+            eprintln!("python: its tests are skipped: {why}");
+            return Ok(None);
+        }
+    };
+    let python = environment.python();
     let mut tests = Command::new(&python);
     tests.args(["-m", "pytest", "--quiet", "-p", "no:cacheprovider"]);
     tests.current_dir(root().join("control/python")).env("SHOAL_BINARY", binary);
     tests.env("PYTHONDONTWRITEBYTECODE", "1").stdout(Stdio::piped());
     let output = tests.spawn().and_then(std::process::Child::wait_with_output);
-    let output = output.map_err(|source| Error::Spawn { command: python, source })?;
+    let output = output.map_err(|source| Error::Spawn { command: python.display().to_string(), source })?;
     let text = String::from_utf8_lossy(&output.stdout);
     print!("{text}");
     match counted(&text) {
@@ -61,9 +84,17 @@ pub(crate) fn test(binary: &Path) -> Result<Option<(u64, u64)>, Error> {
     }
 }
 
-fn skipped(why: &str) -> Option<(u64, u64)> {
-    eprintln!("python: its tests are skipped: {why}");
-    None
+/// The benchmarks, ready to run with the node that `binary` is.
+pub(crate) fn bench(binary: &Path) -> Result<Command, Error> {
+    let environment = Environment::with_package("python-bench", &BENCHMARKS_NEED, "release")?;
+    let environment = environment.map_err(|why| {
+        eprintln!("python: {why}");
+        Error::Failed("python -m venv".into())
+    })?;
+    let mut command = Command::new(environment.python());
+    command.arg(root().join("benches/python/arrays.py"));
+    command.env("SHOAL_BINARY", binary).env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(command)
 }
 
 fn runs(program: &str, arguments: &[&str]) -> bool {

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 _METADATA = ".metadata"
 #: The other keys: the rank, what tells one save from another, and a number.
 _FILE = re.compile(r"rank-\d{5,}-[0-9a-f]{32}-\d+\.safetensors")
-#: Bytes of copies that wait to be put: of tensors on other devices, or whose elements do not lie in order.
+#: Bytes of copies that wait to be put, such as those of tensors on other devices.
 _COPIES_MAX = 256 << 20
 #: Bytes of parts of tensors that are read at once and then put where they belong.
 _STAGED_MAX = 64 << 20
@@ -333,7 +333,7 @@ def _remove_files(client: Client, prefix: str, kept: set[str]) -> None:
 
 def _batches(items: Iterable[WriteItem], planner: SavePlanner) -> Iterator[list[tuple[WriteItem, Any]]]:
     """Items with their tensors, in the memory of the host. Not many bytes are copied for one batch: those of tensors that are
-    elsewhere, or whose elements do not lie in order."""
+    elsewhere, or of types that files of safetensors do not have and whose elements do not lie in order."""
     batch: list[tuple[WriteItem, Any]] = []
     copied = 0
     for item in items:
@@ -345,7 +345,9 @@ def _batches(items: Iterable[WriteItem], planner: SavePlanner) -> Iterator[list[
             tensor = found.detach()
             if tensor.layout != torch.strided or tensor.is_quantized:
                 raise InvalidInput(f"tensor {item.index.fqn!r} is sparse or quantized, which cannot be stored")
-            tensor = tensor.resolve_neg().resolve_conj().to("cpu").contiguous()
+            tensor = tensor.resolve_neg().resolve_conj().to("cpu")
+            if not _has_name(tensor.dtype):
+                tensor = tensor.contiguous()
             if tensor.data_ptr() != found.data_ptr():
                 copied += tensor.nbytes
         batch.append((item, tensor))

@@ -96,7 +96,7 @@ class Client:
     ) -> Put:
         """Makes a value the next version of a key. When it fails, the key is as it was.
 
-        The bytes of contiguous arrays, tensors and buffers are copied once. They must not change meanwhile.
+        The bytes of arrays, tensors, tables and buffers are copied once. They must not change meanwhile.
 
         :param volatile: keep it in memory alone; otherwise it is on disk when this returns
         :param ttl: seconds after which the key expires

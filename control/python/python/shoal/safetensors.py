@@ -69,8 +69,8 @@ def save(
     *,
     volatile: bool = False,
 ) -> Put:
-    """Puts tensors of torch and arrays of NumPy as one file of safetensors. Those that are contiguous and in the memory of the
-    host are copied once, into the memory of the node."""
+    """Puts tensors of torch and arrays of NumPy as one file of safetensors. Those in the memory of the host are copied once,
+    into the memory of the node."""
     return client._put_parts(key, parts(tensors, metadata), {"type": "safetensors"}, volatile=volatile)
 
 
@@ -127,8 +127,8 @@ def is_numpy(value: object) -> bool:
 
 
 def parts(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> list[Buffer]:
-    """The file of these tensors, arrays of NumPy and tensors of torch, as a list of buffers. Tensors that are contiguous and
-    in the memory of the host are not copied. What is none of torch is named in the metadata.
+    """The file of these tensors, arrays of NumPy and tensors of torch, as a list of buffers. Tensors in the memory of the
+    host are not copied, wherever their elements lie. What is none of torch is named in the metadata.
 
     >>> import numpy
     >>> header, *data = parts({"w": numpy.zeros((2, 3), "<f4")})
@@ -175,22 +175,24 @@ def _lay(name: str, tensor: Any) -> tuple[str, int, list[int], Buffer]:
 def _bytes_of_tensor(tensor: Any) -> Buffer:
     import torch
 
-    tensor = tensor.detach()
+    if tensor.numel() == 0:
+        return b""
     # A lazy negation or conjugation is no bytes yet.
-    flat = tensor.resolve_neg().resolve_conj().to("cpu").contiguous().reshape(-1)
-    array: Buffer = flat.view(torch.uint8).numpy() if flat.numel() else b""
-    return array
+    tensor = tensor.detach().resolve_neg().resolve_conj().to("cpu")
+    # NumPy does not know all types of torch, but integers of their sizes.
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return bytes_of_array(tensor.view(integers[tensor.element_size()]).numpy())
 
 
 def bytes_of_array(array: Any) -> Buffer:
-    """The bytes of an array in C order; not copied when they lie so."""
+    """The bytes of an array, in C order, wherever they lie."""
     import numpy
 
     if array.nbytes == 0:
         return b""
-    flat: Any = numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8)
-    bytes_in_order: Buffer = flat
-    return bytes_in_order
+    # A buffer has dimensions. Its protocol does not know all types of NumPy, but bytes of any size.
+    data: Buffer = numpy.atleast_1d(array).view(numpy.ndarray).view(f"V{array.itemsize}")
+    return data
 
 
 class Header:

@@ -24,6 +24,7 @@ import json
 import math
 import pickle
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,10 @@ def encode(value: object, allow_pickle: bool = False) -> tuple[list[Buffer], dic
     if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
         if not value.dtype.hasobject and (safetensors.is_numpy(value) or isinstance(value, numpy.generic)):
             return _encode_npy(value)
-    elif pandas is not None and isinstance(value, pandas.DataFrame):
-        import pyarrow
-
-        return _encode_arrow(pyarrow.Table.from_pandas(value)), {TYPE: "arrow", PYTHON: "pandas.DataFrame"}
+    elif pandas is not None and type(value) is pandas.DataFrame:
+        table = _table_of_frame(value)
+        if table is not None:
+            return _encode_arrow(table), {TYPE: "arrow", PYTHON: "pandas.DataFrame"}
     elif arrow is not None and hasattr(arrow, "Table") and isinstance(value, arrow.Table):
         return _encode_arrow(value), {TYPE: "arrow", PYTHON: "pyarrow.Table"}
     elif isinstance(value, (dict, list, str, int, float, type(None))):
@@ -103,13 +104,67 @@ def _encode_npy(value: Any) -> tuple[list[Buffer], dict[str, str]]:
     return [header.getvalue(), safetensors.bytes_of_array(data)], labels
 
 
+class _Collected(io.RawIOBase):
+    """A file that keeps what is written to it as it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[Buffer] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        self.parts.append(data)
+        return memoryview(data).nbytes
+
+
 def _encode_arrow(table: Any) -> list[Buffer]:
+    """The file of a table, whose columns are not copied."""
     import pyarrow
 
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_file(sink, table.schema) as writer:
+    collected = _Collected()
+    with pyarrow.ipc.new_file(pyarrow.PythonFile(collected, mode="w"), table.schema) as writer:
         writer.write_table(table)
-    return [sink.getvalue()]
+    return collected.parts
+
+
+def _table_of_frame(frame: Any) -> Any:
+    """The table that becomes this frame again; ``None`` when there is none, or no pyarrow."""
+    try:
+        import pandas
+        import pyarrow
+    except ModuleNotFoundError as error:
+        raise InvalidInput("a DataFrame is stored with pyarrow", hint="pip install pyarrow") from error
+    try:
+        with warnings.catch_warnings():
+            # What would be changed is found below.
+            warnings.simplefilter("ignore")
+            table = pyarrow.Table.from_pandas(frame)
+            empty = table.schema.empty_table().to_pandas()
+        pandas.testing.assert_index_equal(frame.columns, empty.columns)
+    except (pyarrow.ArrowException, TypeError, ValueError, AssertionError):
+        return None
+    if list(frame.index.names) != list(empty.index.names):
+        return None
+    for at, (kind, other) in enumerate(zip(frame.dtypes, empty.dtypes, strict=True)):
+        # The columns of the index come behind those of the frame. Only whole columns tell which categories there are, and
+        # of which classes the objects are.
+        if isinstance(kind, pandas.CategoricalDtype):
+            other = table.column(at).to_pandas().dtype
+        if kind != other or (kind == object and not _are_same(frame.iloc[:, at], table.column(at).to_pandas())):
+            return None
+    times = {f"shoal.{axis}.freq": getattr(getattr(frame, axis), "freqstr", None) for axis in ("index", "columns")}
+    notes = {name: freq for name, freq in times.items() if freq is not None}
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **notes})
+
+
+def _are_same(left: Any, right: Any) -> bool:
+    """Whether two columns have the same objects of the same classes; what is no number is itself here."""
+    return all(
+        type(one) is type(other) and (one == other or (one != one and other != other))
+        for one, other in zip(left, right, strict=True)
+    )
 
 
 def _encode_tree(value: object) -> tuple[list[Buffer], dict[str, str]] | None:
@@ -244,7 +299,14 @@ def _decode_arrow(labels: dict[str, str], read: Callable[[bool], Bytes]) -> Any:
     except ModuleNotFoundError as error:
         raise InvalidInput("values of type 'arrow' need pyarrow", hint="pip install pyarrow") from error
     table = pyarrow.ipc.open_file(pyarrow.py_buffer(read(False))).read_all()
-    return table.to_pandas() if labels.get(PYTHON) == "pandas.DataFrame" else table
+    if labels.get(PYTHON) != "pandas.DataFrame":
+        return table
+    frame = table.to_pandas()
+    for axis in ("index", "columns"):
+        freq = (table.schema.metadata or {}).get(f"shoal.{axis}.freq".encode())
+        if freq is not None:
+            getattr(frame, axis).freq = freq.decode()
+    return frame
 
 
 _DECODERS: dict[str, Callable[[dict[str, str], Callable[[bool], Any]], Any]] = {
