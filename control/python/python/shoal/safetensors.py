@@ -191,7 +191,8 @@ def bytes_of_array(array: Any) -> Buffer:
     if array.nbytes == 0:
         return b""
     # A buffer has dimensions. Its protocol does not know all types of NumPy, but bytes of any size.
-    data: Buffer = numpy.atleast_1d(array).view(numpy.ndarray).view(f"V{array.itemsize}")
+    items: Any = numpy.atleast_1d(array).view(numpy.ndarray).view(f"V{array.itemsize}")
+    data: Buffer = items
     return data
 
 
