@@ -159,7 +159,7 @@ def rounds(size: int, count: int) -> dict[str, list[float]]:
         other = stack.enter_context(shoal.Client(far.socket))
         stream = stack.enter_context(sender(size))
         program = os.environ.get("REDIS_SERVER") or shutil.which("redis-server")
-        redis = stack.enter_context(closing(Redis(program, 3 * size))) if program else None
+        redis = stack.enter_context(closing(Redis(program, 4 * size + (256 << 20)))) if program else None
 
         def measure(name: str, work: Callable[[], Any], check: Callable[[Any], bool] = lambda _: True) -> None:
             took, result = seconds(work)

@@ -29,7 +29,7 @@ fn a_refused_piece_leaves_the_key_as_it_was() {
     let mut fills = 0;
     node.set_mood(move |message| {
         fills += u32::from(matches!(message, Message::PieceFill(_)));
-        (fills == 12).then_some(Fault::Refuse(FailureCode::DiskFull))
+        (fills == 3).then_some(Fault::Refuse(FailureCode::DiskFull))
     });
     let source = folder.path().join("source");
     let error = client.put("k", Source::Path(source), &PutOptions::default(), &Silent).unwrap_err();
