@@ -20,7 +20,8 @@ use crate::connection::{Connection, Pending};
 const LEASED_AHEAD: u32 = 32 << 20;
 /// Most pieces whose slots are leased ahead.
 const LEASED_PIECES_MAX: u32 = 16;
-/// Bytes of filled pieces that the node is told of at once: a message for each of 1 MiB takes 20 ms of processor time per GB.
+/// Bytes of filled pieces that the node is told of at once: a message for each of 1 MiB takes 5 to 10 ms of processor time
+/// per GB.
 const TOLD_AT_ONCE: u32 = 8 << 20;
 /// Filled pieces that the node may still be busy with, for instance writing them to NVMe.
 const FILLS_UNDER_WAY: u32 = 32;
