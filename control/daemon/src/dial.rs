@@ -19,13 +19,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+/// What a node has not acknowledged or not taken for so long ends the connection: the kernel alone would try for a quarter
+/// of an hour, ever more rarely, and after a cut it would be as long silent again as that has lasted.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 
 /// Connects to `HOST:PORT`.
 pub(crate) async fn connect(address: &str) -> io::Result<TcpStream> {
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     prepare(&stream)?;
+    bound_silence(&stream)?;
     Ok(stream)
+}
+
+/// Sets what a connection between nodes needs beside that. Clients may take as long as they like over what they read.
+pub(crate) fn bound_silence(stream: &TcpStream) -> io::Result<()> {
+    Ok(sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MAX.as_millis() as u32)?)
 }
 
 /// Sets what every TCP connection of a node needs: small messages leave at once, and dead peers are noticed.

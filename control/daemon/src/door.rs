@@ -153,6 +153,7 @@ impl Door {
         let Ok(_control) = self.controls.clone().try_acquire_owned() else {
             return turn_away(stream, format!("{NODES_MAX} nodes are connected already")).await;
         };
+        dial::bound_silence(&stream).map_err(|error| error.to_string())?;
         self.say_welcome(&mut stream).await?;
         drop(handshaking);
         let (reader, writer) = stream.into_split();
@@ -170,6 +171,7 @@ impl Door {
         if !self.node.members.knows(from, STRANGER_PATIENCE).await {
             return turn_away(stream, format!("node {from:016x} is not a live member of the cluster")).await;
         }
+        dial::bound_silence(&stream).map_err(|error| error.to_string())?;
         self.say_welcome(&mut stream).await?;
         let stream = stream.into_std().map_err(|error| error.to_string())?;
         self.node.engine.attach(pair.to, from, pair.from, stream);

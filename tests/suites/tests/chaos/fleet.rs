@@ -34,13 +34,18 @@ pub struct Place {
 }
 
 impl Fleet {
-    /// Starts all nodes and waits until they know each other.
+    /// Starts all nodes that a plan is about and waits until they know each other.
     pub fn start() -> Self {
-        let (hosts, has_links) = match hosts() {
+        Self::of(NODES)
+    }
+
+    /// Starts so many nodes and waits until they know each other.
+    pub fn of(count: usize) -> Self {
+        let (hosts, has_links) = match hosts(count) {
             Ok(hosts) => (hosts, true),
             Err(error) => {
                 println!("without links of our own, so that nothing is cut: {error}");
-                (vec![Host::here(); NODES], false)
+                (vec![Host::here(); count], false)
             }
         };
         let place = |(number, host)| Place { host, node: None, number, nodes_before: 0 };
@@ -52,7 +57,7 @@ impl Fleet {
                 scope.spawn(|| place.start(Some(&head)));
             }
         });
-        fleet.wait_until_all_know(NODES);
+        fleet.wait_until_all_know(count);
         fleet
     }
 
@@ -124,7 +129,7 @@ impl Place {
     }
 }
 
-fn hosts() -> Result<Vec<Host>, NetworkError> {
+fn hosts(count: usize) -> Result<Vec<Host>, NetworkError> {
     let mut network = Network::shaped(LINK_MEGABITS_PER_S)?;
-    (0..NODES).map(|_| network.add_host()).collect()
+    (0..count).map(|_| network.add_host()).collect()
 }

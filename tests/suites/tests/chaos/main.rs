@@ -10,6 +10,7 @@ mod fleet; // sixteen nodes, each at its place
 mod part; // what one node does in a round
 mod plan; // what happens in a round, from its seed
 mod round; // one round
+mod silence; // a node that is cut off for long
 mod verdict; // what each get ended with, and whether it may
 
 use crate::fleet::Fleet;

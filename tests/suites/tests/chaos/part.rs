@@ -24,6 +24,7 @@ pub struct Stage<'a> {
 
 /// One get that runs or has ended.
 pub struct Attempt {
+    socket: PathBuf,
     copy: PathBuf,
     running: JoinHandle<(Outcome, Duration)>,
 }
@@ -71,12 +72,19 @@ impl Attempt {
         let begin = Instant::now();
         // A thread for each: how long it took is known whoever is waited for first.
         let running = thread::spawn(move || (running.wait(), begin.elapsed()));
-        Self { copy, running }
+        Self { socket: node.socket(), copy, running }
     }
 
-    /// Waits for its end. Panics when it hangs.
+    /// Waits for its end. Panics when it hangs, and shows what its node says meanwhile.
     pub fn end(self) -> Ended {
-        let (outcome, took) = self.running.join().expect("a get ends");
+        let ended = self.running.join();
+        if ended.is_err() {
+            for words in [&["status"][..], &["chunk", "ls"], &["node", "ls"]] {
+                let said = Shoal::alone().env("SHOAL_NODE", &self.socket).args(words).run();
+                eprintln!("{words:?}: {}{}", said.text(), said.error());
+            }
+        }
+        let (outcome, took) = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let digest = fs::File::open(&self.copy).ok().map(|file| {
             let mut hasher = blake3::Hasher::new();
             hasher.update_reader(file).expect("a copy can be read");

@@ -12,8 +12,12 @@ pub const HEAD: usize = 0;
 const SIZES: (u64, u64) = (16 << 20, 96 << 20);
 /// Time within which everything begins, in milliseconds: while the transfers of a round are under way.
 const SPAN_MS: u64 = 3500;
-/// Longest that something lasts, in milliseconds. It is longer than a node may be silent before it counts as dead.
+/// Longest that most of it lasts, in milliseconds. It is longer than a node may be silent before it counts as dead.
 const OUTAGE_MS_MAX: u64 = 6000;
+/// Longest that anything lasts, in milliseconds: longer than nodes keep connections over which nothing comes.
+const LONG_OUTAGE_MS_MAX: u64 = 14_000;
+/// One outage in so many may be a long one.
+const LONG_ONE_IN: u8 = 8;
 /// Most events of a round that hurt, a rack counting as one.
 const OUTAGES_MAX: usize = 4;
 
@@ -184,7 +188,8 @@ impl Making {
 
     fn harm_node(&mut self, harm: Harm, node: usize) {
         let begin_ms = self.rng.u64(50..SPAN_MS);
-        let end_ms = begin_ms + self.rng.u64(200..=OUTAGE_MS_MAX);
+        let is_long = self.rng.u8(0..LONG_ONE_IN) == 0;
+        let end_ms = begin_ms + self.rng.u64(200..=if is_long { LONG_OUTAGE_MS_MAX } else { OUTAGE_MS_MAX });
         match harm {
             Harm::Kill => self.kill(node, begin_ms, end_ms),
             Harm::Freeze => self.between(node, [(begin_ms, Step::Freeze), (end_ms, Step::Thaw)]),

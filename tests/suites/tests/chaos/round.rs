@@ -133,7 +133,7 @@ fn check_node(node: &Node, chunk: ChunkId) -> u64 {
 }
 
 /// A counter of a node since it started.
-fn counter(client: &Client, name: &str) -> u64 {
+pub fn counter(client: &Client, name: &str) -> u64 {
     let counters = client.status().unwrap().counters;
     counters.into_iter().find(|(counter, _)| counter == name).expect("the counter is there").1
 }
