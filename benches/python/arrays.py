@@ -1,6 +1,6 @@
 """Arrays put and got from Python, beside `numpy.copyto`, Redis and a plain TCP stream of the same bytes in the same rounds.
 
-    cargo xtask bench --python [-- --rounds 9] [-- --sizes 8MB,1GiB]
+    cargo xtask bench --python [-- --rounds 9 --sizes 8MB,1GiB]
 
 It runs the nodes that SHOAL_BINARY names, and Redis where `redis-server` is on the search path or REDIS_SERVER names one. Each round
 does everything once, in turn, with bytes of its own; shown are the medians, and the least, median and largest ratio to the
