@@ -47,7 +47,7 @@ Examples:
     Move {
         /// The chunk
         id: String,
-        /// Where to: NODE:DEVICE, with the device dram or nvme; dram when it is left out
+        /// Where to: NODE:DEVICE, with the device dram, nvme, gpu or gpu:N; dram when it is left out
         #[arg(long, value_name = "NODE:DEVICE")]
         to: Place,
         /// Which node's replica is dropped [default: every other node's]
@@ -59,7 +59,7 @@ Examples:
     Copy {
         /// The chunk
         id: String,
-        /// Where to: NODE:DEVICE, with the device dram or nvme; dram when it is left out
+        /// Where to: NODE:DEVICE, with the device dram, nvme, gpu or gpu:N; dram when it is left out
         #[arg(long, value_name = "NODE:DEVICE")]
         to: Place,
     },
@@ -156,7 +156,7 @@ fn watched(
     let arrived = || {
         let listing = client.replicas(Some(id)).ok()?;
         let record = listing.replicas.into_iter().find(|record| Some(record.node) == target)?;
-        let pieces = record.dram_pieces.max(record.nvme_pieces);
+        let pieces = record.most_pieces();
         Some((u64::from(pieces) * u64::from(record.geometry.piece_size())).min(size))
     };
     Ok(progress::watch(true, "place", size, arrived, task)?)
@@ -184,7 +184,7 @@ fn list(global: &Global, client: &Client, chunk: Option<ChunkId>, full_ids: bool
     if global.json {
         return output::json(&replicas);
     }
-    let mut table = Table::new(["CHUNK", ">SIZE", "NODE", ">DRAM", ">NVME", "PINNED", "STATE"]);
+    let mut table = Table::new(["CHUNK", ">SIZE", "NODE", ">DRAM", ">NVME", ">GPU", "PINNED", "STATE"]);
     for replica in &replicas {
         let digits = if full_ids { replica.chunk.len() } else { SHORT_ID };
         table.row([
@@ -193,6 +193,7 @@ fn list(global: &Global, client: &Client, chunk: Option<ChunkId>, full_ids: bool
             replica.node.clone(),
             replica.share(replica.dram_pieces),
             replica.share(replica.nvme_pieces),
+            replica.share_on_gpus(),
             if replica.pinned { "pinned" } else { "-" }.into(),
             if replica.fetching { "fetching" } else { "-" }.into(),
         ]);
@@ -217,6 +218,8 @@ pub struct Replica {
     pub dram_pieces: u32,
     /// Pieces on NVMe.
     pub nvme_pieces: u32,
+    /// Pieces on each GPU that has any, by names such as `gpu:0`.
+    pub gpu_pieces: BTreeMap<String, u32>,
     /// Whether it must not be evicted.
     pub pinned: bool,
     /// Whether a transfer into this node is under way.
@@ -243,22 +246,36 @@ impl Replica {
             node: name.cloned().unwrap_or_else(|| format!("{:016x}", record.node)),
             dram_pieces: record.dram_pieces,
             nvme_pieces: record.nvme_pieces,
+            gpu_pieces: record
+                .gpus
+                .iter()
+                .map(|there| (Device::Gpu(there.gpu).to_string(), there.pieces))
+                .collect(),
             pinned: record.pinned,
             fetching: record.fetching,
         }
     }
 
-    /// Where this node has the chunk: `n1:dram`, `n1:nvme`, `n1:dram 40%`.
+    /// Where this node has the chunk: `n1:dram`, `n1:gpu:0`, `n1:dram 40%`.
     pub fn places(&self) -> Vec<String> {
-        let on = |device: Device, pieces: u32| match self.share(pieces).as_str() {
+        let on = |device: &str, pieces: u32| match self.share(pieces).as_str() {
             "-" => None,
             "all" => Some(format!("{}:{device}", self.node)),
             share => Some(format!("{}:{device} {share}", self.node)),
         };
-        [on(Device::Dram, self.dram_pieces), on(Device::Nvme, self.nvme_pieces)]
-            .into_iter()
-            .flatten()
-            .collect()
+        let host = [on("dram", self.dram_pieces), on("nvme", self.nvme_pieces)];
+        let gpus = self.gpu_pieces.iter().map(|(gpu, pieces)| on(gpu, *pieces));
+        host.into_iter().chain(gpus).flatten().collect()
+    }
+
+    /// What is on GPUs: `gpu:0`, `gpu:0 40%, gpu:1`.
+    fn share_on_gpus(&self) -> String {
+        let shown = self.gpu_pieces.iter().map(|(gpu, pieces)| match self.share(*pieces).as_str() {
+            "all" => gpu.clone(),
+            share => format!("{gpu} {share}"),
+        });
+        let shown = shown.collect::<Vec<_>>().join(", ");
+        if shown.is_empty() { "-".into() } else { shown }
     }
 
     fn share(&self, pieces: u32) -> String {
@@ -284,11 +301,12 @@ mod tests {
             node: "n1".into(),
             dram_pieces: 3,
             nvme_pieces: 8,
+            gpu_pieces: [("gpu:1".to_owned(), 8), ("gpu:0".to_owned(), 4)].into(),
             pinned: false,
             fetching: true,
         };
-        assert_eq!(replica.places(), ["n1:dram 37%", "n1:nvme"]);
-        let empty = Replica { dram_pieces: 0, nvme_pieces: 0, ..replica };
+        assert_eq!(replica.places(), ["n1:dram 37%", "n1:nvme", "n1:gpu:0 50%", "n1:gpu:1"]);
+        let empty = Replica { dram_pieces: 0, nvme_pieces: 0, gpu_pieces: BTreeMap::new(), ..replica };
         assert!(empty.places().is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use flow::wire::control::{NodeRecord, NodeState};
-use flow::wire::session::Status as NodeStatus;
+use flow::wire::session::{GpuRecord, Status as NodeStatus};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -26,6 +26,7 @@ struct Report {
     node: NodeRecord,
     findings: BTreeMap<String, String>,
     counters: BTreeMap<String, u64>,
+    gpus: Vec<GpuRecord>,
     nodes: Vec<NodeRecord>,
 }
 
@@ -36,9 +37,9 @@ impl Status {
         let status = client.status()?;
         let nodes = client.nodes()?.nodes;
         if global.json {
-            let NodeStatus { node, findings, counters } = status;
+            let NodeStatus { node, findings, counters, gpus } = status;
             let (findings, counters) = (BTreeMap::from_iter(findings), BTreeMap::from_iter(counters));
-            return output::json(&Report { node, findings, counters, nodes });
+            return output::json(&Report { node, findings, counters, gpus, nodes });
         }
         output::text(&describe(&status, &nodes))
     }
@@ -67,11 +68,17 @@ fn describe(status: &NodeStatus, nodes: &[NodeRecord]) -> String {
         in_state(NodeState::Draining),
         in_state(NodeState::Dead),
     );
+    let mut gpus = Table::new(["GPU", "NAME", ">USED", ">LIMIT", ">MEMORY"]);
+    for gpu in &status.gpus {
+        let sizes = [gpu.used_bytes, gpu.limit_bytes, gpu.memory_bytes].map(amount::size);
+        let [used, limit, memory] = sizes;
+        gpus.row([format!("gpu:{}", gpu.index), gpu.name.clone(), used, limit, memory]);
+    }
     let mut findings = Table::new(["FINDING", "STATE"]);
     status.findings.iter().for_each(|(topic, state)| findings.row([topic.clone(), state.clone()]));
     let mut counters = Table::new(["COUNTER", ">VALUE"]);
     status.counters.iter().for_each(|(name, value)| counters.row([name.clone(), value.to_string()]));
-    for table in [findings, counters].iter().filter(|table| !table.is_empty()) {
+    for table in [gpus, findings, counters].iter().filter(|table| !table.is_empty()) {
         text += &format!("\n{table}");
     }
     text
@@ -98,7 +105,7 @@ mod tests {
         };
         let nodes = [record("n0", NodeState::Alive, true), record("n1", NodeState::Dead, false)];
         let counters = vec![("pieces_sent".to_owned(), 12)];
-        let status = NodeStatus { node: nodes[0].clone(), findings: Vec::new(), counters };
+        let status = NodeStatus { node: nodes[0].clone(), findings: Vec::new(), counters, gpus: Vec::new() };
         let text = describe(&status, &nodes);
         assert!(text.contains("2 nodes: 1 alive, 0 draining, 1 dead; the head is n0"), "{text}");
         assert!(text.contains("1.0 MiB of 1.0 GiB"), "{text}");

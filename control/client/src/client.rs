@@ -361,6 +361,7 @@ mod tests {
             node: 1,
             dram_pieces: 1,
             nvme_pieces: 0,
+            gpus: Vec::new(),
             pinned: false,
             fetching: false,
         }

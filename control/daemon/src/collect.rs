@@ -177,6 +177,7 @@ mod tests {
             node: 1,
             dram_pieces: 4,
             nvme_pieces: 0,
+            gpus: Vec::new(),
             pinned: false,
             fetching: false,
         };

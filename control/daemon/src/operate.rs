@@ -19,7 +19,7 @@ pub(crate) use place::place;
 pub(crate) use survey::{report, survey};
 
 use crate::node::{Node, Seat};
-use crate::{cluster, failure, keys};
+use crate::{cluster, failure, keys, peers};
 
 /// How long a node may take to tell what it has.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -65,6 +65,18 @@ pub(crate) async fn node_list(node: &Arc<Node>) -> Result<Message, Failure> {
         return Err(failure::head_away("this node has not joined the cluster yet"));
     }
     Ok(NodeListing { epoch: view.epoch, nodes }.into())
+}
+
+/// The GPUs of a member.
+pub(crate) async fn gpus(node: &Arc<Node>, name: &str) -> Result<Vec<GpuRecord>, Failure> {
+    // A node that has just started may not know that it is a member.
+    if name == node.identity.name {
+        return Ok(node.engine.gpus());
+    }
+    let record = named(node, name).await?;
+    let answer = node.peers.ask(&record, StatusQuery {}, Some(REPORT_TIMEOUT)).await?;
+    let status: Status = peers::expect("StatusQuery", answer)?;
+    Ok(status.gpus)
 }
 
 /// Sets or clears a pin.

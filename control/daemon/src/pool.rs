@@ -3,6 +3,7 @@
 //! A chunk of the pool is an entry of the catalog below [`PREFIX`], whose manifest is one chunk of bytes and whose labels say
 //! the rest. So every node knows it, and its bytes stay for as long as the entry does. Where they are is asked of the nodes.
 
+mod device; // devices as gswarm calls them
 mod record; // an entry of the catalog
 mod source; // where bytes come from, and which may be read
 mod tasks; // moves that go on
@@ -16,6 +17,7 @@ use flow::wire::session::{ChunkPin, ChunkPlace, ChunkReference, Device, Failure,
 use crate::node::{Clock, Node};
 use crate::{failure, operate};
 
+pub(crate) use device::{device_of, device_on, is_on};
 pub(crate) use record::Record;
 pub(crate) use source::{SourceError, Sources};
 pub(crate) use tasks::{Priority, State, TaskError, TaskShown, Tasks, Work};
@@ -34,8 +36,8 @@ const SCAN_STEP: usize = 1024;
 pub(crate) enum PoolError {
     #[error("Data chunk '{0}' not found")]
     NoChunk(String),
-    #[error("there is no device '{device}' on {place}; those that there are: dram, nvme")]
-    NoDevice { device: String, place: String },
+    #[error("there is no device '{device}' on {place}; those that there are: {there}")]
+    NoDevice { device: String, place: String, there: String },
     #[error("Cannot delete chunk '{id}': still referenced by {}", .references.join(", "))]
     Referenced { id: String, references: Vec<String> },
     #[error(transparent)]
@@ -73,23 +75,11 @@ pub(crate) struct Chunk {
     pub(crate) places: Vec<(String, bool)>,
 }
 
-/// The device of this name, which some place must have.
-pub(crate) fn device_of(name: &str, place: &str) -> Result<Device, PoolError> {
-    match name {
-        "dram" => Ok(Device::Dram),
-        "nvme" | "disk" => Ok(Device::Nvme),
-        other => {
-            let device = other.chars().take(80).collect();
-            Err(PoolError::NoDevice { device, place: place.to_owned() })
-        }
-    }
-}
-
 /// Reads a source into a device of this node, and gives the chunk a number.
 pub(crate) async fn create(node: &Arc<Node>, given: Given) -> Result<Record, PoolError> {
-    let device = device_of(&given.device, &format!("node '{}'", node.identity.name))?;
+    let device = device_on(node, &node.identity.name, &given.device).await?;
     node.check_takes_chunks()?;
-    let read = source::read(node, &given.source, device == Device::Nvme).await?;
+    let read = source::read(node, &given.source, device).await?;
     if device == Device::Dram {
         // What is in memory alone would go when room is wanted.
         node.engine.pin(read.reference().id, true).await.map_err(|error| error.failure())?;
@@ -225,10 +215,8 @@ async fn places(node: &Arc<Node>, record: &Record) -> Vec<(String, bool)> {
             false => format!("{name}:{device}"),
         };
         let whole = record.chunk.geometry.pieces();
-        for (device, pieces) in [("dram", replica.dram_pieces), ("nvme", replica.nvme_pieces)] {
-            if pieces > 0 {
-                places.push((place(device), pieces >= whole));
-            }
+        for (device, pieces) in replica.devices() {
+            places.push((place(&device.to_string()), pieces >= whole));
         }
     }
     places
@@ -271,8 +259,10 @@ pub(crate) async fn carry_out(node: &Arc<Node>, work: &Work) -> Result<(), Failu
         from: work.from.clone(),
     };
     operate::place(node, place).await?;
-    if device == Device::Dram {
-        operate::pin(node, ChunkPin { id, pinned: true, node: work.node.clone() }).await?;
+    // What is on a GPU stays there, and copies of it in memory need not.
+    if device == Device::Dram || (device.is_gpu() && work.removes_source) {
+        let pinned = device == Device::Dram;
+        operate::pin(node, ChunkPin { id, pinned, node: work.node.clone() }).await?;
     }
     Ok(())
 }
@@ -280,9 +270,7 @@ pub(crate) async fn carry_out(node: &Arc<Node>, work: &Work) -> Result<(), Failu
 /// A node that has the chunk, this one if it does.
 pub(crate) async fn holder(node: &Arc<Node>, record: &Record) -> Result<String, PoolError> {
     let found = operate::survey(node, record.chunk.id).await;
-    let pieces = record.chunk.geometry.pieces();
-    let is_whole = |replica: &&ReplicaRecord| replica.dram_pieces >= pieces || replica.nvme_pieces >= pieces;
-    let whole: Vec<&ReplicaRecord> = found.replicas.iter().filter(is_whole).collect();
+    let whole: Vec<&ReplicaRecord> = found.replicas.iter().filter(|replica| replica.is_whole()).collect();
     let ours = whole.iter().find(|replica| replica.node == node.id());
     let view = node.members.view();
     let holder = ours.or(whole.first()).and_then(|replica| view.node(replica.node));
@@ -300,9 +288,6 @@ pub(crate) async fn progress(node: &Arc<Node>, work: &Work) -> f64 {
         .replicas
         .iter()
         .find(|replica| view.node(replica.node).is_some_and(|known| known.name == work.node));
-    let pieces = there.map_or(0, |replica| match work.device {
-        Device::Dram => replica.dram_pieces,
-        Device::Nvme => replica.nvme_pieces,
-    });
+    let pieces = there.map_or(0, |replica| replica.pieces_on(work.device));
     f64::from(pieces) / f64::from(work.chunk.geometry.pieces().max(1))
 }

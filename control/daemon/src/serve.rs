@@ -247,6 +247,7 @@ fn engine_config(settings: &Settings, identity: &Identity, sharing: Option<Shari
         prefault: settings.prefault,
         congestion_control: settings.congestion_control.clone(),
         sharing,
+        gpus: settings.gpus,
         lanes: settings.transports.lanes.clone(),
         corrupt_one_in: settings.corrupt_one_in,
     }

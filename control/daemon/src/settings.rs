@@ -4,6 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use catalog::EtcdAddress;
+use engine::GpuSettings;
 use flow::limits::NAME_LENGTH_MAX;
 use flow::wire::handshake::Token;
 
@@ -11,6 +12,7 @@ use crate::pool::Sources;
 use crate::size::{self, SizeError};
 
 mod given; // what the sources give
+mod gpus; // which GPUs are devices
 mod topology; // where the node stands, as the job's manager tells
 mod transports; // how pieces may come and go
 
@@ -58,6 +60,8 @@ pub struct Settings {
     pub congestion_control: Option<String>,
     /// How pieces come and go.
     pub transports: Transports,
+    /// Which GPUs are devices, and how much of them.
+    pub(crate) gpus: GpuSettings,
     /// Where values may be sent over HTTP, beside where they may be anyway: `HOST`, `HOST:PORT`, or `*`.
     pub allow_send: Vec<String>,
     /// What chunks of the pool may be read from.
@@ -124,6 +128,13 @@ pub struct Flags {
     /// [env: SHOAL_RDMA]
     #[arg(long, value_name = "OPTIONS")]
     pub rdma: Option<String>,
+    /// Most memory of each GPU for chunks: a size, or a part such as 30% [env: SHOAL_GPU_MEMORY] [default: 50%]
+    #[arg(long, value_name = "SIZE")]
+    pub gpu_memory: Option<String>,
+    /// Stand-ins for GPUs, in the host's memory, in place of those of the machine: how many, and how much memory each has.
+    /// To try out and to test what is done with GPUs [env: SHOAL_EMULATE_GPUS] [default size: 1GB]
+    #[arg(long, value_name = "COUNT[:SIZE]")]
+    pub emulate_gpus: Option<String>,
     /// Place that values may be sent to over HTTP, or * for any; may be given several times. Other nodes of the cluster may
     /// be, and where the node listens on this machine alone, places on it [env: SHOAL_ALLOW_SEND, with commas]
     #[arg(long, value_name = "HOST[:PORT]")]
@@ -244,7 +255,7 @@ impl Settings {
 }
 
 /// The variables that mean something to some command of Shoal.
-const VARIABLES: [&str; 20] = [
+const VARIABLES: [&str; 22] = [
     "SHOAL_ADVERTISE",
     "SHOAL_ALLOW_SEND",
     "SHOAL_ALLOW_SOURCE",
@@ -254,6 +265,8 @@ const VARIABLES: [&str; 20] = [
     "SHOAL_CONGESTION_CONTROL",
     "SHOAL_CORES",
     "SHOAL_DATA_DIR",
+    "SHOAL_EMULATE_GPUS",
+    "SHOAL_GPU_MEMORY",
     "SHOAL_INSECURE",
     "SHOAL_JOIN",
     "SHOAL_LISTEN",
@@ -310,6 +323,7 @@ impl Given {
                 self.transports.as_deref().unwrap_or("rdma,shm,tcp"),
                 self.rdma.as_deref(),
             )?,
+            gpus: gpus::parse(self.emulate_gpus.as_deref(), self.gpu_memory.as_deref())?,
             allow_send: self.allow_send.unwrap_or_default(),
             sources: check_sources(self.allow_source.unwrap_or_default())?,
             exit_with_parent: None,

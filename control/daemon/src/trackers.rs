@@ -157,7 +157,7 @@ pub(crate) async fn find_holders(node: Arc<Node>, chunk: ChunkId) {
     let may_live = |name: &String| !view.named(name).is_ok_and(|record| record.state == NodeState::Dead);
     let knows_members = view.epoch != 0 && node.clock.uptime_ms() >= DEAD_AFTER_MS;
     let are_all = knows_members && !found.silent.iter().any(may_live);
-    let held = |replica: &ReplicaRecord| (replica.node, replica.dram_pieces.max(replica.nvme_pieces));
+    let held = |replica: &ReplicaRecord| (replica.node, replica.most_pieces());
     let holders = found.replicas.iter().map(held).filter(|&(holder, held)| holder != node.id() && held > 0);
     node.engine.holders(chunk, holders.collect(), are_all);
 }
@@ -262,7 +262,7 @@ async fn deliver_to(node: Arc<Node>, tracker: NodeId, holdings: Vec<(ChunkId, Ho
 
 fn holding_of(replica: &ReplicaRecord) -> Holding {
     let pieces = replica.geometry.pieces();
-    let held = replica.dram_pieces.max(replica.nvme_pieces);
+    let held = replica.most_pieces();
     match held {
         _ if held >= pieces => Holding::Complete,
         _ if held == 0 && !replica.fetching => Holding::None,

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use catalog::CatalogError;
 use engine::EngineError;
 use flow::limits::INLINE_VALUE_MAX;
-use flow::wire::session::{ChunkReference, Failure, FailureCode};
+use flow::wire::session::{ChunkReference, Device, Failure, FailureCode, GpuRecord};
 use hyper::body::Bytes;
 
-use crate::failure;
 use crate::node::Node;
+use crate::{failure, operate};
 
 pub(crate) use elsewhere::{answer, follow_members};
 pub(crate) use here::{Locks, dropped, manifest_of, only_chunk};
@@ -42,6 +42,19 @@ pub(crate) enum Keep {
     Pinned,
     /// Durably.
     Durable,
+    /// On the GPU of this number, until the node stops.
+    Gpu(u16),
+}
+
+impl Keep {
+    /// The device that large values are kept on so.
+    fn device(self) -> Device {
+        match self {
+            Keep::Memory | Keep::Pinned => Device::Dram,
+            Keep::Durable => Device::Nvme,
+            Keep::Gpu(index) => Device::Gpu(index),
+        }
+    }
 }
 
 /// A value.
@@ -93,9 +106,10 @@ pub(crate) enum ValueError {
 impl From<EngineError> for ValueError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::ValuesFull { .. } | EngineError::MemoryFull { .. } | EngineError::DiskFull(_) => {
-                Self::Full
-            }
+            EngineError::ValuesFull { .. }
+            | EngineError::MemoryFull { .. }
+            | EngineError::GpuFull { .. }
+            | EngineError::DiskFull(_) => Self::Full,
             error => Self::Failed(error.failure()),
         }
     }
@@ -116,9 +130,17 @@ impl From<CatalogError> for ValueError {
     }
 }
 
-/// Bytes that a value counts.
-fn size_of(key: &str, length: u64) -> u64 {
-    key.len() as u64 + length
+/// Bytes of memory that a value counts; those on a GPU count there.
+fn size_of(key: &str, keep: Keep, length: u64) -> u64 {
+    key.len() as u64 + if matches!(keep, Keep::Gpu(_)) { 0 } else { length }
+}
+
+/// The GPUs of the node that a key belongs to.
+pub(crate) async fn gpus(node: &Arc<Node>, key: &str) -> Result<Vec<GpuRecord>, ValueError> {
+    match elsewhere::owner(node, key) {
+        None => Ok(node.engine.gpus()),
+        Some(owner) => Ok(operate::gpus(node, &owner.name).await?),
+    }
 }
 
 /// Writes a value. What was there before stays when this fails.
@@ -138,11 +160,14 @@ pub(crate) async fn write(
         let (content, _chunk) = if bytes.len() <= INLINE_VALUE_MAX {
             (Content::Inline(Bytes::copy_from_slice(&bytes)), None)
         } else {
-            let counts_here = owner.is_none() && keep != Keep::Durable;
+            let counts_here = owner.is_none() && matches!(keep, Keep::Memory | Keep::Pinned);
             if counts_here {
                 here::make_room(&node, &key, bytes.len() as u64).await?;
             }
-            let chunk = large::put(&node, bytes, keep == Keep::Durable).await?;
+            // A node that is asked for others need not have their GPUs.
+            let is_away = owner.is_some() && matches!(keep, Keep::Gpu(_));
+            let device = if is_away { Device::Dram } else { keep.device() };
+            let chunk = large::put(&node, bytes, device).await?;
             (Content::Chunk(chunk.reference()), Some(chunk))
         };
         let value = Value { kind, content, keep, ttl_ms };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use client::kv::Scan;
 use client::{Address, ChunkId, Client, GetOptions, PutOptions, PutReport, Silent, Source, Token};
 use flow::wire::control::ReplicaRecord;
-use flow::wire::session::{ChunkPin, ChunkPlace, ChunkRemove, Device};
+use flow::wire::session::{ChunkPin, ChunkPlace, ChunkRemove, Device, NoDevice};
 use plan::manifest::{FileKind, Shape};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -290,6 +290,8 @@ impl Connection {
             dict.set_item("pieces", replica.geometry.pieces())?;
             dict.set_item("dram_pieces", replica.dram_pieces)?;
             dict.set_item("nvme_pieces", replica.nvme_pieces)?;
+            let gpus = replica.gpus.iter().map(|there| (Device::Gpu(there.gpu).to_string(), there.pieces));
+            dict.set_item("gpu_pieces", gpus.collect::<BTreeMap<_, _>>())?;
             dict.set_item("pinned", replica.pinned)?;
             dict.set_item("fetching", replica.fetching)?;
             Ok(dict)
@@ -356,9 +358,5 @@ impl Drop for Connection {
 }
 
 fn device(name: &str) -> PyResult<Device> {
-    match name {
-        "dram" => Ok(Device::Dram),
-        "nvme" => Ok(Device::Nvme),
-        _ => Err(error::invalid("a device is dram or nvme")),
-    }
+    name.parse().map_err(|error: NoDevice| error::invalid(&error.to_string()))
 }

@@ -81,7 +81,7 @@ pub(crate) enum Command {
     Create {
         size: u64,
         piece_size: u32,
-        durable: bool,
+        device: Device,
         reply: Reply<HandleGiven<u64>>,
     },
     Lease {

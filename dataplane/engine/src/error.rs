@@ -1,7 +1,7 @@
 //! Why a request to the engine failed.
 
 use flow::chunk::{ChunkId, GeometryError};
-use flow::wire::session::{Failure, FailureCode};
+use flow::wire::session::{Device, Failure, FailureCode};
 
 /// Nodes that an error names.
 const SENDERS_TOLD: usize = 8;
@@ -28,6 +28,34 @@ pub enum EngineError {
         wanted: u64,
         /// Bytes of the arena.
         limit: u64,
+    },
+    /// There is no such GPU on this node.
+    #[error("there is no device {wanted} on this node, which has {count} GPUs")]
+    NoGpu {
+        /// The one that was wanted.
+        wanted: Device,
+        /// How many there are.
+        count: u16,
+    },
+    /// No room on a GPU.
+    #[error("{wanted} bytes are wanted on gpu:{gpu}, where {free} of {limit} bytes are free for this node")]
+    GpuFull {
+        /// Its number.
+        gpu: u16,
+        /// Bytes wanted.
+        wanted: u64,
+        /// Bytes free.
+        free: u64,
+        /// Bytes that the node may take there.
+        limit: u64,
+    },
+    /// A GPU fails.
+    #[error("gpu:{gpu}: {reason}")]
+    Gpu {
+        /// Its number.
+        gpu: u16,
+        /// What is said of it.
+        reason: String,
     },
     /// No room on NVMe.
     #[error("the NVMe device is full: {0}")]
@@ -98,6 +126,12 @@ impl EngineError {
             Self::ValuesFull { .. } => {
                 (FailureCode::MemoryFull, "release keys that must stay, or raise the limit of values")
             }
+            Self::NoGpu { .. } => (FailureCode::Invalid, "`shoal status` shows the GPUs of a node"),
+            Self::GpuFull { .. } => (
+                FailureCode::MemoryFull,
+                "move chunks away from the GPU, or start the node with a larger --gpu-memory",
+            ),
+            Self::Gpu { .. } => (FailureCode::Io, "`nvidia-smi` shows how the GPU is"),
             Self::DiskFull(_) => {
                 (FailureCode::DiskFull, "remove keys, or start the node with a --data-dir on a larger device")
             }

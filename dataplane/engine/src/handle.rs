@@ -8,10 +8,13 @@ use std::thread::JoinHandle;
 
 use flow::chunk::ChunkId;
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
-use flow::wire::session::{ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, SlotRef};
+use flow::wire::session::{
+    ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, GpuRecord, SlotRef,
+};
 use memory::{Arena, Mapping};
 
 use crate::command::{Command, HandleGiven, Reply, Sealed};
+use crate::gpu::{GpuSettings, Gpus};
 use crate::shard::{Adapters, open_adapters};
 use crate::transport::lanes::LaneSettings;
 use crate::values::Budget;
@@ -36,6 +39,8 @@ pub struct Config {
     pub congestion_control: Option<String>,
     /// How nodes on this host reach this node's memory; `None` lets them receive everything over TCP.
     pub sharing: Option<Sharing>,
+    /// Which GPUs are devices of the node, and how much of them.
+    pub gpus: GpuSettings,
     /// What lanes to other nodes may go over. Of those that reach a node the first is used.
     pub lanes: Vec<LaneSettings>,
     /// For tests: one in so many pieces leaves this node with a flipped bit. Zero is never.
@@ -107,7 +112,8 @@ impl Engine {
         let started = crate::shard::start(config, open_adapters)?;
         let (shards, closed) = (started.senders.into(), started.closed.into());
         let budget = started.budget;
-        let handle = Handle { arena: started.arena, shards, closed, next: Arc::default(), budget };
+        let (arena, gpus) = (started.arena, started.gpus);
+        let handle = Handle { arena, gpus, shards, closed, next: Arc::default(), budget };
         Ok((Self { handle, findings: started.findings, threads: started.threads }, started.events))
     }
 
@@ -139,6 +145,7 @@ impl Engine {
 #[derive(Clone)]
 pub struct Handle {
     arena: Arena,
+    gpus: Gpus,
     shards: Arc<[flume::Sender<Command>]>,
     /// For each shard whether it is gone.
     closed: Arc<[Arc<AtomicBool>]>,
@@ -152,15 +159,20 @@ impl Handle {
         &self.arena
     }
 
+    /// The node's GPUs.
+    pub fn gpus(&self) -> Vec<GpuRecord> {
+        self.gpus.states()
+    }
+
     /// How many shards there are.
     pub fn shards(&self) -> u16 {
         self.shards.len() as u16
     }
 
-    /// Begins a chunk; gives its handle. `durable`: every piece reaches NVMe before the chunk is sealed.
-    pub async fn create(&self, size: u64, piece_size: u32, durable: bool) -> Result<u64, EngineError> {
+    /// Begins a chunk; gives its handle. Every piece reaches the device before the chunk is sealed.
+    pub async fn create(&self, size: u64, piece_size: u32, device: Device) -> Result<u64, EngineError> {
         let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let given = self.ask(shard, |reply| Command::Create { size, piece_size, durable, reply }).await;
+        let given = self.ask(shard, |reply| Command::Create { size, piece_size, device, reply }).await;
         given.map(HandleGiven::take)
     }
 

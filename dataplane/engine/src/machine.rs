@@ -33,11 +33,11 @@ impl Finding {
         self.taken == CANNOT_RUN
     }
 
-    fn new(topic: &'static str, found: impl Into<String>, taken: impl Into<String>) -> Self {
+    pub(crate) fn new(topic: &'static str, found: impl Into<String>, taken: impl Into<String>) -> Self {
         Self { topic, found: found.into(), taken: taken.into(), remedy: None }
     }
 
-    fn remedy(self, remedy: impl Into<String>) -> Self {
+    pub(crate) fn remedy(self, remedy: impl Into<String>) -> Self {
         Self { remedy: Some(remedy.into()), ..self }
     }
 }

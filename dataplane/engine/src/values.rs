@@ -38,6 +38,8 @@ pub enum HeldContent {
         chunk: ChunkReference,
         /// The open handle.
         handle: u64,
+        /// The GPU that it is kept on, if it is.
+        gpu: Option<u16>,
     },
     /// In the catalog: here it is only counted.
     Catalog,

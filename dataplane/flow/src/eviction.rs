@@ -11,7 +11,7 @@ pub struct Standing {
     pub in_memory: bool,
     /// Whether all of it is in memory.
     pub whole_in_memory: bool,
-    /// Whether it has a file, in which all of it is or will be.
+    /// Whether it has a file, or memory on a GPU, in which all of it is or will be.
     pub has_file: bool,
     /// Whether a client has it open, or a transfer into this node is under way.
     pub in_use: bool,
@@ -20,13 +20,13 @@ pub struct Standing {
 /// A step that frees memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step<R> {
-    /// Drop those pieces from memory that are on NVMe too and that nobody uses: nothing is lost.
+    /// Drop those pieces from memory that are on NVMe or a GPU too and that nobody uses: nothing is lost.
     DropCopies(R),
     /// Drop the whole replica, which is in memory alone.
     Drop(R),
 }
 
-/// The steps that may be taken, the first one first, until there is room: copies of what is on NVMe go before what would
+/// The steps that may be taken, the first one first, until there is room: copies of what is elsewhere too go before what would
 /// be lost, and of each the longest unused first. What is pinned stays whole in memory if it is so.
 pub fn steps<R: Clone>(replicas: impl IntoIterator<Item = (R, Standing)>) -> Vec<Step<R>> {
     let mut replicas: Vec<_> = replicas.into_iter().filter(|(_, standing)| standing.in_memory).collect();

@@ -30,6 +30,8 @@ pub const KEY_LENGTH_MAX: usize = 1024;
 pub const NAME_LENGTH_MAX: usize = 64;
 /// Largest manifest root, in bytes; larger lists of files move into a chunk of their own.
 pub const MANIFEST_ROOT_MAX: usize = 1 << 20;
+/// Most GPUs of one node that are devices.
+pub const GPUS_MAX: usize = 16;
 /// Largest number of list entries returned at once.
 pub const LIST_ENTRIES_MAX: u32 = 10_000;
 

@@ -6,14 +6,14 @@ mod samples;
 use flow::bitmap::Bitmap;
 use flow::chunk::{ChunkId, Descriptor, Geometry};
 use flow::limits::{
-    FRAME_BODY_MAX, HANDSHAKE_BODY_MAX, KEY_LENGTH_MAX, LIST_ENTRIES_MAX, MANIFEST_ROOT_MAX, NAME_LENGTH_MAX,
-    NODES_MAX, PIECE_SIZE_MAX, PIECES_MAX,
+    FRAME_BODY_MAX, GPUS_MAX, HANDSHAKE_BODY_MAX, KEY_LENGTH_MAX, LIST_ENTRIES_MAX, MANIFEST_ROOT_MAX,
+    NAME_LENGTH_MAX, NODES_MAX, PIECE_SIZE_MAX, PIECES_MAX,
 };
 use flow::wire::catalog::{
     CatalogCondition, CatalogContent, CatalogGet, CatalogOperation, CatalogPut, CatalogWrite, KeyVersion,
     ReadConsistency,
 };
-use flow::wire::control::{Membership, NodeRecord, NodeState, ReplicaRecord, ReplicaReport};
+use flow::wire::control::{GpuPieces, Membership, NodeRecord, NodeState, ReplicaRecord, ReplicaReport};
 use flow::wire::data::{Description, Grant, Interest, Want};
 use flow::wire::frame::{FLAG_MORE, HEADER_LENGTH, VERSION};
 use flow::wire::handshake::{Challenge, Hello, Role, Token, challenge, check, prove};
@@ -207,6 +207,7 @@ fn the_largest_messages_fit_their_frames() {
         node: 1,
         dram_pieces: 1,
         nvme_pieces: 1,
+        gpus: vec![GpuPieces { gpu: 1, pieces: 1 }; GPUS_MAX],
         pinned: true,
         fetching: true,
     };

@@ -30,7 +30,7 @@ pub struct Create {
     /// A path on the node's machine, file://… or http://…
     #[arg(short, long)]
     source: String,
-    /// The device that it comes to: dram or nvme
+    /// The device that it comes to: dram, nvme, gpu or gpu:N
     #[arg(short, long, default_value = "dram")]
     device: String,
     /// What it is for: input, output or intermediate
@@ -57,7 +57,7 @@ pub struct Info {
 pub struct Move {
     /// Its id
     chunk_id: String,
-    /// The device: dram or nvme
+    /// The device: dram, nvme, gpu or gpu:N
     #[arg(short, long, value_name = "DEVICE")]
     to: String,
     /// critical, high, normal or low

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use catalog::Consistency;
 use flow::wire::control::NodeState;
+use flow::wire::session::{Device, GpuRecord};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -57,6 +58,37 @@ pub(super) struct Status {
     memory_used: u64,
     /// Bytes of chunks on NVMe.
     nvme_used: u64,
+    /// Its GPUs, by their numbers.
+    gpus: Vec<GpuStatus>,
+}
+
+/// A GPU of the node.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct GpuStatus {
+    /// The device, such as `gpu:0`.
+    device: String,
+    /// What its maker calls it.
+    name: String,
+    /// What no other GPU is called; empty for a stand-in.
+    uuid: String,
+    /// Where it is on the machine's PCI bus; empty for a stand-in.
+    bus: String,
+    /// Bytes of memory that it has.
+    memory_bytes: u64,
+    /// Bytes of them that the node may take.
+    limit_bytes: u64,
+    /// Bytes that the node has taken.
+    used_bytes: u64,
+    /// Whether it is a stand-in in the host's memory.
+    emulated: bool,
+}
+
+impl From<GpuRecord> for GpuStatus {
+    fn from(gpu: GpuRecord) -> Self {
+        let GpuRecord { index, name, uuid, bus, memory_bytes, limit_bytes, used_bytes, is_emulated } = gpu;
+        let device = Device::Gpu(index).to_string();
+        Self { device, name, uuid, bus, memory_bytes, limit_bytes, used_bytes, emulated: is_emulated }
+    }
 }
 
 /// Where the catalog is.
@@ -110,5 +142,6 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Status> {
         memory_limit: record.memory_limit,
         memory_used: record.memory_used,
         nvme_used: record.nvme_used,
+        gpus: api.node.engine.gpus().into_iter().map(GpuStatus::from).collect(),
     })
 }

@@ -10,6 +10,8 @@ pub(super) mod send; // a value is sent to another server
 pub(super) mod value; // keys are written, read, released
 pub(super) mod storage; // how much there is, how much there may be, where it is
 
+use std::borrow::Cow;
+
 use axum::Router;
 use axum::routing::{delete, get, post, put};
 use serde::Serialize;
@@ -51,11 +53,12 @@ pub(super) struct Done {
     key: String,
     /// Where the value is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
-    location: Option<&'static str>,
+    #[schema(value_type = Option<String>)]
+    location: Option<Cow<'static, str>>,
 }
 
 impl Done {
-    fn with(key: String, location: Option<&'static str>) -> Self {
+    fn with(key: String, location: Option<Cow<'static, str>>) -> Self {
         Self { status: "success", key, location }
     }
 }

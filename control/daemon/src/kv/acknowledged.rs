@@ -74,9 +74,11 @@ async fn confirm_chunk(node: &Arc<Node>, chunk: ChunkId) -> Result<(), String> {
     if let Some(name) = survey.silent.iter().find(|name| lives(name)) {
         return Err(format!("node '{name}' does not say whether it has chunk {chunk}"));
     }
-    let is_whole =
-        |replica: &ReplicaRecord| replica.dram_pieces.max(replica.nvme_pieces) >= replica.geometry.pieces();
-    if survey.replicas.iter().any(is_whole) { Ok(()) } else { Err(format!("no live node has chunk {chunk}")) }
+    if survey.replicas.iter().any(ReplicaRecord::is_whole) {
+        Ok(())
+    } else {
+        Err(format!("no live node has chunk {chunk}"))
+    }
 }
 
 #[async_trait]

@@ -10,7 +10,7 @@ use flow::wire::session::*;
 use plan::placement::{Move, Replica, drain_moves};
 use tokio::task::JoinSet;
 
-use super::place::{copy, is_whole};
+use super::place::copy;
 use super::survey;
 use crate::node::{Node, Seat};
 use crate::{cluster, failure};
@@ -62,7 +62,7 @@ async fn plan_moves(node: &Arc<Node>, leaver: NodeId, name: &str) -> Result<Vec<
         ));
     }
     let replicas: Vec<Replica> =
-        found.replicas.iter().filter(|replica| is_whole(replica)).flat_map(replicas_of).collect();
+        found.replicas.iter().filter(|replica| replica.is_whole()).flat_map(replicas_of).collect();
     let Some(listing) = cluster::listing(node).await else { return Ok(Vec::new()) };
     let members: Vec<_> = listing.nodes.into_iter().map(cluster::member_of).collect();
     let moves = drain_moves(leaver, &replicas, &members)
@@ -88,8 +88,14 @@ fn replicas_of(record: &ReplicaRecord) -> impl Iterator<Item = Replica> {
             pinned: record.pinned,
         })
     };
-    let found = [replica(Device::Nvme, record.nvme_pieces), replica(Device::Dram, record.dram_pieces)];
-    found.into_iter().flatten()
+    let on_nvme = replica(Device::Nvme, record.nvme_pieces);
+    // What is on a GPU alone goes to the memory of another node, which has GPUs or has not.
+    let on_gpu = record.pieces_on(flow::wire::session::Device::AnyGpu);
+    let in_memory = match on_gpu > record.dram_pieces {
+        true => replica(Device::Dram, on_gpu).map(|replica| Replica { pinned: true, ..replica }),
+        false => replica(Device::Dram, record.dram_pieces),
+    };
+    [on_nvme, in_memory].into_iter().flatten()
 }
 
 async fn carry_out(node: &Arc<Node>, moves: Vec<Copy>) -> Result<(), Failure> {
@@ -125,25 +131,34 @@ fn check(copied: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<
 #[cfg(test)]
 mod tests {
     use flow::chunk::Geometry;
+    use flow::wire::control::GpuPieces;
     use plan::placement::Device;
 
     use super::*;
 
     #[test]
     fn each_device_that_has_the_whole_chunk_is_a_replica() {
-        let record = |dram_pieces, nvme_pieces| ReplicaRecord {
+        let record = |dram_pieces, nvme_pieces, gpu_pieces| ReplicaRecord {
             chunk: ChunkId([1; 32]),
             geometry: Geometry::of(3 << 20).unwrap(),
             descriptor_digest: [0; 32],
             node: 7,
             dram_pieces,
             nvme_pieces,
+            gpus: vec![GpuPieces { gpu: 1, pieces: gpu_pieces }],
             pinned: false,
             fetching: false,
         };
-        let devices = |record: ReplicaRecord| replicas_of(&record).map(|one| one.device).collect::<Vec<_>>();
-        assert_eq!(devices(record(3, 3)), [Device::Nvme, Device::Dram]);
-        assert_eq!(devices(record(3, 2)), [Device::Dram]);
-        assert_eq!(devices(record(0, 2)), []);
+        let devices = |record: ReplicaRecord| {
+            replicas_of(&record).map(|one| (one.device, one.pinned)).collect::<Vec<_>>()
+        };
+        assert_eq!(devices(record(3, 3, 0)), [(Device::Nvme, false), (Device::Dram, false)]);
+        assert_eq!(devices(record(3, 2, 2)), [(Device::Dram, false)]);
+        assert_eq!(devices(record(0, 2, 2)), []);
+        assert_eq!(
+            devices(record(0, 0, 3)),
+            [(Device::Dram, true)],
+            "what is on a GPU alone is kept in memory"
+        );
     }
 }

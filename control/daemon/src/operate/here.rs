@@ -52,10 +52,11 @@ pub(crate) async fn remove(node: &Arc<Node>, remove: ChunkRemove) -> Result<Mess
 /// The node's own counters.
 pub(crate) async fn status(node: &Arc<Node>) -> Result<Message, Failure> {
     let counters = node.engine.counters().await.map_err(|error| error.failure())?;
+    let gpus = node.engine.gpus();
     let finding = |finding: &engine::Finding| (finding.topic.to_owned(), in_words(finding));
     let catalog = ("catalog".to_owned(), CatalogPlace::of(node).await.to_string());
     let findings = std::iter::once(catalog).chain(node.findings.iter().map(finding)).collect();
-    Ok(Status { node: node.record(), findings, counters }.into())
+    Ok(Status { node: node.record(), findings, counters, gpus }.into())
 }
 
 /// A finding as one line.

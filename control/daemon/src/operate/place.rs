@@ -20,7 +20,7 @@ pub(crate) async fn place(node: &Arc<Node>, place: ChunkPlace) -> Result<Message
         return Err(failure::draining(&target.name));
     }
     let found = survey(node, place.id).await;
-    let source = found.replicas.iter().filter(|replica| is_whole(replica)).find(|replica| match &from {
+    let source = found.replicas.iter().filter(|replica| replica.is_whole()).find(|replica| match &from {
         Some(from) => replica.node == from.node,
         None => true,
     });
@@ -97,7 +97,7 @@ fn sources<'a>(
     found.replicas.iter().filter(|replica| replica.chunk == place.id).filter(meant)
 }
 
-/// Drops a replica that was moved; on the target itself only the device that it was moved from.
+/// Drops a replica that was moved; on the target itself only from the devices that it was moved from.
 async fn remove_source(
     node: &Arc<Node>,
     holder: &NodeRecord,
@@ -105,24 +105,33 @@ async fn remove_source(
     replica: &ReplicaRecord,
     moved_to: Device,
 ) -> Result<(), Failure> {
-    let id = replica.chunk;
-    let device = (holder.node == target.node).then_some(match moved_to {
-        Device::Dram => Device::Nvme,
-        Device::Nvme => Device::Dram,
-    });
-    let is_there = match device {
-        Some(Device::Dram) => replica.dram_pieces > 0,
-        Some(Device::Nvme) => replica.nvme_pieces > 0,
-        None => true,
-    };
-    if !is_there {
-        return Ok(());
+    if holder.node != target.node {
+        if replica.pinned {
+            set_pin(node, holder, replica.chunk, false).await?;
+        }
+        return remove_from(node, holder, target, replica.chunk, None, false).await;
     }
-    if replica.pinned && device.is_none() {
-        set_pin(node, holder, id, false).await?;
+    let seen = replica.devices().map(|(device, _)| device).filter(|device| *device != Device::Dram);
+    let is_other = |device: &Device| *device != moved_to && !(moved_to == Device::AnyGpu && device.is_gpu());
+    for device in std::iter::once(Device::Dram).chain(seen).filter(is_other) {
+        // A pin of the target stays and guards the copy; it must not guard what the copy replaces. What passed through memory on
+        // its way there may have stayed, whoever reads it.
+        let is_passing = device == Device::Dram && replica.dram_pieces == 0;
+        let force = replica.pinned || is_passing;
+        remove_from(node, holder, target, replica.chunk, Some(device), force).await?;
     }
-    // A pin of the target stays and guards the copy; it must not guard what the copy replaces.
-    let force = replica.pinned && device.is_some();
+    Ok(())
+}
+
+/// Drops a replica that was moved, from one device or from all.
+async fn remove_from(
+    node: &Arc<Node>,
+    holder: &NodeRecord,
+    target: &NodeRecord,
+    id: ChunkId,
+    device: Option<Device>,
+    force: bool,
+) -> Result<(), Failure> {
     let remove = ChunkRemove { id, node: holder.name.clone(), device, force };
     let answer = if holder.node == node.id() {
         here::remove(node, remove).await
@@ -139,10 +148,4 @@ async fn remove_source(
         }
         Ok(_) => Ok(()),
     }
-}
-
-/// Whether all of a chunk is there, on whichever device.
-pub(super) fn is_whole(replica: &ReplicaRecord) -> bool {
-    let pieces = replica.geometry.pieces();
-    replica.dram_pieces >= pieces || replica.nvme_pieces >= pieces
 }

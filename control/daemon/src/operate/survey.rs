@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flow::chunk::ChunkId;
-use flow::limits::LIST_ENTRIES_MAX;
+use flow::limits::{GPUS_MAX, LIST_ENTRIES_MAX};
 use flow::wire::control::{NodeRecord, NodeState, ReplicaQuery, ReplicaRecord, ReplicaReport};
 use flow::wire::session::{ChunkListing, Failure};
 use tokio::sync::Semaphore;
@@ -95,6 +95,7 @@ async fn ask(node: &Node, peer: &NodeRecord, query: ReplicaQuery) -> Result<Repl
     let may_be = |replica: &ReplicaRecord| {
         replica.node == peer.node
             && check_geometry(replica.geometry).is_ok()
+            && replica.gpus.len() <= GPUS_MAX
             && query.chunk.is_none_or(|chunk| replica.chunk == chunk)
             && query.after.is_none_or(|after| replica.chunk > after)
     };
@@ -144,6 +145,7 @@ mod tests {
             node,
             dram_pieces: 1,
             nvme_pieces: 0,
+            gpus: Vec::new(),
             pinned: false,
             fetching: false,
         }

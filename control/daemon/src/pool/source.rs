@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use engine::EngineError;
 use flow::chunk::Geometry;
+use flow::wire::session::Device;
 use hyper::Uri;
 use hyper::body::Bytes;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -39,6 +41,8 @@ pub(crate) enum SourceError {
     Unreadable { source_name: String, reason: String },
     #[error("Insufficient storage space")]
     Full,
+    #[error("Insufficient storage space: {0}")]
+    GpuFull(String),
 }
 
 impl Sources {
@@ -83,13 +87,13 @@ impl Sources {
 }
 
 /// Reads a source into a chunk of this node, which stays until what is given is dropped.
-pub(super) async fn read(node: &Arc<Node>, source: &str, durable: bool) -> Result<Written, PoolError> {
+pub(super) async fn read(node: &Arc<Node>, source: &str, device: Device) -> Result<Written, PoolError> {
     let shown: String = source.chars().take(200).collect();
     let malformed = |reason| SourceError::Malformed { source_name: shown.clone(), reason };
     let path = match source.split_once("://") {
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") => {
             let url: Uri = source.parse().map_err(|_| malformed("it is no URL"))?;
-            return read_url(node, &url, &shown, durable).await;
+            return read_url(node, &url, &shown, device).await;
         }
         Some((scheme, path)) if scheme.eq_ignore_ascii_case("file") => {
             let path = path.strip_prefix("localhost").unwrap_or(path);
@@ -99,14 +103,14 @@ pub(super) async fn read(node: &Arc<Node>, source: &str, durable: bool) -> Resul
         Some(_) => return Err(malformed("paths, file:// and http:// are read; https and s3 are not").into()),
         None => source.to_owned(),
     };
-    read_file(node, PathBuf::from(path), shown, durable).await
+    read_file(node, PathBuf::from(path), shown, device).await
 }
 
 async fn read_file(
     node: &Arc<Node>,
     path: PathBuf,
     shown: String,
-    durable: bool,
+    device: Device,
 ) -> Result<Written, PoolError> {
     if !path.is_absolute() {
         let reason = "a path begins with '/'";
@@ -125,7 +129,7 @@ async fn read_file(
         Err(_) => return Err(unreadable("opening it failed".into()).into()),
     };
     let geometry = Geometry::of(size).map_err(|error| unreadable(error.to_string()))?;
-    let written = write_chunk(node, geometry, durable, &mut FileBytes(Arc::new(file))).await;
+    let written = write_chunk(node, geometry, device, &mut FileBytes(Arc::new(file))).await;
     written.map_err(|error| failed(error, shown.clone()))
 }
 
@@ -174,7 +178,7 @@ fn open(folder: &Path, rest: &Path) -> Result<(File, u64), rustix::io::Errno> {
     Ok((File::from(file), about.st_size as u64))
 }
 
-async fn read_url(node: &Arc<Node>, url: &Uri, shown: &str, durable: bool) -> Result<Written, PoolError> {
+async fn read_url(node: &Arc<Node>, url: &Uri, shown: &str, device: Device) -> Result<Written, PoolError> {
     if !node.reach.sources.allows_url(url) {
         return Err(SourceError::Forbidden(shown.to_owned()).into());
     }
@@ -182,13 +186,16 @@ async fn read_url(node: &Arc<Node>, url: &Uri, shown: &str, durable: bool) -> Re
     let told = |error: OutgoingError| unreadable(error.to_string());
     let mut answer = outgoing::get(url).await.map_err(told)?;
     let geometry = Geometry::of(answer.length).map_err(|error| unreadable(error.to_string()))?;
-    let written = write_chunk(node, geometry, durable, &mut answer).await;
+    let written = write_chunk(node, geometry, device, &mut answer).await;
     written.map_err(|error| failed(error, shown.to_owned()))
 }
 
 fn failed(error: WriteError, source_name: String) -> PoolError {
     match error {
         WriteError::Source(reason) => SourceError::Unreadable { source_name, reason }.into(),
+        WriteError::Engine(error @ EngineError::GpuFull { .. }) => {
+            SourceError::GpuFull(error.to_string()).into()
+        }
         WriteError::Engine(error) => match ValueError::from(error) {
             ValueError::Full => SourceError::Full.into(),
             ValueError::Failed(failure) => failure.into(),

@@ -24,7 +24,8 @@ impl Session {
         let session = self.clone();
         let created = carried_out(async move {
             let ChunkCreate { size, piece_size, durable } = create;
-            let handle = session.node.engine.create(size, piece_size, durable).await?;
+            let device = if durable { Device::Nvme } else { Device::Dram };
+            let handle = session.node.engine.create(size, piece_size, device).await?;
             if !session.holdings.add_writing(handle, session.node.activity.begin()) {
                 session.node.engine.abort(handle).await?;
             }

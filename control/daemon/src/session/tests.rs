@@ -38,6 +38,10 @@ impl World {
             memory_bytes: 64 << 20,
             congestion_control: None,
             sharing: None,
+            gpus: engine::GpuSettings {
+                source: engine::GpuSource::Emulated { count: 0, bytes: 0 },
+                limit: engine::GpuLimit::Percent(100),
+            },
             lanes: Vec::new(),
             corrupt_one_in: 0,
             prefault: false,

@@ -131,6 +131,7 @@ fn record_of(value: Value) -> ValueRecord {
             Keep::Memory => ValueKeep::Memory,
             Keep::Pinned => ValueKeep::Pinned,
             Keep::Durable => ValueKeep::Durable,
+            Keep::Gpu(index) => ValueKeep::Gpu(index),
         },
         ttl_ms: value.ttl_ms,
         content: match value.content {
@@ -159,6 +160,7 @@ fn value_of(record: ValueRecord) -> Result<Value, Failure> {
         ValueKeep::Memory => Keep::Memory,
         ValueKeep::Pinned => Keep::Pinned,
         ValueKeep::Durable => Keep::Durable,
+        ValueKeep::Gpu(index) => Keep::Gpu(index),
     };
     Ok(Value { kind, content, keep, ttl_ms })
 }

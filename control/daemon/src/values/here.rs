@@ -12,9 +12,9 @@ use plan::manifest::{ChunkEntry, Extent, FileEntry, FileKind, Files, Manifest, S
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::name::{PREFIX, key_of, name_of};
-use super::{About, Content, Keep, Kind, Value, ValueError, size_of};
-use crate::failure;
+use super::{About, Content, Keep, Kind, Value, ValueError, large, size_of};
 use crate::node::{Clock, Node};
+use crate::{failure, keys};
 
 /// Keys that share an order of writes.
 const LOCKS: usize = 256;
@@ -76,7 +76,7 @@ async fn count_durable(node: &Node, key: &str, entry: &Entry) -> Result<(), Valu
     let held = Held {
         content: HeldContent::Catalog,
         kind: Kind::Json as u8,
-        size: size_of(key, entry.size),
+        size: size_of(key, Keep::Durable, entry.size),
         is_fixed: true,
         ttl_ms,
         used_ms: entry.updated_ms,
@@ -87,7 +87,7 @@ async fn count_durable(node: &Node, key: &str, entry: &Entry) -> Result<(), Valu
 /// Makes room for a value before its bytes take memory. What cannot fit displaces nothing.
 pub(super) async fn make_room(node: &Node, key: &str, length: u64) -> Result<(), ValueError> {
     let old = node.engine.value(key, 0).await?;
-    node.engine.reserve_value(size_of(key, length), old.as_ref()).await?;
+    node.engine.reserve_value(size_of(key, Keep::Memory, length), old.as_ref()).await?;
     Ok(())
 }
 
@@ -106,7 +106,10 @@ pub(super) async fn write(
     if if_absent && (old.is_some() || read_durable(node, key).await?.is_some()) {
         return Ok(());
     }
-    let size = size_of(key, value.content.length());
+    // What comes from a node that has another GPU stays in memory here.
+    let is_lost = matches!(value.keep, Keep::Gpu(index) if usize::from(index) >= node.engine.gpus().len());
+    let value = if if_absent && is_lost { Value { keep: Keep::Pinned, ..value } } else { value };
+    let size = size_of(key, value.keep, value.content.length());
     let room = node.engine.reserve_value(size, old.as_ref()).await?;
     let held = |content| Held {
         content,
@@ -119,30 +122,53 @@ pub(super) async fn write(
     if value.keep == Keep::Durable {
         let put = Operation::Put(durable(key, &value)?);
         node.catalog.write(Write { conditions: Vec::new(), operations: vec![put] }).await?;
-        return Ok(node.engine.put_value(key, held(HeldContent::Catalog), room).await?);
+        node.engine.put_value(key, held(HeldContent::Catalog), room).await?;
+        return leave_gpu(node, old.as_ref(), value.keep).await;
     }
-    let content = match &value.content {
-        Content::Inline(bytes) => HeldContent::Inline(bytes.as_ref().into()),
-        Content::Chunk(chunk) => keep_chunk(node, *chunk).await?,
+    let content = match (&value.content, value.keep) {
+        (Content::Inline(bytes), Keep::Gpu(index)) => {
+            let written = large::put(node, bytes.clone(), Device::Gpu(index)).await?;
+            keep_chunk(node, written.reference(), value.keep).await?
+        }
+        (Content::Inline(bytes), _) => HeldContent::Inline(bytes.as_ref().into()),
+        (Content::Chunk(chunk), keep) => keep_chunk(node, *chunk, keep).await?,
     };
     if let Err(error) = remove_durable(node, key, old.as_ref()).await {
-        if let HeldContent::Chunk { chunk, handle } = content {
+        if let HeldContent::Chunk { chunk, handle, .. } = content {
             dropped(node, chunk.id, handle).await;
         }
         return Err(error);
     }
-    Ok(node.engine.put_value(key, held(content), room).await?)
+    node.engine.put_value(key, held(content), room).await?;
+    leave_gpu(node, old.as_ref(), value.keep).await
 }
 
-/// Brings a chunk into this node's memory, and keeps it there until [`dropped`].
-async fn keep_chunk(node: &Arc<Node>, chunk: ChunkReference) -> Result<HeldContent, ValueError> {
+/// Frees the memory of a GPU that a value was in, when the same bytes are kept elsewhere from then on. A chunk that is not kept at
+/// all goes by itself.
+async fn leave_gpu(node: &Arc<Node>, old: Option<&Held>, keep: Keep) -> Result<(), ValueError> {
+    let Some(HeldContent::Chunk { chunk, gpu: Some(index), .. }) = old.map(|held| &held.content) else {
+        return Ok(());
+    };
+    let is_there = |held: &Held| matches!(&held.content, HeldContent::Chunk { chunk: other, gpu, .. } if other.id == chunk.id && *gpu == Some(*index));
+    let values = node.engine.list_values().await?;
+    // A chunk of the pool with these bytes may have nothing but what is on the GPU.
+    let is_needed = keep != Keep::Durable && keys::references(node, &[chunk.id]).await?.contains(&true);
+    if !is_needed && !values.iter().any(|listed| is_there(&listed.held)) {
+        node.engine.drop_replica(chunk.id, Some(Device::Gpu(*index)), true).await?;
+    }
+    Ok(())
+}
+
+/// Brings a chunk to where it is kept on this node, and keeps it there until [`dropped`].
+async fn keep_chunk(node: &Arc<Node>, chunk: ChunkReference, keep: Keep) -> Result<HeldContent, ValueError> {
     node.collector.hold(chunk.id).await;
     let kept = async {
-        node.engine.fetch(chunk, Device::Dram).await?;
+        node.engine.fetch(chunk, keep.device()).await?;
         node.engine.open(chunk).await
     };
+    let gpu = if let Keep::Gpu(index) = keep { Some(index) } else { None };
     match kept.await {
-        Ok(opened) => Ok(HeldContent::Chunk { chunk, handle: opened.handle }),
+        Ok(opened) => Ok(HeldContent::Chunk { chunk, handle: opened.handle, gpu }),
         Err(error) => {
             node.collector.release([chunk.id]);
             Err(error.into())
@@ -175,17 +201,28 @@ async fn remove_durable(node: &Node, key: &str, held: Option<&Held>) -> Result<b
 /// Reads a value. A durable one comes from the catalog, which is the truth also where the shards know nothing.
 pub(super) async fn read(node: &Arc<Node>, key: &str) -> Result<Option<Value>, ValueError> {
     let held = node.engine.value(key, Clock::calendar_ms()).await?;
-    let Some(Held { content, kind, is_fixed, ttl_ms, .. }) = held else {
+    let Some(held) = held else {
         return read_durable(node, key).await;
     };
+    let keep = keep_of(&held);
+    let Held { content, kind, ttl_ms, .. } = held;
     let content = match content {
         HeldContent::Catalog => return read_durable(node, key).await,
         HeldContent::Inline(bytes) => Content::Inline(hyper::body::Bytes::from_owner(bytes)),
         HeldContent::Chunk { chunk, .. } => Content::Chunk(chunk),
     };
     let kind = if kind == Kind::Pickle as u8 { Kind::Pickle } else { Kind::Json };
-    let keep = if is_fixed { Keep::Pinned } else { Keep::Memory };
     Ok(Some(Value { kind, content, keep, ttl_ms }))
+}
+
+/// How what a shard keeps is kept.
+fn keep_of(held: &Held) -> Keep {
+    match (&held.content, held.is_fixed) {
+        (HeldContent::Catalog, _) => Keep::Durable,
+        (HeldContent::Chunk { gpu: Some(index), .. }, _) => Keep::Gpu(*index),
+        (_, true) => Keep::Pinned,
+        (_, false) => Keep::Memory,
+    }
 }
 
 /// When a value was used last, milliseconds since 1970; 0 when the shards do not know it.
@@ -263,12 +300,11 @@ pub(super) async fn list(node: &Arc<Node>) -> Result<Vec<About>, ValueError> {
     let listed = node.engine.list_values().await?;
     let about = |listed: engine::Listed| {
         let engine::Listed { key, held } = listed;
-        let keep = match (&held.content, held.is_fixed) {
-            (HeldContent::Catalog, _) => Keep::Durable,
-            (_, true) => Keep::Pinned,
-            (_, false) => Keep::Memory,
+        let keep = keep_of(&held);
+        let size = match &held.content {
+            HeldContent::Chunk { chunk, .. } => chunk.geometry.size(),
+            _ => held.size.saturating_sub(key.len() as u64),
         };
-        let size = held.size.saturating_sub(key.len() as u64);
         About { key, keep, size, used_ms: held.used_ms }
     };
     Ok(listed.into_iter().map(about).collect())

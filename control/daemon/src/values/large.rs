@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use engine::EngineError;
 use flow::chunk::{ChunkId, Geometry};
 use flow::verify::checksum_of;
-use flow::wire::session::{ChunkReference, FilledPiece, SlotRef};
+use flow::wire::session::{ChunkReference, Device, FilledPiece, SlotRef};
 use hyper::body::Bytes;
 
 use super::ValueError;
@@ -40,13 +40,13 @@ impl Drop for Written {
 }
 
 /// Writes the bytes of a value as a chunk.
-pub(super) async fn put(node: &Arc<Node>, bytes: Bytes, durable: bool) -> Result<Written, ValueError> {
+pub(super) async fn put(node: &Arc<Node>, bytes: Bytes, device: Device) -> Result<Written, ValueError> {
     node.check_takes_chunks()?;
     let geometry = Geometry::of(bytes.len() as u64).map_err(EngineError::from)?;
     for _ in 0..ATTEMPTS {
-        match write_chunk(node, geometry, durable, &mut bytes.clone()).await {
+        match write_chunk(node, geometry, device, &mut bytes.clone()).await {
             Ok(written) => return Ok(written),
-            Err(WriteError::Engine(EngineError::MemoryFull { .. })) if !durable => {
+            Err(WriteError::Engine(EngineError::MemoryFull { .. })) if device == Device::Dram => {
                 if !node.engine.free_values(bytes.len() as u64).await? {
                     return Err(ValueError::Full);
                 }
@@ -87,14 +87,14 @@ impl Input for Bytes {
     }
 }
 
-/// Writes a chunk.
+/// Writes a chunk onto a device.
 pub(crate) async fn write_chunk(
     node: &Arc<Node>,
     geometry: Geometry,
-    durable: bool,
+    device: Device,
     input: &mut dyn Input,
 ) -> Result<Written, WriteError> {
-    let writing = Unsealed::begin(node, geometry, durable).await?;
+    let writing = Unsealed::begin(node, geometry, device).await?;
     let id = fill(node, writing.handle, geometry, input).await?;
     node.collector.hold(id).await;
     match node.engine.seal(writing.handle, id, geometry.size()).await {
@@ -113,8 +113,8 @@ struct Unsealed {
 }
 
 impl Unsealed {
-    async fn begin(node: &Arc<Node>, geometry: Geometry, durable: bool) -> Result<Self, EngineError> {
-        let handle = node.engine.create(geometry.size(), geometry.piece_size(), durable).await?;
+    async fn begin(node: &Arc<Node>, geometry: Geometry, device: Device) -> Result<Self, EngineError> {
+        let handle = node.engine.create(geometry.size(), geometry.piece_size(), device).await?;
         Ok(Self { node: node.clone(), handle })
     }
 }

@@ -55,6 +55,7 @@ class _Replica(TypedDict):
     pieces: int
     dram_pieces: int
     nvme_pieces: int
+    gpu_pieces: dict[str, int]
     pinned: bool
     fetching: bool
 

@@ -151,6 +151,8 @@ class Replica:
     #: Pieces in memory, and on NVMe.
     dram_pieces: int
     nvme_pieces: int
+    #: Pieces on each GPU that has any, by names such as ``gpu:0``.
+    gpu_pieces: dict[str, int]
     pinned: bool
     #: Whether a transfer to this node is under way.
     fetching: bool

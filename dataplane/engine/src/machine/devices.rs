@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Finding, names_in, read};
+use crate::gpu::found_by_cuda;
 
 pub(super) fn probe() -> Vec<Finding> {
     vec![cores(), congestion_control(), gpus()]
@@ -33,10 +34,14 @@ fn congestion_control() -> Finding {
 }
 
 fn gpus() -> Finding {
-    let devices = names_in("/proc/driver/nvidia/gpus");
-    if devices.is_empty() {
-        return Finding::new("GPUs", "no NVIDIA driver with devices", "chunks live in DRAM and on NVMe");
+    let seen = names_in("/proc/driver/nvidia/gpus");
+    let finding = found_by_cuda(&cuda::devices());
+    match seen.is_empty() {
+        true => finding,
+        // The kernel's part of the driver is there in containers too that lack the rest.
+        false => Finding {
+            found: format!("{} (the kernel's driver has {})", finding.found, seen.join(", ")),
+            ..finding
+        },
     }
-    let found = format!("{} NVIDIA: {}", devices.len(), devices.join(", "));
-    Finding::new("GPUs", found, "not used yet by this build; chunks live in DRAM and on NVMe")
 }

@@ -29,6 +29,8 @@ pub(super) struct Counters {
     pub(super) pieces_unwanted: Cell<u64>,
     pub(super) nvme_bytes_read: Cell<u64>,
     pub(super) nvme_bytes_written: Cell<u64>,
+    pub(super) gpu_bytes_read: Cell<u64>,
+    pub(super) gpu_bytes_written: Cell<u64>,
     pub(super) bytes_evicted: Cell<u64>,
     pub(super) connections_opened: Cell<u64>,
 }
@@ -74,6 +76,8 @@ impl Counters {
             ("pieces_unwanted", &self.pieces_unwanted),
             ("nvme_bytes_read", &self.nvme_bytes_read),
             ("nvme_bytes_written", &self.nvme_bytes_written),
+            ("gpu_bytes_read", &self.gpu_bytes_read),
+            ("gpu_bytes_written", &self.gpu_bytes_written),
             ("bytes_evicted", &self.bytes_evicted),
             ("connections_opened", &self.connections_opened),
         ]

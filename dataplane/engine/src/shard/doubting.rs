@@ -24,9 +24,7 @@ impl Shard {
             Verdict::Ask if !fetching.starved.get() => {
                 self.tell(Event::FindHolders { chunk: fetching.replica.id });
             }
-            Verdict::Ask if fetching.replica.state.borrow().file.is_none() => {
-                self.lead_through_file(fetching)
-            }
+            Verdict::Ask if fetching.replica.leads_nowhere() => self.lead_through_file(fetching),
             Verdict::Ask | Verdict::Wait => {}
             Verdict::GiveUp => self.end_fetch(fetching, Err(self.why_stuck(fetching))),
         }

@@ -99,7 +99,8 @@ impl Shard {
         self.fetches.borrow_mut().insert(replica.id, fetching.clone());
         self.fetch_started.notify();
         let (all, free) = (self.arena.size(), self.arena.free_bytes());
-        if device == Device::Nvme || would_crowd(replica.geometry.size(), all, free) {
+        let crowds = !device.is_gpu() && would_crowd(replica.geometry.size(), all, free);
+        if device == Device::Nvme || crowds {
             self.lead_through_file(&fetching);
         } else {
             let shard = self.clone();

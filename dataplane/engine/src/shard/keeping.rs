@@ -10,6 +10,7 @@ use flow::verify::Digest;
 use flow::wire::control::Holding;
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
 use futures_lite::future::or;
+use memory::SharedLease;
 
 use super::Shard;
 use super::counters::add;
@@ -35,22 +36,72 @@ impl Shard {
         asker: Reply<ChunkFetched>,
     ) -> Result<ChunkFetched, EngineError> {
         let replica = self.replica_for(&chunk)?;
-        let fetched = if replica.is_complete() {
-            let pieces_local = replica.geometry.pieces();
-            ChunkFetched { pieces_local, ..nothing_fetched() }
-        } else {
-            let outcome = self.start_fetch(&replica, device);
-            self.outcome_for(&asker, &replica, outcome).await?
-        };
+        if device.is_gpu() {
+            return self.bring_to_gpu(&replica, device, asker).await;
+        }
+        let fetched = self.bring_here(&replica, device, &asker).await?;
         match device {
-            Device::Dram => {
+            Device::Nvme => self.make_durable(&replica).await?,
+            _ => {
                 for piece in 0..replica.geometry.pieces() {
                     self.piece(&replica, piece).await?;
                 }
             }
-            Device::Nvme => self.make_durable(&replica).await?,
         }
         Ok(fetched)
+    }
+
+    /// Brings what is missing of a replica, wherever that then is.
+    async fn bring_here(
+        self: &Rc<Self>,
+        replica: &Rc<Replica>,
+        device: Device,
+        asker: &Reply<ChunkFetched>,
+    ) -> Result<ChunkFetched, EngineError> {
+        if replica.is_complete() {
+            let pieces_local = replica.geometry.pieces();
+            return Ok(ChunkFetched { pieces_local, ..nothing_fetched() });
+        }
+        let outcome = self.start_fetch(replica, device);
+        self.outcome_for(asker, replica, outcome).await
+    }
+
+    /// Brings a replica onto a GPU. Its pieces pass through memory, and stay there only if they were there before.
+    async fn bring_to_gpu(
+        self: &Rc<Self>,
+        replica: &Rc<Replica>,
+        device: Device,
+        asker: Reply<ChunkFetched>,
+    ) -> Result<ChunkFetched, EngineError> {
+        let was_in_memory = replica.state.borrow().dram_count > 0;
+        let region = match self.give_region(replica, device).await {
+            Ok(region) => region,
+            Err(error) => {
+                self.forget_if_unused(replica);
+                return Err(error);
+            }
+        };
+        let brought = async {
+            let fetched = self.bring_here(replica, device, &asker).await?;
+            self.fill_region(replica, &region).await?;
+            Ok(fetched)
+        };
+        let brought = brought.await;
+        let gpu = Device::Gpu(region.gpu());
+        if brought.is_ok() && !was_in_memory {
+            drop_copies(replica, u64::MAX);
+        } else if brought.is_err() && !replica.is_on(gpu) {
+            replica.state.borrow_mut().leave_gpu(gpu);
+            self.forget_if_unused(replica);
+        }
+        brought
+    }
+
+    /// Removes a replica with nothing in it, unless others are bringing it here.
+    fn forget_if_unused(self: &Rc<Self>, replica: &Rc<Replica>) {
+        if !self.fetches.borrow().contains_key(&replica.id) {
+            self.forget_if_empty(replica);
+        }
     }
 
     /// Waits for a fetch. It ends when whoever asked has gone and nobody else wants it: a source that stands still would
@@ -160,7 +211,7 @@ impl Shard {
     }
 
     /// Waits until at most `left` writes of a replica are under way.
-    async fn settle_writes(&self, replica: &Replica, left: u32) -> Result<(), EngineError> {
+    pub(super) async fn settle_writes(&self, replica: &Replica, left: u32) -> Result<(), EngineError> {
         loop {
             let round = replica.changed.round();
             {
@@ -182,11 +233,25 @@ impl Shard {
             self.replica(&id).filter(|replica| replica.is_complete()).ok_or(EngineError::NoChunk(id))?;
         let mut digest = Digest::default();
         for piece in 0..replica.geometry.pieces() {
-            let lease = self.piece(&replica, piece).await?;
+            let lease = self.look_at(&replica, piece).await?;
             digest.update(lease.as_slice());
             glommio::yield_if_needed().await;
         }
         Ok(digest.finish())
+    }
+
+    /// A verified piece, which does not stay in memory when it is on a GPU and was not there.
+    async fn look_at(self: &Rc<Self>, replica: &Rc<Replica>, piece: u32) -> Result<SharedLease, EngineError> {
+        let region = {
+            let state = replica.state.borrow();
+            state.region_with(piece).filter(|_| state.dram[piece as usize].is_none())
+        };
+        if let Some(region) = region
+            && let Ok(lease) = self.read_from_gpu(replica, &region, piece).await
+        {
+            return Ok(lease);
+        }
+        self.piece(replica, piece).await
     }
 
     pub(super) fn pin(&self, id: &ChunkId, pinned: bool) -> bool {
@@ -208,11 +273,14 @@ impl Shard {
             // What is still being written would be lost.
             self.settle_writes(&replica, 0).await?;
         }
-        if device != Some(Device::Nvme) {
+        if device.is_none_or(Device::is_gpu) {
+            replica.state.borrow_mut().leave_gpu(device.unwrap_or(Device::AnyGpu));
+        }
+        if device.is_none_or(|device| device == Device::Dram) {
             let mut state = replica.state.borrow_mut();
             (0..replica.geometry.pieces()).for_each(|piece| drop(state.take_dram(piece)));
         }
-        if device != Some(Device::Dram) {
+        if device.is_none_or(|device| device == Device::Nvme) {
             {
                 let mut state = replica.state.borrow_mut();
                 state.file = None;
@@ -280,7 +348,7 @@ impl Shard {
             pinned: state.pinned,
             in_memory: state.dram_count > 0,
             whole_in_memory: state.dram_count == replica.geometry.pieces(),
-            has_file: state.file.is_some(),
+            has_file: !replica.leads_nowhere(),
             in_use: replica.readers.get() > 0 || self.fetches.borrow().contains_key(&replica.id),
         }
     }
@@ -302,7 +370,7 @@ fn is_idle(replica: &Replica) -> bool {
     replica.state.borrow().dram.iter().flatten().all(|lease| Arc::strong_count(lease) == 1)
 }
 
-/// Drops copies in memory of pieces that are on NVMe too; gives the bytes freed.
+/// Drops copies in memory of pieces that are on NVMe or a GPU too; gives the bytes freed.
 fn drop_copies(replica: &Replica, wanted: u64) -> u64 {
     let mut state = replica.state.borrow_mut();
     let mut freed = 0;
@@ -311,7 +379,7 @@ fn drop_copies(replica: &Replica, wanted: u64) -> u64 {
             break;
         }
         let idle = state.dram[piece as usize].as_ref().is_some_and(|lease| Arc::strong_count(lease) == 1);
-        if idle && state.on_nvme.contains(piece) {
+        if idle && state.is_stored(piece) {
             freed += u64::from(replica.geometry.length(piece));
             state.take_dram(piece);
         }

@@ -11,6 +11,7 @@ mod keeping; // devices, pins, eviction
 mod lane_pieces; // pieces over lanes
 mod lanes; // lanes to other shards: how they come and go
 mod mesh; // connections to other shards
+mod on_gpu; // chunks on GPUs
 mod pieces; // one piece: from memory, from NVMe, into both
 mod reading; // chunks that clients read
 mod replica; // what is here of one chunk
@@ -33,6 +34,7 @@ use flow::wire::session::ChunkOpened;
 use memory::Arena;
 
 use crate::command::{Command, HandleGiven};
+use crate::gpu::Gpus;
 use crate::notify::Notify;
 use crate::ring::DataRing;
 use crate::store::ChunkStore;
@@ -59,6 +61,7 @@ pub(crate) struct Shard {
     index: u16,
     config: Config,
     arena: Arena,
+    gpus: Gpus,
     ring: DataRing,
     store: ChunkStore,
     events: flume::Sender<Event>,
@@ -115,8 +118,8 @@ impl Shard {
             };
         }
         match command {
-            Command::Create { size, piece_size, durable, reply } => answer!(reply, async {
-                let handle = self.clone().create(size, piece_size, durable).await?;
+            Command::Create { size, piece_size, device, reply } => answer!(reply, async {
+                let handle = self.clone().create(size, piece_size, device).await?;
                 Ok(HandleGiven::to_write(handle, handle, self.commands()))
             }),
             Command::Lease { handle, first, count, reply } => {

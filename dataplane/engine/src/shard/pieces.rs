@@ -1,4 +1,4 @@
-//! One piece: from memory, from NVMe, into both.
+//! One piece: from memory, from NVMe or a GPU, and there.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::{EngineError, Event, Fault};
 const MEMORY_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Shard {
-    /// A verified piece in memory, read from NVMe when it is only there. Waits for a piece that is on its way here.
+    /// A verified piece in memory, read from where it is when it is not there. Waits for a piece that is on its way here.
     pub(super) async fn piece(
         self: &Rc<Self>,
         replica: &Rc<Replica>,
@@ -25,12 +25,12 @@ impl Shard {
     ) -> Result<SharedLease, EngineError> {
         loop {
             let round = replica.changed.round();
-            let (in_memory, is_on_nvme, is_mine_to_load) = {
+            let (in_memory, is_stored, is_mine_to_load) = {
                 let mut state = replica.state.borrow_mut();
                 let in_memory = state.dram[piece as usize].clone();
-                let is_on_nvme = state.on_nvme.contains(piece);
-                let is_mine_to_load = in_memory.is_none() && is_on_nvme && state.loading.insert(piece);
-                (in_memory, is_on_nvme, is_mine_to_load)
+                let is_stored = state.is_stored(piece);
+                let is_mine_to_load = in_memory.is_none() && is_stored && state.loading.insert(piece);
+                (in_memory, is_stored, is_mine_to_load)
             };
             if let Some(lease) = in_memory {
                 replica.last_used.set(self.number());
@@ -42,7 +42,7 @@ impl Shard {
                     other => return other,
                 }
             }
-            if !is_on_nvme && !self.fetches.borrow().contains_key(&replica.id) {
+            if !is_stored && !self.fetches.borrow().contains_key(&replica.id) {
                 return Err(EngineError::Corrupt { chunk: replica.id, piece });
             }
             replica.changed.after(round).await;
@@ -66,8 +66,25 @@ impl Shard {
         loaded
     }
 
+    /// Reads one piece from a GPU, which is faster, or from NVMe.
+    pub(super) async fn load(
+        self: &Rc<Self>,
+        replica: &Rc<Replica>,
+        piece: u32,
+    ) -> Result<SharedLease, EngineError> {
+        let region = replica.state.borrow().region_with(piece);
+        match region {
+            Some(region) => self.read_from_gpu(replica, &region, piece).await,
+            None => self.read_from_nvme(replica, piece).await,
+        }
+    }
+
     /// Reads one piece from NVMe and verifies it. A damaged one is fetched again from elsewhere.
-    async fn load(self: &Rc<Self>, replica: &Rc<Replica>, piece: u32) -> Result<SharedLease, EngineError> {
+    async fn read_from_nvme(
+        self: &Rc<Self>,
+        replica: &Rc<Replica>,
+        piece: u32,
+    ) -> Result<SharedLease, EngineError> {
         let length = replica.geometry.length(piece);
         let lease = self.acquire(length).await?;
         let file = replica.state.borrow().file.as_ref().map(|file| file.file().clone());
@@ -92,17 +109,20 @@ impl Shard {
         Err(EngineError::Corrupt { chunk: replica.id, piece })
     }
 
-    /// Takes a verified piece into the replica, and onto NVMe when the replica has a file.
+    /// Takes a verified piece into the replica, onto NVMe when the replica has a file, and to GPUs where it has memory.
     pub(super) fn store_piece(self: &Rc<Self>, replica: &Rc<Replica>, piece: u32, lease: SharedLease) {
-        let to_write = {
+        let (to_write, regions) = {
             let mut state = replica.state.borrow_mut();
             state.put_dram(piece, lease.clone());
+            let regions = state.on_gpu.iter().filter(|there| !there.pieces.contains(piece));
+            let regions: Vec<_> = regions.map(|there| there.region.clone()).collect();
             let file = state.file.as_ref().map(|file| file.file().clone());
             let file = file.filter(|_| !state.on_nvme.contains(piece));
             state.writing += u32::from(file.is_some());
-            file
+            (file, regions)
         };
         replica.changed.notify();
+        regions.iter().for_each(|region| self.send_to_gpu(replica, region, piece, lease.clone()));
         if let Some(file) = to_write {
             let (shard, replica) = (self.clone(), replica.clone());
             glommio::spawn_local(async move {

@@ -12,7 +12,7 @@ use super::Shard;
 use super::replica::Replica;
 use crate::EngineError;
 
-/// Pieces read from NVMe ahead of what a client asks for.
+/// Pieces read from NVMe or a GPU ahead of what a client asks for.
 const READ_AHEAD: usize = 8;
 
 /// A chunk that a client has open.
@@ -81,14 +81,14 @@ impl Shard {
         Ok(())
     }
 
-    /// Starts to load the next pieces that are on NVMe only. Whether one is missing altogether decides the fetch.
+    /// Starts to load the next pieces that are on NVMe or a GPU only. Whether one is missing altogether decides the fetch.
     fn read_ahead(self: &Rc<Self>, reading: &Rc<Reading>, first: u32, end: u32) {
         let replica = &reading.replica;
         let (loads, is_missing) = {
             let (state, given) = (replica.state.borrow(), reading.given.borrow());
             let wanted =
                 (first..end).filter(|&piece| !given.contains(piece) && state.dram[piece as usize].is_none());
-            let ahead = wanted.clone().filter(|&piece| state.on_nvme.contains(piece)).take(READ_AHEAD);
+            let ahead = wanted.clone().filter(|&piece| state.is_stored(piece)).take(READ_AHEAD);
             let loads: Vec<u32> = ahead.filter(|&piece| !state.loading.contains(piece)).collect();
             (loads, wanted.into_iter().any(|piece| !state.have.contains(piece)))
         };

@@ -17,6 +17,7 @@ use super::mesh::Mesh;
 use super::replica::Replica;
 use super::{RefCell, Shard};
 use crate::command::{Command, Inbox};
+use crate::gpu::Gpus;
 use crate::machine::probe_at_start;
 use crate::ring::DataRing;
 use crate::store::{ChunkStore, FoundChunk};
@@ -32,6 +33,7 @@ const EXECUTOR_BUFFER_BYTES: usize = 64 << 10;
 /// Everything that [`start`] made.
 pub(crate) struct Started {
     pub(crate) arena: Arena,
+    pub(crate) gpus: Gpus,
     pub(crate) senders: Vec<flume::Sender<Command>>,
     /// For each shard whether it is gone.
     pub(crate) closed: Vec<Arc<AtomicBool>>,
@@ -59,6 +61,8 @@ pub(crate) fn start(
     let mut findings = findings(&arena, &store, found.len());
     let (adapters, of_lanes) = open_adapters(&config, &arena);
     findings.extend(of_lanes);
+    let (gpus, of_gpus) = Gpus::open(&config.gpus, &arena, config.prefault);
+    findings.push(of_gpus);
 
     // What stands in these channels is bounded by who sends: each asker waits for its answer, and each connection,
     // fetch and replica sends one event for each change.
@@ -82,6 +86,7 @@ pub(crate) fn start(
             index,
             config: config.clone(),
             arena: arena.clone(),
+            gpus: gpus.clone(),
             store: store.clone(),
             events: event_sender.clone(),
             shards: senders.clone(),
@@ -91,7 +96,7 @@ pub(crate) fn start(
         };
         threads.push(parts.spawn(inbox)?);
     }
-    Ok(Started { arena, senders, closed, budget, findings, threads, events })
+    Ok(Started { arena, gpus, senders, closed, budget, findings, threads, events })
 }
 
 /// What a shard is made of before it has an executor.
@@ -99,6 +104,7 @@ struct Parts {
     index: u16,
     config: Config,
     arena: Arena,
+    gpus: Gpus,
     store: ChunkStore,
     events: flume::Sender<Event>,
     shards: Vec<flume::Sender<Command>>,
@@ -145,13 +151,14 @@ impl Parts {
     fn shard(self, ring: DataRing) -> Shard {
         let replicas = self.chunks.into_iter().map(|chunk| {
             let nothing = vec![None; chunk.descriptor.geometry.pieces() as usize];
-            let replica = Replica::complete(chunk.descriptor, nothing, Some(chunk.file));
+            let replica = Replica::complete(chunk.descriptor, nothing, Some(chunk.file), None);
             (replica.id, Rc::new(replica))
         });
         Shard {
             index: self.index,
             config: self.config,
             arena: self.arena,
+            gpus: self.gpus,
             ring,
             store: self.store,
             events: self.events,

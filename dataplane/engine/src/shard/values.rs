@@ -141,7 +141,7 @@ impl Shard {
     }
 
     fn let_value_go(&self, value: Value) {
-        if let HeldContent::Chunk { chunk, handle } = value.content {
+        if let HeldContent::Chunk { chunk, handle, .. } = value.content {
             self.tell(Event::ValueDropped { chunk: chunk.id, handle });
         }
     }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use flow::chunk::{ChunkId, Descriptor, Geometry};
 use flow::wire::control::Holding;
-use flow::wire::session::{ChunkReference, FilledPiece, SlotRef};
+use flow::wire::session::{ChunkReference, Device, FilledPiece, SlotRef};
 use memory::{Lease, SharedLease};
 
 use super::Shard;
+use super::counters::add;
 use super::pieces::write_error;
-use super::replica::{Replica, ReplicaFile};
+use super::replica::{OnGpu, Replica, ReplicaFile};
 use crate::command::{Command, Sealed};
+use crate::gpu::Region;
 use crate::notify::Notify;
 use crate::store::{ChunkFile, Footer, TemporaryFile};
 use crate::{EngineError, Event};
@@ -23,6 +25,7 @@ use crate::{EngineError, Event};
 pub(super) struct Writing {
     geometry: Geometry,
     file: Option<Arc<File>>,
+    region: Option<Arc<Region>>,
     state: RefCell<WritingState>,
     changed: Notify,
 }
@@ -40,7 +43,7 @@ struct WritingState {
 struct Filled {
     length: u32,
     checksum: u64,
-    /// Gone when the piece is on NVMe and its memory was wanted.
+    /// Gone when the piece is on a GPU, or on NVMe and its memory was wanted.
     lease: Option<SharedLease>,
     written: bool,
 }
@@ -50,6 +53,7 @@ pub(crate) struct Adopted {
     descriptor: Descriptor,
     dram: Vec<Option<SharedLease>>,
     file: Option<ChunkFile>,
+    region: Option<Arc<Region>>,
 }
 
 impl Shard {
@@ -57,17 +61,24 @@ impl Shard {
         self: Rc<Self>,
         size: u64,
         piece_size: u32,
-        durable: bool,
+        device: Device,
     ) -> Result<u64, EngineError> {
         let geometry = Geometry::new(size, piece_size)?;
         let mut state = WritingState::default();
-        if durable {
+        if device == Device::Nvme {
             let (store, footer) = (self.store.clone(), Footer::length(geometry.pieces()));
             let made = glommio::executor().spawn_blocking(move || store.create(size, footer)).await;
             state.temporary = Some(made.map_err(|error| write_error(&error))?);
         }
         let file = state.temporary.as_ref().map(|temporary| temporary.file.clone());
-        let writing = Writing { geometry, file, state: RefCell::new(state), changed: Notify::default() };
+        let region = match device {
+            Device::Gpu(_) | Device::AnyGpu => {
+                Some(Arc::new(self.gpus.choose(device)?.allocate(size).await?))
+            }
+            Device::Dram | Device::Nvme => None,
+        };
+        let state = RefCell::new(state);
+        let writing = Writing { geometry, file, region, state, changed: Notify::default() };
         let handle = self.handle();
         self.writings.borrow_mut().insert(handle, Rc::new(writing));
         Ok(handle)
@@ -119,8 +130,17 @@ impl Shard {
             let lease = Arc::new(lease);
             let filled = Filled { length, checksum, lease: Some(lease.clone()), written: false };
             state.filled.insert(piece, filled);
-            state.writes += u32::from(writing.file.is_some());
+            state.writes += u32::from(writing.file.is_some() || writing.region.is_some());
             drop(state);
+            if let Some(region) = writing.region.clone() {
+                let (shard, writing, lease) = (self.clone(), writing.clone(), lease.clone());
+                glommio::spawn_local(async move {
+                    let written = region.write(writing.geometry.offset(piece), lease).await;
+                    add(&shard.counters.gpu_bytes_written, length.into());
+                    writing.note_written(piece, written.map(drop), true);
+                })
+                .detach();
+            }
             if let Some(file) = writing.file.clone() {
                 let (shard, writing) = (self.clone(), writing.clone());
                 glommio::spawn_local(async move {
@@ -140,16 +160,8 @@ impl Shard {
         lease: SharedLease,
         length: u32,
     ) {
-        let result = self.write_all(file, lease, length, writing.geometry.offset(piece)).await;
-        let mut state = writing.state.borrow_mut();
-        state.writes -= 1;
-        match (result, state.filled.get_mut(&piece)) {
-            (Err(error), _) => state.failed = Some(error),
-            (Ok(()), Some(filled)) => filled.written = true,
-            (Ok(()), None) => {}
-        }
-        drop(state);
-        writing.changed.notify();
+        let written = self.write_all(file, lease, length, writing.geometry.offset(piece)).await;
+        writing.note_written(piece, written, false);
     }
 
     pub(super) async fn seal(
@@ -184,7 +196,7 @@ impl Shard {
         self.writings.borrow_mut().remove(&handle);
         let state = writing.state.take();
         let dram = state.filled.into_values().map(|filled| filled.lease).collect();
-        let adopted = Adopted { descriptor, dram, file };
+        let adopted = Adopted { descriptor, dram, file, region: writing.region.clone() };
         let owner = id.shard(self.shards.len() as u16);
         let handle = if owner == self.index {
             self.adopt(adopted)?
@@ -237,7 +249,12 @@ impl Shard {
             }
             Some(replica) => self.merge(&replica, adopted),
             None => {
-                let replica = Rc::new(Replica::complete(adopted.descriptor, adopted.dram, adopted.file));
+                let replica = Rc::new(Replica::complete(
+                    adopted.descriptor,
+                    adopted.dram,
+                    adopted.file,
+                    adopted.region,
+                ));
                 replica.last_used.set(self.number());
                 self.replicas.borrow_mut().insert(id, replica);
             }
@@ -256,6 +273,12 @@ impl Shard {
                 state.on_nvme = flow::bitmap::Bitmap::full(pieces);
                 state.have = flow::bitmap::Bitmap::full(pieces);
                 state.file = Some(ReplicaFile::Published(file));
+            }
+            if let Some(region) = adopted.region {
+                let pieces = flow::bitmap::Bitmap::full(replica.geometry.pieces());
+                state.leave_gpu(Device::Gpu(region.gpu()));
+                state.have = pieces.clone();
+                state.on_gpu.push(OnGpu { region, pieces });
             }
             for (piece, lease) in (0..).zip(adopted.dram) {
                 if let Some(lease) = lease.filter(|_| state.dram[piece as usize].is_none()) {
@@ -288,6 +311,23 @@ impl Shard {
 impl Writing {
     fn check(&self) -> Result<(), EngineError> {
         self.state.borrow().failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// Notes the end of a write, after which the piece may leave memory, or does.
+    fn note_written(&self, piece: u32, written: Result<(), EngineError>, leaves_memory: bool) {
+        {
+            let mut state = self.state.borrow_mut();
+            state.writes -= 1;
+            match (written, state.filled.get_mut(&piece)) {
+                (Err(error), _) => state.failed = Some(error),
+                (Ok(()), Some(filled)) => {
+                    filled.written = true;
+                    filled.lease.take_if(|_| leaves_memory);
+                }
+                (Ok(()), None) => {}
+            }
+        }
+        self.changed.notify();
     }
 
     fn check_filled(&self, geometry: &Geometry) -> Result<(), EngineError> {

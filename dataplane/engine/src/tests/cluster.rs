@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 use flow::chunk::{ChunkId, Geometry};
 use flow::verify::{Digest, checksum_of};
 use flow::wire::control::{Holding, TrackerPeer};
-use flow::wire::session::{ChunkReference, FilledPiece};
+use flow::wire::session::{ChunkReference, Device, FilledPiece};
 use futures_lite::future::block_on;
 use memory::{Arena, Mapping};
 
 use crate::transport::lanes::model::{Network, Running};
 use crate::{Config, Engine, EngineError, Event, Fault, Finding, Handle, Peer};
+use crate::{GpuLimit, GpuSettings, GpuSource};
 
 /// Engines 1, 2, … with shards, memory and directories of their own, and members that the test plays.
 pub struct Cluster {
@@ -53,6 +54,10 @@ pub fn config(directory: &Path, node: u64, shards: u16, memory_bytes: u64) -> Co
         prefault: false,
         congestion_control: None,
         sharing: None,
+        gpus: GpuSettings {
+            source: GpuSource::Emulated { count: 0, bytes: 0 },
+            limit: GpuLimit::Percent(100),
+        },
         lanes: Vec::new(),
         corrupt_one_in: 0,
     }
@@ -274,11 +279,16 @@ pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
 
 /// Writes a chunk as a client does.
 pub fn put(handle: &Handle, content: &[u8], durable: bool) -> Result<ChunkReference, EngineError> {
+    put_on(handle, content, if durable { Device::Nvme } else { Device::Dram })
+}
+
+/// Writes a chunk onto a device.
+pub fn put_on(handle: &Handle, content: &[u8], device: Device) -> Result<ChunkReference, EngineError> {
     let mapping =
         memory::Mapping::map_shared(handle.arena().read_write_fd(), handle.arena().size(), true).unwrap();
     let geometry = Geometry::of(content.len() as u64)?;
     block_on(async {
-        let writing = handle.create(geometry.size(), geometry.piece_size(), durable).await?;
+        let writing = handle.create(geometry.size(), geometry.piece_size(), device).await?;
         let mut first = 0;
         while first < geometry.pieces() {
             let slots = match handle.lease(writing, first, 8).await {

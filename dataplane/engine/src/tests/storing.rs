@@ -67,11 +67,11 @@ fn calls_that_make_no_sense_are_refused() {
     let cluster = Cluster::new(&[1], 64 << 20);
     let handle = cluster.handle(1);
     block_on(async {
-        assert!(handle.create(0, 1 << 20, false).await.is_err());
-        assert!(handle.create(10, 5, false).await.is_err());
+        assert!(handle.create(0, 1 << 20, Device::Dram).await.is_err());
+        assert!(handle.create(10, 5, Device::Dram).await.is_err());
         assert_eq!(handle.lease(99, 0, 1).await, Err(EngineError::NoHandle(99)));
         assert!(handle.lease(u64::MAX, 0, 1).await.is_err());
-        let writing = handle.create(3 << 20, 1 << 20, false).await.unwrap();
+        let writing = handle.create(3 << 20, 1 << 20, Device::Dram).await.unwrap();
         assert!(handle.lease(writing, 3, 1).await.is_err());
         assert_eq!(handle.lease(writing, 0, 2).await.unwrap().len(), 2);
         assert!(handle.lease(writing, 1, 1).await.is_err(), "a piece is leased twice");

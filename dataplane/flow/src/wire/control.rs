@@ -3,6 +3,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 use serde::Serialize as Json;
 
+use super::session::Device;
 use crate::chunk::{ChunkId, Geometry};
 
 /// Names a node for its lifetime on one data directory: random, never zero.
@@ -167,8 +168,51 @@ pub struct ReplicaRecord {
     pub dram_pieces: u32,
     /// Pieces on NVMe.
     pub nvme_pieces: u32,
+    /// Pieces on each GPU that has any, by the numbers of the GPUs.
+    pub gpus: Vec<GpuPieces>,
     /// Whether it must not be evicted.
     pub pinned: bool,
     /// Whether a transfer into this node is under way.
     pub fetching: bool,
+}
+
+/// Pieces of a chunk on one GPU of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct GpuPieces {
+    /// The number of the GPU.
+    pub gpu: u16,
+    /// Pieces there.
+    pub pieces: u32,
+}
+
+impl ReplicaRecord {
+    /// Pieces on a device; on any GPU the most that one has.
+    pub fn pieces_on(&self, device: Device) -> u32 {
+        match device {
+            Device::Dram => self.dram_pieces,
+            Device::Nvme => self.nvme_pieces,
+            Device::Gpu(index) => {
+                self.gpus.iter().find(|there| there.gpu == index).map_or(0, |there| there.pieces)
+            }
+            Device::AnyGpu => self.gpus.iter().map(|there| there.pieces).max().unwrap_or(0),
+        }
+    }
+
+    /// Pieces on the device that has most.
+    pub fn most_pieces(&self) -> u32 {
+        let devices = [Device::Dram, Device::Nvme, Device::AnyGpu];
+        devices.map(|device| self.pieces_on(device)).into_iter().max().unwrap_or(0)
+    }
+
+    /// Whether all of the chunk is on one device.
+    pub fn is_whole(&self) -> bool {
+        self.most_pieces() >= self.geometry.pieces()
+    }
+
+    /// The devices that have any of it, and how many pieces.
+    pub fn devices(&self) -> impl Iterator<Item = (Device, u32)> {
+        let host = [(Device::Dram, self.dram_pieces), (Device::Nvme, self.nvme_pieces)];
+        let gpus = self.gpus.iter().map(|there| (Device::Gpu(there.gpu), there.pieces));
+        host.into_iter().chain(gpus).filter(|(_, pieces)| *pieces > 0)
+    }
 }

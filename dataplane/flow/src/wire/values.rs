@@ -76,6 +76,8 @@ pub enum ValueKeep {
     Pinned,
     /// Durably.
     Durable,
+    /// On the GPU of this number, until the node stops.
+    Gpu(u16),
 }
 
 /// The bytes of a value.

@@ -178,11 +178,11 @@ choices! {
         |draw| CatalogReason::Unreachable(Sample::sample(draw)), |_| CatalogReason::Other,
     }
     ValueKind { |_| ValueKind::Json, |_| ValueKind::Pickle, }
-    ValueKeep { |_| ValueKeep::Memory, |_| ValueKeep::Pinned, |_| ValueKeep::Durable, }
+    ValueKeep { |_| ValueKeep::Memory, |_| ValueKeep::Pinned, |_| ValueKeep::Durable, |draw| ValueKeep::Gpu(Sample::sample(draw)), }
     ValueContent {
         |draw| ValueContent::Inline(Sample::sample(draw)), |draw| ValueContent::Chunk(Sample::sample(draw)),
     }
-    Device { |_| Device::Dram, |_| Device::Nvme, }
+    Device { |_| Device::Dram, |_| Device::Nvme, |draw| Device::Gpu(Sample::sample(draw)), |_| Device::AnyGpu, }
     // A code that came later is not among them: it would be drawn in place of others, and vectors that hold one would change.
     FailureCode {
         |_| FailureCode::Invalid, |_| FailureCode::NotFound, |_| FailureCode::Conflict, |_| FailureCode::MemoryFull,
@@ -218,7 +218,9 @@ parts! {
         node name address rack shards incarnation state head memory_limit memory_used nvme_used
     }
     TrackerPeer { node complete near }
-    ReplicaRecord { chunk geometry descriptor_digest node dram_pieces nvme_pieces pinned fetching }
+    ReplicaRecord { chunk geometry descriptor_digest node dram_pieces nvme_pieces gpus pinned fetching }
+    GpuPieces { gpu pieces }
+    GpuRecord { index name uuid bus memory_bytes limit_bytes used_bytes is_emulated }
     KeySummary { key version created_ms size files }
     SlotRef { piece length offset }
     FilledPiece { piece length checksum }
@@ -318,7 +320,7 @@ messages! {
     NodeListing { epoch nodes }
     NodeDrain { node }
     StatusQuery {}
-    Status { node findings counters }
+    Status { node findings counters gpus }
 
     CatalogGet { keys consistency snapshot }
     CatalogFound { revision entries stale }

@@ -17,10 +17,11 @@ use Allowed::{Anything, Only};
 const EDGES: &[(&str, Allowed)] = &[
     ("verbs", Only(&[])),
     ("ucx", Only(&[])),
+    ("cuda", Only(&[])),
     ("pymemory", Only(&[])),
     ("flow", Only(&[])),
     ("memory", Only(&[])),
-    ("engine", Only(&["verbs", "ucx", "flow", "memory"])),
+    ("engine", Only(&["verbs", "ucx", "cuda", "flow", "memory"])),
     ("plan", Only(&[])),
     ("catalog", Only(&["plan"])),
     ("client", Only(&["flow", "memory", "plan"])),

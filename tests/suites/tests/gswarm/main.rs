@@ -5,6 +5,7 @@ mod cluster; // any node answers for any key
 mod commands; // `shoal data`
 mod crash; // what was acknowledged survives
 mod examples; // the examples of the manual run
+mod gpu; // GPUs
 mod limits; // how much there may be, and what goes first
 mod pool; // chunks under numbers
 mod sending; // values are sent elsewhere, where that is allowed

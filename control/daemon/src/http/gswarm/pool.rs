@@ -24,7 +24,7 @@ const REFERENCES_MAX: usize = 24;
 pub(in crate::http) struct CreateGiven {
     /// A path, `file://…` or `http://…`, which the node's operator must have allowed.
     source: String,
-    /// `dram` or `nvme`; `dram` when it is absent.
+    /// `dram`, `nvme`, `gpu` or `gpu:N`; `dram` when it is absent.
     device: Option<String>,
     /// What it is for; `input` when it is absent.
     r#type: Option<String>,
@@ -214,7 +214,9 @@ impl From<PoolError> for Refusal {
             PoolError::NoChunk(_) => StatusCode::NOT_FOUND,
             PoolError::NoDevice { .. } | PoolError::Referenced { .. } => StatusCode::BAD_REQUEST,
             PoolError::Source(SourceError::Forbidden(_)) => StatusCode::FORBIDDEN,
-            PoolError::Source(SourceError::Full) => StatusCode::INSUFFICIENT_STORAGE,
+            PoolError::Source(SourceError::Full | SourceError::GpuFull(_)) => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
             PoolError::Source(_) => StatusCode::BAD_REQUEST,
             PoolError::Failed(failure) => return ValueError::from(failure.clone()).into(),
         };
@@ -278,9 +280,8 @@ pub(in crate::http) async fn list(
     let wanted = |name: &String| !name.is_empty();
     let (device, kind) = (device.filter(wanted), r#type.filter(wanted));
     let has = |places: &[(String, bool)], device: &str| {
-        let of = |place: &str| place.rsplit(':').next() == Some(device) || place == device;
-        let device = if device == "disk" { "nvme" } else { device };
-        places.iter().any(|(place, _)| of(place) || place.rsplit(':').next() == Some(device))
+        pool::device_of(device)
+            .is_some_and(|device| places.iter().any(|(place, _)| pool::is_on(place, device)))
     };
     let mut chunks = pool::list(&api.node).await?;
     chunks.retain(|chunk| {
@@ -330,7 +331,7 @@ pub(in crate::http) async fn move_chunk(
     let priority = priority_of(priority)?;
     let record = pool::record(&api.node, &id).await?;
     let holder = pool::holder(&api.node, &record).await?;
-    let device = pool::device_of(&target_device, &format!("node '{holder}'"))?;
+    let device = pool::device_on(&api.node, &holder, &target_device).await?;
     let work = Work {
         id: record.id,
         chunk: record.chunk,
@@ -377,7 +378,7 @@ pub(in crate::http) async fn transfer(
         let text = format!("no node is called '{node}'; those that there are: {}", names.join(", "));
         return Err(Refusal::bad(text));
     }
-    let device = pool::device_of(&target_device, &format!("node '{node}'"))?;
+    let device = pool::device_on(&api.node, &node, &target_device).await?;
     let target = format!("{node}:{target_device}");
     let from = String::new();
     let work = Work { id: record.id, chunk: record.chunk, node, device, from, removes_source };

@@ -1,5 +1,7 @@
 //! A value is sent to another server: gswarm's own, or a node of another cluster.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -52,7 +54,8 @@ pub(in crate::http) struct Sent {
     target: String,
     /// Where the value is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<&'static str>,
+    #[schema(value_type = Option<String>)]
+    source: Option<Cow<'static, str>>,
     /// Always `standard`.
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'static str>,
@@ -103,7 +106,9 @@ pub(in crate::http) async fn send_extended(
     let (key, target, _) = (fields.key(), fields.text("target"), fields.optional_text("source_location"));
     fields.check()?;
     if target.contains(":device:") {
-        return Err(Refusal::bad("no node here has GPUs to send to; name a server as HOST:PORT"));
+        return Err(Refusal::bad(
+            "values are not sent to a GPU of another server; name the server as HOST:PORT",
+        ));
     }
     let keep = carry(&api, &key, &target).await?;
     let (source, method) = (Some(location_of(keep)), Some("standard"));

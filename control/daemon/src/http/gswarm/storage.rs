@@ -1,5 +1,6 @@
 //! How much there is, how much there may be, and where it is.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use axum::Json;
@@ -70,7 +71,7 @@ pub(in crate::http) struct LimitSet {
 pub(in crate::http) struct MoveGiven {
     /// The key.
     key: String,
-    /// `dram`, `pinned_dram` or `disk`.
+    /// `dram`, `pinned_dram`, `disk`, or a GPU such as `device:0`.
     destination: String,
 }
 
@@ -83,9 +84,11 @@ pub(in crate::http) struct Moved {
     /// The key.
     key: String,
     /// Where it was.
-    source: &'static str,
+    #[schema(value_type = String)]
+    source: Cow<'static, str>,
     /// Where it is.
-    destination: &'static str,
+    #[schema(value_type = String)]
+    destination: Cow<'static, str>,
     /// Always null.
     read_pointer: Option<String>,
 }
@@ -97,7 +100,8 @@ pub(in crate::http) struct LocationShown {
     /// The key.
     key: String,
     /// Where it is.
-    location: &'static str,
+    #[schema(value_type = String)]
+    location: Cow<'static, str>,
     /// What is known of it there.
     locations: Vec<Place>,
 }
@@ -114,8 +118,9 @@ pub(in crate::http) struct LocationsShown {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = GswarmPlace)]
 struct Place {
-    /// `dram`, `pinned_dram` or `disk`.
-    location: &'static str,
+    /// `dram`, `pinned_dram`, `disk`, or a GPU such as `device:0`.
+    #[schema(value_type = String)]
+    location: Cow<'static, str>,
     /// Bytes.
     size: u64,
     /// Seconds since 1970.
@@ -219,7 +224,7 @@ pub(in crate::http) async fn move_key(
 ) -> Result<Json<Moved>, Refusal> {
     let (key, destination) = (fields.key(), fields.text("destination"));
     fields.check()?;
-    let keep = keep_of(&destination)?;
+    let keep = keep_of(&api.node, &key, &destination).await?;
     let before = values::rekeep(&api.node, &key, keep).await?.ok_or_else(|| Refusal::no_key(&key))?;
     let (source, destination) = (location_of(before), location_of(keep));
     Ok(Json(Moved { status: "success", key, source, destination, read_pointer: None }))

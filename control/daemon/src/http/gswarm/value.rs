@@ -1,5 +1,6 @@
 //! Keys are written, read, released.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Json;
@@ -11,6 +12,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use engine::EngineError;
+use flow::wire::session::Device;
 use futures_lite::{Stream, stream};
 use hyper::body::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,7 @@ use super::body::Fields;
 use super::refusal::{Refusal, Told, wrong};
 use crate::http::Api;
 use crate::node::Node;
+use crate::pool;
 use crate::values::{self, Content, Keep, Kind, Value, ValueError};
 
 /// A value that JSON can say.
@@ -35,7 +38,7 @@ pub(in crate::http) struct WriteGiven {
     value: serde_json::Value,
     /// Whether it is durable. True unless `location` says otherwise.
     persist: Option<bool>,
-    /// `dram`, `pinned_dram` or `disk`.
+    /// `dram`, `pinned_dram`, `disk`, or a GPU such as `device:0`.
     location: Option<String>,
     /// How long it lives, in milliseconds.
     ttl_ms: Option<u64>,
@@ -52,7 +55,7 @@ pub(in crate::http) struct WriteExtendedGiven {
     serialized_value: Serialized,
     /// Whether it is durable. True unless `location` says otherwise.
     persist: Option<bool>,
-    /// `dram`, `pinned_dram` or `disk`.
+    /// `dram`, `pinned_dram`, `disk`, or a GPU such as `device:0`.
     location: Option<String>,
     /// How long it lives, in milliseconds.
     ttl_ms: Option<u64>,
@@ -186,7 +189,10 @@ async fn put(
         return Err(Refusal::unprocessable(found));
     }
     fields.check()?;
-    let location = location.map(|location| keep_of(&location)).transpose()?;
+    let location = match location {
+        Some(location) => Some(keep_of(&api.node, &key, &location).await?),
+        None => None,
+    };
     let keep = match (persist, location) {
         (Some(true), _) | (None, None) => Keep::Durable,
         (_, Some(keep)) => keep,
@@ -196,27 +202,36 @@ async fn put(
     Ok(Json(Done::with(key, Some(location_of(keep)))))
 }
 
-/// How a location keeps values.
-pub(super) fn keep_of(location: &str) -> Result<Keep, Refusal> {
+/// How a location keeps the value of a key.
+pub(super) async fn keep_of(node: &Arc<Node>, key: &str, location: &str) -> Result<Keep, Refusal> {
     match location {
-        "dram" => Ok(Keep::Memory),
-        "pinned_dram" => Ok(Keep::Pinned),
-        "disk" => Ok(Keep::Durable),
-        other => {
-            let other: String = other.chars().take(80).collect();
-            Err(Refusal::bad(format!(
-                "there is no location '{other}' on this node; those that there are: dram, pinned_dram, disk"
-            )))
-        }
+        "dram" => return Ok(Keep::Memory),
+        "pinned_dram" => return Ok(Keep::Pinned),
+        "disk" => return Ok(Keep::Durable),
+        _ => {}
     }
+    let gpus = values::gpus(node, key).await?;
+    let found = pool::device_of(location).and_then(|device| match device {
+        Device::Gpu(index) => gpus.iter().find(|gpu| gpu.index == index),
+        Device::AnyGpu => gpus.iter().max_by_key(|gpu| gpu.free_bytes()),
+        Device::Dram | Device::Nvme => None,
+    });
+    found.map(|gpu| Keep::Gpu(gpu.index)).ok_or_else(|| {
+        let location: String = location.chars().take(80).collect();
+        let gpus = gpus.iter().map(|gpu| format!(", device:{}", gpu.index)).collect::<String>();
+        Refusal::bad(format!(
+            "there is no location '{location}' on this node; those that there are: dram, pinned_dram, disk{gpus}"
+        ))
+    })
 }
 
 /// Where what is kept so lies.
-pub(super) fn location_of(keep: Keep) -> &'static str {
+pub(super) fn location_of(keep: Keep) -> Cow<'static, str> {
     match keep {
-        Keep::Memory => "dram",
-        Keep::Pinned => "pinned_dram",
-        Keep::Durable => "disk",
+        Keep::Memory => "dram".into(),
+        Keep::Pinned => "pinned_dram".into(),
+        Keep::Durable => "disk".into(),
+        Keep::Gpu(index) => format!("device:{index}").into(),
     }
 }
 

@@ -79,7 +79,7 @@ fn the_largest_pieces_arrive(way: Way) {
 #[test]
 fn an_empty_chunk_has_no_pieces_and_is_refused() {
     let cluster = Way::Tcp.cluster(1, 32 << 20);
-    let refused = block_on(cluster.handle(1).create(0, 1 << 20, false));
+    let refused = block_on(cluster.handle(1).create(0, 1 << 20, flow::wire::session::Device::Dram));
     assert!(matches!(refused, Err(EngineError::Geometry(_))), "{refused:?}");
     drop_all(cluster.handle(1));
     cluster.stop();

@@ -39,4 +39,34 @@ pub struct Status {
     pub findings: Vec<(String, String)>,
     /// Counters: (name, value).
     pub counters: Vec<(String, u64)>,
+    /// Its GPUs, by their numbers.
+    pub gpus: Vec<GpuRecord>,
+}
+
+/// A GPU of a node, and how much of it the node has taken.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize, Json)]
+pub struct GpuRecord {
+    /// Its number on the node.
+    pub index: u16,
+    /// What its maker calls it.
+    pub name: String,
+    /// What no other GPU is called; empty for a stand-in.
+    pub uuid: String,
+    /// Where it is on the machine's PCI bus; empty for a stand-in.
+    pub bus: String,
+    /// Bytes of memory that it has.
+    pub memory_bytes: u64,
+    /// Bytes of them that the node may take.
+    pub limit_bytes: u64,
+    /// Bytes that the node has taken.
+    pub used_bytes: u64,
+    /// Whether it is a stand-in in the host's memory.
+    pub is_emulated: bool,
+}
+
+impl GpuRecord {
+    /// Bytes that the node may still take.
+    pub fn free_bytes(&self) -> u64 {
+        self.limit_bytes.saturating_sub(self.used_bytes)
+    }
 }

@@ -13,26 +13,67 @@ use crate::wire::control::ReplicaRecord;
 pub struct ChunkFetch {
     /// The chunk.
     pub chunk: ChunkReference,
-    /// Where to keep it: `dram` or `nvme`.
+    /// Where to keep it.
     pub device: Device,
 }
 
 /// Where bytes live on a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Archive, Serialize, Deserialize, Json)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Archive, Serialize, Deserialize)]
 pub enum Device {
     /// The arena.
     Dram,
     /// Files under the data directory.
     Nvme,
+    /// The memory of the GPU with this number on its node.
+    Gpu(u16),
+    /// The memory of whichever GPU of the node has most room, or has the bytes already.
+    AnyGpu,
+}
+
+impl Device {
+    /// Whether it is a GPU, or any GPU.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Device::Gpu(_) | Device::AnyGpu)
+    }
 }
 
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Device::Dram => "dram",
-            Device::Nvme => "nvme",
-        })
+        match self {
+            Device::Dram => f.write_str("dram"),
+            Device::Nvme => f.write_str("nvme"),
+            Device::Gpu(index) => write!(f, "gpu:{index}"),
+            Device::AnyGpu => f.write_str("gpu"),
+        }
+    }
+}
+
+/// A text that names no device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a device is dram, nvme, gpu or gpu:N")]
+pub struct NoDevice;
+
+impl std::str::FromStr for Device {
+    type Err = NoDevice;
+
+    fn from_str(text: &str) -> Result<Self, NoDevice> {
+        match text {
+            "dram" => Ok(Device::Dram),
+            "nvme" => Ok(Device::Nvme),
+            "gpu" => Ok(Device::AnyGpu),
+            _ => {
+                let number = text
+                    .strip_prefix("gpu:")
+                    .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+                number.and_then(|number| number.parse().ok()).map(Device::Gpu).ok_or(NoDevice)
+            }
+        }
+    }
+}
+
+impl Json for Device {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
