@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 
 /// A member is dead when it was silent for this long, in milliseconds.
 pub const DEAD_AFTER_MS: u64 = 3_000;
+/// A head that has not looked for this long, in milliseconds, stood still itself, and what its members sent meanwhile is
+/// still to be read.
+const STOOD_STILL_MS: u64 = 1_000;
 /// A member is forgotten when it was silent for this long, in milliseconds.
 pub const FORGOTTEN_AFTER_MS: u64 = 3_600_000;
 /// Longest name of a node, in bytes.
@@ -21,6 +24,8 @@ pub struct Membership {
     epoch: u64,
     nodes_max: usize,
     records: BTreeMap<u64, Record>,
+    /// When time was last let pass.
+    ticked_ms: Option<u64>,
 }
 
 /// One node.
@@ -177,7 +182,7 @@ impl Membership {
     /// No members. Epochs grow from `first_epoch`: a head passes the milliseconds since 1970, so that epochs
     /// grow over its restarts too and no node takes the members it knew before for the present ones.
     pub fn new(first_epoch: u64, nodes_max: usize) -> Self {
-        Self { epoch: first_epoch, nodes_max, records: BTreeMap::new() }
+        Self { epoch: first_epoch, nodes_max, records: BTreeMap::new(), ticked_ms: None }
     }
 
     /// Takes a node in, or renews what is known of it. A dead node gives its name up to another that asks for
@@ -246,8 +251,10 @@ impl Membership {
         Ok(record.member.node)
     }
 
-    /// Lets time pass: tells who died and who is forgotten.
+    /// Lets time pass: tells who died and who is forgotten. It is called several times a second; time in which it was not,
+    /// because the caller was frozen, is not held against members that lived.
     pub fn tick(&mut self, now_ms: u64) -> Vec<Change> {
+        self.forgive_own_silence(now_ms);
         let mut changes = Vec::new();
         self.records.retain(|&node, record| {
             let silent_ms = now_ms.saturating_sub(record.heard_ms);
@@ -264,6 +271,17 @@ impl Membership {
         });
         self.epoch += changes.len() as u64;
         changes
+    }
+
+    fn forgive_own_silence(&mut self, now_ms: u64) {
+        let silent_ms = now_ms.saturating_sub(self.ticked_ms.unwrap_or(now_ms));
+        self.ticked_ms = Some(now_ms);
+        if silent_ms < STOOD_STILL_MS {
+            return;
+        }
+        for record in self.records.values_mut().filter(|record| record.member.state != State::Dead) {
+            record.heard_ms = (record.heard_ms + silent_ms).min(now_ms);
+        }
     }
 
     /// Grows with every change of membership, not of figures.

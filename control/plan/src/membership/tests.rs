@@ -36,6 +36,20 @@ fn silence_kills_and_a_heartbeat_revives() {
 }
 
 #[test]
+fn a_head_that_stood_still_does_not_take_its_members_for_dead() {
+    let mut members = Membership::new(0, 8);
+    members.join(node(1, "a", 5), 0).unwrap();
+    members.join(node(2, "b", 5), 0).unwrap();
+    assert_eq!(members.tick(250), []);
+    let thawed_ms = 250 + 10 * DEAD_AFTER_MS;
+    assert_eq!(members.tick(thawed_ms), [], "what they sent meanwhile is still to be read");
+    members.heartbeat(1, 5, Figures::default(), thawed_ms + 1).unwrap();
+    let ticks = (0..).map(|count| thawed_ms + count * 250).take_while(|now| *now < thawed_ms + DEAD_AFTER_MS);
+    let died: Vec<Change> = ticks.flat_map(|now_ms| members.tick(now_ms)).collect();
+    assert_eq!(died, [Change::Died { node: 2, name: "b".into() }], "who is silent from then on is dead");
+}
+
+#[test]
 fn an_hour_of_silence_is_forgotten() {
     let mut members = Membership::new(0, 8);
     members.join(node(1, "a", 5), 0).unwrap();
@@ -127,7 +141,10 @@ enum Step {
     Join(u64, u8, u64),
     Heartbeat(u64, u64),
     Drain(u8),
+    /// The head looks again and again.
     Wait(u64),
+    /// The head stands still.
+    Freeze(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -139,7 +156,8 @@ fn step() -> impl Strategy<Value = Step> {
         )),
         (1..6_u64, 1..4_u64).prop_map(|(node, incarnation)| Step::Heartbeat(node, incarnation)),
         (0..4_u8).prop_map(Step::Drain),
-        prop_oneof![0..4_000_u64, Just(FORGOTTEN_AFTER_MS)].prop_map(Step::Wait),
+        (0..4_000_u64).prop_map(Step::Wait),
+        prop_oneof![0..4_000_u64, Just(FORGOTTEN_AFTER_MS)].prop_map(Step::Freeze),
     ]
 }
 
@@ -168,7 +186,19 @@ proptest! {
                 Step::Drain(name) => {
                     let _ = members.drain(&format!("n{name}"));
                 }
-                Step::Wait(ms) => now_ms += ms,
+                Step::Wait(ms) => {
+                    let end_ms = now_ms + ms;
+                    while now_ms < end_ms {
+                        now_ms = (now_ms + 250).min(end_ms);
+                        members.tick(now_ms);
+                    }
+                }
+                Step::Freeze(ms) => {
+                    now_ms += ms;
+                    let live: Vec<_> = members.live_nodes().collect();
+                    members.tick(now_ms);
+                    prop_assert!(ms < 1_000 || members.live_nodes().eq(live));
+                }
             }
             members.tick(now_ms);
             prop_assert!(members.epoch() >= epoch);
