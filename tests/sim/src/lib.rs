@@ -5,7 +5,7 @@
 //! use sim::{Faults, Scenario, Strategy, simulate};
 //!
 //! let faults = Faults { slow: 0.1, ..Faults::default() };
-//! let scenario = Scenario { faults, ..Scenario::new(1, 20, 64 << 20) };
+//! let scenario = Scenario { faults, ..Scenario::new(1, 60, 128 << 20) };
 //! let swarm = simulate(&scenario)?;
 //! let chain = simulate(&Scenario { strategy: Strategy::Chain, ..scenario })?;
 //! assert!(swarm.median() < chain.median());

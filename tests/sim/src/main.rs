@@ -4,9 +4,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use sim::statistics::{Estimate, estimate};
-use sim::{Faults, Outcome, Scenario, Strategy, simulate};
+use sim::{Faults, Outcome, Scenario, simulate};
 
-const USAGE: &str = "usage: sim table [RECEIVERS] [PIECES] [--seeds N] [--first-seed N] [--strategy NAME]";
+const USAGE: &str = "\
+usage: sim table [RECEIVERS] [PIECES] [--seeds N] [--first-seed N] [--strategy NAME] [--world NAME]
+                 [--oversubscription X] [--gbps X]
+
+worlds: equal, slow, dying, late, all; without --world, each of them";
 
 fn main() -> ExitCode {
     match Order::parse(std::env::args().skip(1)) {
@@ -20,45 +24,57 @@ fn main() -> ExitCode {
 
 /// What is wanted.
 struct Order {
-    receivers: usize,
+    plain: Scenario,
     pieces: u32,
     seeds: u64,
     first_seed: u64,
-    strategy: Strategy,
+    world: Option<String>,
 }
 
 impl Order {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Self> {
-        let mut order =
-            Self { receivers: 1024, pieces: 512, seeds: 1, first_seed: 1, strategy: Strategy::Swarm };
-        let mut places = 0;
+        let (mut receivers, mut pieces, mut places) = (1024, 512, 0);
+        let mut order = Self {
+            plain: Scenario::of_pieces(1, receivers, pieces),
+            pieces,
+            seeds: 1,
+            first_seed: 1,
+            world: None,
+        };
         (arguments.next()? == "table").then_some(())?;
         while let Some(argument) = arguments.next() {
+            let cluster = &mut order.plain.cluster;
             match (argument.as_str(), places) {
                 ("--seeds", _) => order.seeds = arguments.next()?.parse().ok()?,
                 ("--first-seed", _) => order.first_seed = arguments.next()?.parse().ok()?,
-                ("--strategy", _) => order.strategy = arguments.next()?.parse().ok()?,
-                (receivers, 0) => (order.receivers, places) = (receivers.parse().ok()?, 1),
-                (pieces, 1) => (order.pieces, places) = (pieces.parse().ok()?, 2),
+                ("--strategy", _) => order.plain.strategy = arguments.next()?.parse().ok()?,
+                ("--world", _) => order.world = Some(arguments.next()?),
+                ("--oversubscription", _) => cluster.oversubscription = arguments.next()?.parse().ok()?,
+                ("--gbps", _) => cluster.nic_gbps = arguments.next()?.parse().ok()?,
+                (count, 0) => (receivers, places) = (count.parse().ok()?, 1),
+                (count, 1) => (pieces, places) = (count.parse().ok()?, 2),
                 _ => return None,
             }
         }
+        let sized = Scenario::of_pieces(1, receivers, pieces);
+        order.plain = Scenario { receivers, size_bytes: sized.size_bytes, ..order.plain };
+        order.pieces = pieces;
         Some(order)
     }
 
     fn table(&self) -> ExitCode {
-        let Self { receivers, pieces, seeds, first_seed, strategy } = self;
-        println!("{strategy}, {receivers} receivers, {pieces} pieces, {seeds} seeds from {first_seed}");
-        println!(
-            "| simulated world | p50 | p99 | max | unaffected max / bound | sent twice % | between racks % | messages a piece | run, s |"
-        );
-        println!("|---|---|---|---|---|---|---|---|---|");
-        for (name, faults) in worlds() {
+        let Self { plain, pieces, seeds, first_seed, .. } = self;
+        println!("{}, {} receivers, {pieces} pieces, {seeds} seeds", plain.strategy, plain.receivers);
+        println!("| {} | run, s |", COLUMNS.map(|(name, _)| name).join(" | "));
+        println!("|{}", "---|".repeat(COLUMNS.len() + 1));
+        for (name, title, faults) in worlds() {
+            if self.world.as_ref().is_some_and(|world| world != name) {
+                continue;
+            }
             let began = Instant::now();
             let mut outcomes = Vec::new();
             for seed in *first_seed..first_seed + seeds {
-                let plain = Scenario::of_pieces(seed, *receivers, *pieces);
-                match simulate(&Scenario { strategy: *strategy, faults: faults.clone(), ..plain }) {
+                match simulate(&Scenario { seed, faults: faults.clone(), ..plain.clone() }) {
                     Ok(outcome) => outcomes.push(outcome),
                     Err(failure) => {
                         eprintln!("{failure}");
@@ -66,37 +82,47 @@ impl Order {
                     }
                 }
             }
-            let needed = *receivers as f64 * f64::from(*pieces);
-            let of = |value: &dyn Fn(&Outcome) -> f64| {
-                text(estimate(&outcomes.iter().map(value).collect::<Vec<_>>()))
+            let column = |value: fn(&Outcome, &Scenario) -> f64| {
+                text(estimate(&outcomes.iter().map(|outcome| value(outcome, plain)).collect::<Vec<_>>()))
             };
-            println!(
-                "| {name} | {} | {} | {} | {} | {} | {} | {} | {:.1} |",
-                of(&|outcome| outcome.percentile(0.5)),
-                of(&|outcome| outcome.percentile(0.99)),
-                of(&Outcome::longest),
-                of(&Outcome::longest_ordinary_to_bound),
-                of(&|outcome| outcome.sum(|counters| counters.duplicate) as f64 / needed * 100.0),
-                of(&|outcome| {
-                    let bytes: u64 = outcome.racks.iter().map(|rack| rack.bytes_in).sum();
-                    bytes as f64 / (4 << 20) as f64 / needed * 100.0
-                }),
-                of(&|outcome| outcome.messages as f64 / needed),
-                began.elapsed().as_secs_f64() / *seeds as f64,
-            );
+            let figures = COLUMNS[1..].iter().map(|(_, value)| column(*value));
+            let seconds = began.elapsed().as_secs_f64() / *seeds as f64;
+            println!("| {title} | {} | {seconds:.1} |", figures.collect::<Vec<_>>().join(" | "));
         }
         ExitCode::SUCCESS
     }
 }
 
-fn worlds() -> [(&'static str, Faults); 5] {
+/// What a column is called, and what stands in it.
+type Column = (&'static str, fn(&Outcome, &Scenario) -> f64);
+
+const COLUMNS: [Column; 9] = [
+    ("simulated world", |_, _| 0.0),
+    ("p50", |outcome, _| outcome.percentile(0.5)),
+    ("p99", |outcome, _| outcome.percentile(0.99)),
+    ("max", |outcome, _| outcome.longest()),
+    ("max of the unaffected / bound", |outcome, _| outcome.longest_ordinary_to_bound()),
+    ("sent twice %", |outcome, scenario| {
+        outcome.sum(|counters| counters.duplicate) as f64 / needed(scenario) * 100.0
+    }),
+    ("copies into a rack", |outcome, scenario| outcome.copies_into_a_rack(scenario.size_bytes)),
+    ("messages a piece", |outcome, scenario| outcome.messages as f64 / needed(scenario)),
+    ("connections", |outcome, _| outcome.degree_max as f64),
+];
+
+/// Pieces that all receivers need.
+fn needed(scenario: &Scenario) -> f64 {
+    scenario.receivers as f64 * f64::from(scenario.pieces())
+}
+
+fn worlds() -> [(&'static str, &'static str, Faults); 5] {
     let plain = Faults::default();
     [
-        ("all equal", plain.clone()),
-        ("5 % four times slower", Faults { slow: 0.05, ..plain.clone() }),
-        ("1 % die", Faults { dying: 0.01, ..plain.clone() }),
-        ("30 % join late", Faults { late: 0.3, ..plain.clone() }),
-        ("all of these", Faults { slow: 0.05, dying: 0.01, late: 0.3, ..plain }),
+        ("equal", "all equal", plain.clone()),
+        ("slow", "5 % four times slower", Faults { slow: 0.05, ..plain.clone() }),
+        ("dying", "1 % die", Faults { dying: 0.01, ..plain.clone() }),
+        ("late", "30 % join late", Faults { late: 0.3, ..plain.clone() }),
+        ("all", "all of these", Faults { slow: 0.05, dying: 0.01, late: 0.3, ..plain }),
     ]
 }
 
