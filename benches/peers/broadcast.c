@@ -1,42 +1,19 @@
 /* MPI_Bcast, measured: `mpirun -np N broadcast BYTES [CONGESTION_CONTROL]`.
  *
  * Broadcasts a part to make connections, then all for the measurement, then compares what every process received with
- * what was sent. The first process prints one line of JSON. The clock is that of the host, so all
- * processes must run on one. */
-#define _GNU_SOURCE
-#include <dlfcn.h>
+ * what was sent. The first process prints one line of JSON. The clock is that of the host, so all processes must run
+ * on one. It is built with congestion.c. */
 #include <limits.h>
 #include <mpi.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <time.h>
 
 /* Bytes that are broadcast first: as long messages are. */
 #define WARM_UP_BYTES (32 << 20)
-
-static const char *congestion_control = "";
-
-/* Stands before the C library's own, so that Open MPI's sockets have the congestion control of all other contenders. */
-int socket(int domain, int type, int protocol)
-{
-    static int (*real)(int, int, int);
-    if (!real)
-        real = (int (*)(int, int, int))dlsym(RTLD_NEXT, "socket");
-    int fd = real(domain, type, protocol);
-    int is_tcp = (domain == AF_INET || domain == AF_INET6) && (type & 15) == SOCK_STREAM;
-    if (fd >= 0 && is_tcp && *congestion_control
-        && setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, congestion_control, strlen(congestion_control)) != 0) {
-        perror("cannot set the congestion control");
-        exit(1);
-    }
-    return fd;
-}
 
 static double seconds_on_the_wall(void)
 {
@@ -65,7 +42,7 @@ int main(int argc, char **argv)
 {
     long long bytes = argc > 1 ? atoll(argv[1]) : 0;
     if (argc > 2)
-        congestion_control = argv[2];
+        setenv("CONGESTION_CONTROL", argv[2], 1);
     if (bytes <= 0 || bytes % 8 != 0 || bytes > INT_MAX) {
         fprintf(stderr, "usage: broadcast BYTES [CONGESTION_CONTROL]; BYTES is a multiple of 8 below 2 GiB\n");
         return 2;

@@ -48,6 +48,9 @@ struct Call {
     /// Run Shoal without its peers, to see what a change of Shoal does
     #[arg(long)]
     alone: bool,
+    /// The Python of peers that are libraries for it: torch, ray, libtorrent, mooncake
+    #[arg(long, env = "SHOAL_PEERS_PYTHON", default_value = "python3", value_name = "PATH")]
+    peers_python: PathBuf,
     /// Print the names of the scenarios and what they compare
     #[arg(long)]
     list: bool,
@@ -93,6 +96,7 @@ impl Call {
             folder: self.folder.unwrap_or_else(std::env::temp_dir),
             shrink: self.shrink,
             alone: self.alone,
+            peers_python: self.peers_python,
         };
         if chosen.iter().any(|scenario| scenario.lays_links()) {
             network::take_charge()?;

@@ -27,9 +27,18 @@ pub struct Conditions {
     pub shrink: u64,
     /// Whether Shoal runs without its peers.
     pub alone: bool,
+    /// The Python of peers that are libraries for it.
+    pub peers_python: PathBuf,
 }
 
 impl Conditions {
+    /// The system's own congestion control and temporary folder, all bytes, and all peers.
+    #[cfg(test)]
+    pub fn plain() -> Self {
+        let peers_python = PathBuf::from("python3");
+        Self { congestion_control: None, folder: std::env::temp_dir(), shrink: 1, alone: false, peers_python }
+    }
+
     /// How many bytes are moved where a scenario says `bytes`.
     pub fn sized(&self, bytes: u64) -> u64 {
         (bytes / self.shrink.max(1)).max(BYTES_MIN)
@@ -66,8 +75,7 @@ mod tests {
 
     #[test]
     fn a_run_is_never_shrunk_to_nothing() {
-        let conditions =
-            |shrink| Conditions { congestion_control: None, folder: PathBuf::new(), shrink, alone: false };
+        let conditions = |shrink| Conditions { shrink, ..Conditions::plain() };
         assert_eq!(conditions(1).sized(1 << 30), 1 << 30);
         assert_eq!(conditions(64).sized(1 << 30), 16 << 20);
         assert_eq!(conditions(1 << 20).sized(1 << 30), BYTES_MIN);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -37,9 +38,10 @@ impl Meter {
         Ok(Self { others: others.to_vec(), tasks, own: own(), begin: Instant::now() })
     }
 
-    /// What was used since.
-    pub fn stop(self) -> Result<Cost, Failure> {
+    /// What was used since. A process that has ended meanwhile is not an error: who asked something of it will know.
+    pub fn stop(mut self) -> Result<Cost, Failure> {
         let wall = self.begin.elapsed();
+        self.others.retain(|process| Path::new(&format!("/proc/{process}")).exists());
         let own = own().saturating_sub(self.own);
         let used = used_between(&self.tasks, &tasks(&self.others)?);
         Ok(Cost { wall, processors: own + used })

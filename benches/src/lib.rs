@@ -16,6 +16,7 @@ mod scenarios; // the comparisons
 
 mod conditions; // what is the same for all: congestion control, folders, sizes
 mod cost; // time on the wall and on the processors
+mod descendants; // processes that come from another
 mod failure; // what can go wrong, and what to do about it
 mod interrupt; // Ctrl-C and its kin
 mod machine; // what the numbers depend on

@@ -15,7 +15,7 @@ use crate::interrupt::Alarm;
 /// Most shards of a node that has the machine to itself: what it takes unless it is told otherwise.
 const CORES_MAX: usize = 4;
 /// Memory of a node beyond the bytes that it holds: slots in flight, and room for the arena to be cut. Bytes.
-const SLACK_MIN: u64 = 64 << 20;
+const SLACK_MIN: u64 = 32 << 20;
 
 /// Nodes that know each other, and a client at each. A signal closes the clients. Dropping it ends the nodes and
 /// removes their files.

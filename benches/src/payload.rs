@@ -57,6 +57,7 @@ impl Payload {
 pub struct PayloadFile {
     path: PathBuf,
     file: File,
+    length: u64,
     _folder: TempDir,
 }
 
@@ -73,7 +74,12 @@ impl PayloadFile {
         }
         // The disk shall not be busy with it while something is measured.
         file.sync_all()?;
-        Ok(Self { path, file, _folder: folder })
+        Ok(Self { path, file, length: payload.length(), _folder: folder })
+    }
+
+    /// How many bytes it has.
+    pub fn length(&self) -> u64 {
+        self.length
     }
 
     /// Where it is.
@@ -107,8 +113,7 @@ mod tests {
     #[test]
     fn rounds_differ_in_the_stamp_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let conditions =
-            Conditions { congestion_control: None, folder: folder.path().into(), shrink: 1, alone: false };
+        let conditions = Conditions { folder: folder.path().into(), ..Conditions::plain() };
         let payload = Payload::new(4096).unwrap();
         let file = payload.file(&conditions).unwrap();
         assert_eq!(std::fs::read(file.path()).unwrap(), payload.bytes());

@@ -68,7 +68,7 @@ fn every_scenario_is_played() {
     }
     let expected = [
         ("stream", "shoal tcp-discard tcp-keep"),
-        ("broadcast-4", "mpi-bcast mpi-pipeline mpi-shm shoal tcp-star"),
+        ("broadcast-4", "gloo libtorrent mooncake-store mpi-bcast mpi-pipeline mpi-shm ray shoal tcp-star"),
         ("put", "fio shoal"),
         ("get", "memcpy shoal"),
         ("catalog-put-1", "fdatasync shoal sqlite"),

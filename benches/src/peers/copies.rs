@@ -124,6 +124,7 @@ impl Contender for Copies {
         }
         let right = self.payload.checksum().to_string();
         let all_right = self.order(Order::Check)?.iter().all(|checksum| *checksum == right);
+        self.order(Order::Rest)?;
         if all_right { Ok(()) } else { Err(Failure::Wrong { place: "at a receiver".into() }) }
     }
 }
@@ -137,6 +138,8 @@ enum Order {
     Check,
     /// Overwrite the memory, so that the next check cannot find the bytes of an earlier run.
     Wipe,
+    /// Leave the memory to others until the next wipe.
+    Rest,
 }
 
 impl Order {
@@ -145,11 +148,14 @@ impl Order {
             Order::Receive => "receive",
             Order::Check => "check",
             Order::Wipe => "wipe",
+            Order::Rest => "rest",
         }
     }
 
     fn of(word: &str) -> Option<Self> {
-        [Order::Receive, Order::Check, Order::Wipe].into_iter().find(|order| order.word() == word)
+        [Order::Receive, Order::Check, Order::Wipe, Order::Rest]
+            .into_iter()
+            .find(|order| order.word() == word)
     }
 }
 
@@ -256,10 +262,11 @@ impl Receiving {
             .map_err(Failure::system("ask to be ended with the sender"))?;
         let mut stream =
             TcpStream::connect(self.from).map_err(Failure::system(format!("connect to {}", self.from)))?;
-        let mut memory = match self.keeping {
-            Keeping::Nothing => touched(STEP as u64)?,
-            Keeping::Everything => touched(self.bytes)?,
+        let length = match self.keeping {
+            Keeping::Nothing => STEP as u64,
+            Keeping::Everything => self.bytes,
         };
+        let mut memory = touched(length)?;
         for line in io::stdin().lines() {
             let line = line.map_err(Failure::system("read an order"))?;
             let answer = match Order::of(&line) {
@@ -270,8 +277,16 @@ impl Receiving {
                 }
                 Some(Order::Check) => checksum_of(&memory).to_string(),
                 Some(Order::Wipe) => {
-                    memory.fill(1);
+                    if memory.is_empty() {
+                        memory = touched(length)?;
+                    } else {
+                        memory.fill(1);
+                    }
                     "wiped".to_owned()
+                }
+                Some(Order::Rest) => {
+                    memory = Vec::new();
+                    "rests".to_owned()
                 }
                 None => {
                     return Err(Failure::system("obey")(io::Error::other(format!("'{line}' is no order"))));
@@ -285,6 +300,9 @@ impl Receiving {
 
 /// Receives so many bytes into the memory, from its beginning again when it is full.
 fn receive(stream: &mut TcpStream, memory: &mut [u8], bytes: u64) -> io::Result<()> {
+    if memory.is_empty() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "there is no memory to receive into"));
+    }
     let mut received = 0;
     while received < bytes {
         let at = (received % memory.len() as u64) as usize;
@@ -321,7 +339,7 @@ mod tests {
 
     #[test]
     fn orders_are_understood() {
-        for order in [Order::Receive, Order::Check, Order::Wipe] {
+        for order in [Order::Receive, Order::Check, Order::Wipe, Order::Rest] {
             assert_eq!(Order::of(order.word()), Some(order));
         }
         assert_eq!(Order::of("dance"), None);

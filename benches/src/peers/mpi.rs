@@ -17,6 +17,8 @@ use crate::failure::Failure;
 use crate::scenario::Contender;
 
 const SOURCE: &str = include_str!("../../peers/broadcast.c");
+/// Gives its sockets the congestion control of all.
+const CONGESTION: &str = include_str!("../../peers/congestion.c");
 /// What every broadcast is run with: more processes than cores without complaint.
 const SETTINGS: &str =
     "--allow-run-as-root --oversubscribe --bind-to none --mca pml ob1 --mca mpi_yield_when_idle 1";
@@ -94,8 +96,12 @@ impl Mpi {
         let folder = tempfile::Builder::new().prefix("shoal-bench-").tempdir();
         let folder = folder.map_err(Failure::system("make a folder for a program of MPI"))?;
         let (source, program) = (folder.path().join("broadcast.c"), folder.path().join("broadcast"));
-        std::fs::write(&source, SOURCE).map_err(Failure::system("write the source of a program of MPI"))?;
-        program::run(Command::new("mpicc").args(["-O2", "-o"]).arg(&program).arg(&source).arg("-ldl"))?;
+        let congestion = folder.path().join("congestion.c");
+        for (path, text) in [(&source, SOURCE), (&congestion, CONGESTION)] {
+            fs::write(path, text).map_err(Failure::system("write the source of a program of MPI"))?;
+        }
+        let sources = [&source, &congestion];
+        program::run(Command::new("mpicc").args(["-O2", "-o"]).arg(&program).args(sources).arg("-ldl"))?;
         write_hosts(folder.path(), hosts).map_err(Failure::system("tell Open MPI where its hosts are"))?;
         let congestion_control = congestion_control.unwrap_or_default().to_owned();
         Ok(Self { algorithm, hosts: hosts.to_vec(), bytes, congestion_control, program, folder })

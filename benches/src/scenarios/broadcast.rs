@@ -1,5 +1,7 @@
 //! One chunk to many nodes.
 
+use std::rc::Rc;
+
 use suites::Way;
 use suites::network::{Host, Network};
 
@@ -11,6 +13,7 @@ use crate::interrupt;
 use crate::nodes::memory_bytes;
 use crate::payload::Payload;
 use crate::peers::copies::{Copies, Keeping};
+use crate::peers::library::{Broadcaster, Library};
 use crate::peers::mpi::{Algorithm, Mpi};
 use crate::scenario::{Contenders, Scenario};
 
@@ -19,7 +22,7 @@ const SIZE: u64 = 256 << 20;
 /// are.
 const LINK_MEGABITS_PER_S: u64 = 1000;
 
-/// A chunk from one node to many at once, beside star copies and MPI.
+/// A chunk from one node to many at once, beside star copies, MPI and others.
 pub struct Broadcast {
     /// How many nodes receive it.
     pub receivers: usize,
@@ -62,7 +65,8 @@ impl Scenario for Broadcast {
             Over::Host => {
                 "one chunk from a node to all others on its host at once, through memory that they share; beside one \
                  process that sends the same bytes over loopback TCP to as many receivers, which keep them, and beside \
-                 MPI_Bcast over TCP, as Open MPI chooses and pipelined, and as it chooses when it may share memory"
+                 MPI_Bcast over TCP, as Open MPI chooses and pipelined, and as it chooses when it may share memory; \
+                 beside gloo, the object store of Ray, BitTorrent by libtorrent, and Mooncake Store"
             }
             Over::Loopback => {
                 "one chunk from a node to all others at once over loopback TCP; beside one process that sends the \
@@ -78,7 +82,7 @@ impl Scenario for Broadcast {
 
     fn goal(&self) -> &'static str {
         match self.over {
-            Over::Host => "faster than each from 8 receivers on",
+            Over::Host => "faster than each",
             Over::Loopback => "less processor time than MPI_Bcast as Open MPI chooses",
             Over::Links => "faster than each from 8 receivers on, at least 0.85 of what the links allow",
         }
@@ -90,8 +94,8 @@ impl Scenario for Broadcast {
 
     fn memory_bytes(&self, conditions: &Conditions) -> u64 {
         let (size, receivers) = (conditions.sized(SIZE), self.receivers as u64);
-        // The bytes themselves, the nodes, the receivers of the copies, and the processes of MPI.
-        size + (1 + receivers) * memory_bytes(size) + receivers * size + (1 + receivers) * size
+        // The bytes themselves, the nodes, and one of the peers: each gives its memory back after its turn.
+        size + (1 + receivers) * memory_bytes(size) + (1 + receivers) * size
     }
 
     fn lays_links(&self) -> bool {
@@ -118,6 +122,13 @@ impl Scenario for Broadcast {
             let mpi = Mpi::find(algorithm, &hosts, bytes, control);
             let mpi = mpi.map(|mpi| Linked::new(mpi, &hosts, bytes));
             contenders = contenders.with_if_there(algorithm.name(), mpi)?;
+        }
+        if self.over == Over::Host && !conditions.alone {
+            let file = Rc::new(payload.file(conditions)?);
+            for library in Library::ALL {
+                let peer = Broadcaster::find(library, self.receivers, &file, conditions);
+                contenders = contenders.with_if_there(library.name(), peer)?;
+            }
         }
         Ok(contenders)
     }

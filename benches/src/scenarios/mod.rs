@@ -17,12 +17,16 @@ use crate::scenario::Scenario;
 
 /// How many receivers the broadcasts have.
 const RECEIVERS: [usize; 3] = [4, 8, 16];
+/// How many they may have on one host, without TCP between them.
+const RECEIVERS_MAX: usize = 32;
 
 /// All scenarios, in the order in which they run.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     let mut all: Vec<Box<dyn Scenario>> = vec![Box::new(stream::Stream)];
     for over in [Over::Host, Over::Loopback, Over::Links] {
-        all.extend(RECEIVERS.map(|receivers| Box::new(Broadcast { receivers, over }) as Box<dyn Scenario>));
+        let most = (over == Over::Host).then_some(RECEIVERS_MAX);
+        let broadcast = |receivers| Box::new(Broadcast { receivers, over }) as Box<dyn Scenario>;
+        all.extend(RECEIVERS.into_iter().chain(most).map(broadcast));
     }
     all.push(Box::new(put::Put));
     all.push(Box::new(get::Get));
@@ -59,8 +63,9 @@ mod tests {
     fn scenarios_are_found_by_name_and_by_kind() {
         let links = ["broadcast-links-4", "broadcast-links-8", "broadcast-links-16"];
         assert_eq!(names(&["broadcast-links"]), links);
-        assert_eq!(names(&["broadcast"])[..3], ["broadcast-4", "broadcast-8", "broadcast-16"]);
-        assert_eq!(names(&["broadcast"])[6..], links);
+        let host = ["broadcast-4", "broadcast-8", "broadcast-16", "broadcast-32"];
+        assert_eq!(names(&["broadcast"])[..4], host);
+        assert_eq!(names(&["broadcast"])[7..], links);
         assert_eq!(names(&["get", "broadcast-8"]), ["broadcast-8", "get"]);
         assert_eq!(names(&[]).len(), all().len());
         assert!(named(&["broad".into()]).is_err());
