@@ -14,9 +14,11 @@ mod lease; // the right to one slot
 mod mapping; // a client's view
 mod stitched; // scattered pieces as one slice
 mod pages; // large pages under a mapping
+mod condense; // copies that leave behind what a checksum takes
 mod copy; // copies that leave the cache alone
 
 pub use arena::{Arena, ArenaError, Backing};
+pub use condense::{CONDENSED_LENGTH, Condenser};
 pub use copy::copy_past_cache;
 pub use lease::{Lease, SharedLease};
 pub use mapping::{Mapping, SlotWriter};

@@ -16,7 +16,7 @@ use memory::Mapping;
 use super::Shard;
 use super::counters::add;
 use super::mesh::Connection;
-use crate::transport::{ConnectionError, Writer};
+use crate::transport::{ConnectionError, Copying, Writer};
 use crate::{Event, Sharing};
 
 /// Bytes that are copied before other tasks of the shard have a turn.
@@ -60,15 +60,17 @@ impl Shard {
         let bytes = memory.as_ref().and_then(|memory| memory.read(offset, length as usize));
         let bytes = bytes.ok_or(ConnectionError::Protocol("a piece lies where no memory is shared"))?;
         let head = PieceData { chunk, grant, piece, length, checksum, part: length };
-        let Some((underway, mut filling)) = self.place_for(connection.peer, &head) else {
+        let Some((underway, filling)) = self.place_for(connection.peer, &head) else {
             add(&self.counters.pieces_unwanted, 1);
             connection.writer.message(PieceTaken { grant });
             return Ok(());
         };
+        let mut copying = Copying::new(filling);
         for turn in bytes.chunks(TURN) {
-            filling.copy_from(turn);
+            copying.take(turn);
             yield_now().await;
         }
+        let filling = copying.finish();
         connection.writer.message(PieceTaken { grant });
         add(&self.counters.bytes_received_shm, length.into());
         self.on_piece_received(underway, connection.peer.node, &head, filling);

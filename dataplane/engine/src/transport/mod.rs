@@ -3,6 +3,7 @@
 //! The reader hands over messages as they come and lets the shard say where the payload of a piece goes, so that pieces
 //! are received straight into leased memory. The writer gathers what is queued into few large sends.
 
+mod filling; // pieces on their way into a slot
 pub(crate) mod lanes; // pieces over RDMA and UCX
 mod reader; // frames in
 #[cfg(test)]
@@ -18,7 +19,8 @@ use flow::wire::control::NodeId;
 use flow::wire::{HeaderError, MessageError};
 use socket2::SockRef;
 
-pub(crate) use reader::{Filling, Reader};
+pub(crate) use filling::{Copying, Filling};
+pub(crate) use reader::Reader;
 pub(crate) use writer::{PieceSent, Writer};
 
 /// One end of a connection, the same whoever dialled: a shard of a node.

@@ -4,20 +4,16 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use flow::limits::FRAME_BODY_MAX;
-use flow::verify::Checksum;
 use flow::wire::frame::HEADER_LENGTH;
 use flow::wire::{Header, Message};
-use memory::Lease;
 
 use super::ConnectionError;
+use super::filling::{Filling, STEP};
 use crate::ring::DataRing;
 
 /// Bytes received at a time while the next header is looked for. What of it belongs to a payload is copied, so it is
 /// small beside a piece.
 const STAGE_LENGTH: usize = 4096;
-
-/// Bytes of a payload that are received at a time, so that their checksum is computed while they are in the cache.
-const STEP: u32 = 256 << 10;
 
 /// Reads frames, and between them payloads, from one connection.
 pub(crate) struct Reader {
@@ -26,42 +22,6 @@ pub(crate) struct Reader {
     stage: Vec<u8>,
     start: usize,
     end: usize,
-}
-
-/// A slot into which a piece arrives.
-pub(crate) struct Filling {
-    lease: Lease,
-    checksum: Checksum,
-    received: u32,
-}
-
-impl Filling {
-    pub(crate) fn new(lease: Lease) -> Self {
-        Self { lease, checksum: Checksum::default(), received: 0 }
-    }
-
-    /// Takes the next bytes of the piece from memory, which its slot must have room for.
-    pub(crate) fn copy_from(&mut self, bytes: &[u8]) {
-        for step in bytes.chunks(STEP as usize) {
-            let slot = &mut self.lease.as_mut_slice()[self.received as usize..][..step.len()];
-            slot.copy_from_slice(step);
-            // What was checked is what lies here, whatever becomes of where it came from.
-            self.checksum.update(slot);
-            self.received += step.len() as u32;
-        }
-    }
-
-    /// Takes note of the next bytes of the piece, which a device has written into the slot.
-    pub(crate) fn note_written(&mut self, length: u32) {
-        let end = (self.received + length).min(self.lease.length());
-        self.checksum.update(&self.lease.as_slice()[self.received as usize..end as usize]);
-        self.received = end;
-    }
-
-    /// The slot, and the checksum of what has arrived in it.
-    pub(crate) fn finish(self) -> (Lease, u64) {
-        (self.lease, self.checksum.finish())
-    }
 }
 
 impl Reader {

@@ -1,0 +1,206 @@
+//! Copies that leave behind what it takes to compute a checksum.
+//!
+//! A copy and a checksum of what was copied read the bytes twice, and what is overwritten once more. Where the processor
+//! multiplies polynomials in registers of 512 bits, both are done with one read: the bytes go from a register to their
+//! place, past the cache, and the same register is folded into a few that stand for all bytes so far. So what is
+//! checked is what was written, even if somebody changes the source meanwhile.
+//!
+//! Folding (V. Gopal et al., Fast CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction, Intel 2009) moves
+//! bytes onto later ones without changing their remainder. Here it stops at [`CONDENSED_LENGTH`] bytes, whose checksum
+//! is that of all; computing it is left to whoever knows checksums.
+
+/// Bytes that stand for all that were copied.
+pub const CONDENSED_LENGTH: usize = 256;
+
+/// Copies bytes, and keeps a few that have the same CRC-64/NVME (NVM Express NVM Command Set specification).
+pub struct Condenser {
+    #[cfg(target_arch = "x86_64")]
+    lanes: x86_64::Lanes,
+    is_empty: bool,
+}
+
+impl Condenser {
+    /// One that has copied nothing, where the processor has what it takes.
+    pub fn new() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        return x86_64::is_possible().then(|| Self { lanes: x86_64::Lanes::default(), is_empty: true });
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+
+    /// Copies from one slice to another of the same length. Gives how many bytes were copied: all but a last part of less
+    /// than [`CONDENSED_LENGTH`], or none if either slice does not begin at a multiple of 64.
+    pub fn copy(&mut self, to: &mut [u8], from: &[u8]) -> usize {
+        assert_eq!(to.len(), from.len(), "a copy is as long as what is copied");
+        #[cfg(target_arch = "x86_64")]
+        if x86_64::is_aligned(to) && x86_64::is_aligned(from) {
+            let length = from.len() - from.len() % CONDENSED_LENGTH;
+            if length > 0 {
+                // SAFETY: there is a condenser only where `is_possible` said yes.
+                unsafe { x86_64::copy(&mut self.lanes, self.is_empty, &mut to[..length], &from[..length]) };
+                self.is_empty = false;
+            }
+            return length;
+        }
+        0
+    }
+
+    /// Bytes with the same checksum as all that were copied, if any were.
+    pub fn finish(self) -> Option<[u8; CONDENSED_LENGTH]> {
+        #[cfg(target_arch = "x86_64")]
+        return (!self.is_empty).then(|| self.lanes.bytes());
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use std::arch::x86_64::{
+        __m512i, _mm_sfence, _mm512_clmulepi64_epi128, _mm512_set_epi64, _mm512_setzero_si512,
+        _mm512_stream_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
+    };
+
+    use super::CONDENSED_LENGTH;
+
+    /// The polynomial of CRC-64/NVME, the highest power in the lowest bit.
+    const POLYNOMIAL: u64 = 0x9a6c_9329_ac4b_c9b5;
+    /// What the first 8 bytes of a message are combined with, and so must be before they are folded.
+    const INITIAL: u64 = u64::MAX;
+    const LANES: usize = CONDENSED_LENGTH / size_of::<__m512i>();
+    /// Bits from a lane to where it is folded to.
+    const DISTANCE: u32 = CONDENSED_LENGTH as u32 * 8;
+    /// What the lower half of 128 bits is multiplied with, which is 64 bits further from the end, and the upper one.
+    /// The product of two reflected numbers is one bit too low, hence one power less.
+    const FACTORS: [u64; 2] = [power(DISTANCE + 63), power(DISTANCE - 1)];
+
+    /// What stands for all bytes so far.
+    #[derive(Default)]
+    pub(super) struct Lanes([[u64; 8]; LANES]);
+
+    impl Lanes {
+        pub(super) fn bytes(&self) -> [u8; CONDENSED_LENGTH] {
+            let mut bytes = [0; CONDENSED_LENGTH];
+            let words = self.0.iter().flatten();
+            bytes
+                .chunks_exact_mut(8)
+                .zip(words)
+                .for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
+            bytes
+        }
+    }
+
+    pub(super) fn is_possible() -> bool {
+        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("vpclmulqdq")
+    }
+
+    pub(super) fn is_aligned(bytes: &[u8]) -> bool {
+        bytes.as_ptr().cast::<__m512i>().is_aligned()
+    }
+
+    /// x to so many, modulo the polynomial, reflected.
+    const fn power(exponent: u32) -> u64 {
+        let (mut value, mut done) = (1 << 63, 0);
+        while done < exponent {
+            value = (value >> 1) ^ if value & 1 == 1 { POLYNOMIAL } else { 0 };
+            done += 1;
+        }
+        value
+    }
+
+    /// Both slices are aligned, equally long, and a multiple of [`CONDENSED_LENGTH`].
+    #[target_feature(enable = "avx512f,vpclmulqdq")]
+    pub(super) fn copy(kept: &mut Lanes, is_first: bool, to: &mut [u8], from: &[u8]) {
+        let [low, high] = FACTORS.map(u64::cast_signed);
+        let factors = _mm512_set_epi64(high, low, high, low, high, low, high, low);
+        let mut lanes = [_mm512_setzero_si512(); LANES];
+        for (lane, words) in lanes.iter_mut().zip(&kept.0) {
+            // SAFETY: both are 64 bytes, of which any are valid.
+            *lane = unsafe { std::mem::transmute::<[u64; 8], __m512i>(*words) };
+        }
+        // Lanes of zero stay zero when they are folded, so that the first bytes are taken as they are.
+        let mut initial =
+            _mm512_set_epi64(0, 0, 0, 0, 0, 0, 0, if is_first { INITIAL.cast_signed() } else { 0 });
+        if !is_first {
+            // It was taken out when the lanes were kept.
+            lanes[0] = _mm512_xor_si512(lanes[0], first_word());
+        }
+        let blocks = from.chunks_exact(CONDENSED_LENGTH).zip(to.chunks_exact_mut(CONDENSED_LENGTH));
+        for (from, to) in blocks {
+            let (from, to) = (from.as_ptr().cast::<__m512i>(), to.as_mut_ptr().cast::<__m512i>());
+            for (at, lane) in lanes.iter_mut().enumerate() {
+                // SAFETY: both blocks have so many aligned lanes. The read is volatile because it must happen once:
+                // what is folded has to be what is written.
+                let bytes = unsafe {
+                    let bytes = from.add(at).read_volatile();
+                    _mm512_stream_si512(to.add(at), bytes);
+                    bytes
+                };
+                let lower = _mm512_clmulepi64_epi128::<0x00>(*lane, factors);
+                let upper = _mm512_clmulepi64_epi128::<0x11>(*lane, factors);
+                *lane = _mm512_ternarylogic_epi64::<0x96>(lower, upper, bytes);
+            }
+            lanes[0] = _mm512_xor_si512(lanes[0], initial);
+            initial = _mm512_setzero_si512();
+        }
+        _mm_sfence();
+        // As bytes of a message, with which it is combined again.
+        lanes[0] = _mm512_xor_si512(lanes[0], first_word());
+        for (words, lane) in kept.0.iter_mut().zip(lanes) {
+            // SAFETY: both are 64 bytes, of which any are valid.
+            *words = unsafe { std::mem::transmute::<__m512i, [u64; 8]>(lane) };
+        }
+    }
+
+    /// The initial value, where the first bytes are.
+    #[target_feature(enable = "avx512f")]
+    fn first_word() -> __m512i {
+        _mm512_set_epi64(0, 0, 0, 0, 0, 0, 0, INITIAL.cast_signed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crc_fast::{CrcAlgorithm, Digest, checksum};
+
+    use super::*;
+
+    #[repr(align(64))]
+    struct Aligned([u8; LENGTH]);
+
+    const LENGTH: usize = 5000;
+
+    #[test]
+    fn what_is_left_has_the_checksum_of_all() {
+        let mut from = Aligned([0; LENGTH]);
+        from.0
+            .iter_mut()
+            .zip(0u32..)
+            .for_each(|(byte, at)| *byte = (at.wrapping_mul(2_654_435_761) >> 13) as u8);
+        for length in [0, 1, 255, 256, 257, 512, 1000, 2048, LENGTH] {
+            for turn in [256, 512, 1024, 8192] {
+                let Some(mut condenser) = Condenser::new() else { return };
+                let (from, mut to) = (&from.0[..length], Aligned([0; LENGTH]));
+                let mut copied = 0;
+                for step in from.chunks(turn) {
+                    copied += condenser.copy(&mut to.0[copied..copied + step.len()], step);
+                }
+                assert_eq!(copied, length / CONDENSED_LENGTH * CONDENSED_LENGTH);
+                assert!(to.0[..copied] == from[..copied] && to.0[copied..].iter().all(|&byte| byte == 0));
+                let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+                condenser.finish().iter().for_each(|condensed| digest.update(condensed));
+                digest.update(&from[copied..]);
+                assert_eq!(digest.finalize(), checksum(CrcAlgorithm::Crc64Nvme, from), "{length} in {turn}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_begins_elsewhere_is_not_copied() {
+        let Some(mut condenser) = Condenser::new() else { return };
+        let (from, mut to) = (Aligned([7; LENGTH]), Aligned([0; LENGTH]));
+        assert_eq!(condenser.copy(&mut to.0[1..1025], &from.0[..1024]), 0);
+        assert_eq!(condenser.copy(&mut to.0[..1024], &from.0[32..1056]), 0);
+        assert!(to.0.iter().all(|&byte| byte == 0) && condenser.finish().is_none());
+    }
+}
