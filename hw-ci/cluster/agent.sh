@@ -124,28 +124,9 @@ quoted() {
     printf '"%s"' "$(printf %s "$text" | tr -d '\000-\037')"
 }
 
-first_line() {
-    head -n 1 "$1" 2>/dev/null || true
-}
-
 # Tells of this host: an object for report.json in $meeting/nodes, and a row for report.md on standard output.
 step_describe() {
-    local path name networks='' rdma='' row='' speed driver port tool tools='' version doctor
-    for path in /sys/class/net/*; do
-        name=$(basename "$path")
-        [ "$name" != lo ] && [ -e "$path/mtu" ] || continue
-        speed=$(cat "$path/speed" 2>/dev/null) driver=$(basename "$(readlink "$path/device/driver" || echo none)")
-        [[ $speed =~ ^[0-9]+$ ]] || speed=null
-        networks+="${networks:+, }{\"name\": $(quoted "$name"), \"state\": $(quoted "$(first_line "$path/operstate")"), "
-        networks+="\"megabit_per_s\": $speed, \"mtu\": $(first_line "$path/mtu"), \"driver\": $(quoted "$driver")}"
-    done
-    for path in /sys/class/infiniband/*/ports/*; do
-        [ -e "$path/state" ] || continue
-        name=$(basename "$(dirname "$(dirname "$path")")") port=$(basename "$path")
-        rdma+="${rdma:+, }{\"name\": $(quoted "$name"), \"port\": $port, \"state\": $(quoted "$(first_line "$path/state")"), "
-        rdma+="\"rate\": $(quoted "$(first_line "$path/rate")"), \"link\": $(quoted "$(first_line "$path/link_layer")")}"
-        row+="${row:+, }$name: $(first_line "$path/rate")"
-    done
+    local machine row tool tools='' version
     for tool in ib_write_bw iperf3; do
         version=null
         if command -v "$tool" >/dev/null; then
@@ -154,16 +135,14 @@ step_describe() {
         tools+="${tools:+, }\"$tool\": $version"
     done
     version=$(timeout 10 "$shoal" --version) || return
-    doctor=$(timeout 60 "$shoal" doctor --json)
+    machine=$(timeout 60 "$shoal" doctor --host) || return
     {
-        echo "{\"rank\": $rank, \"host\": $(quoted "$host"), \"address\": $(quoted "$(fabric_address)"),"
-        echo "\"kernel\": $(quoted "$(uname -sr)"), \"architecture\": $(quoted "$(uname -m)"),"
-        echo "\"processor\": $(quoted "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"),"
-        echo "\"processors\": $(nproc), \"memory_kib\": $(awk '/^MemTotal/ { print $2 }' /proc/meminfo),"
-        echo "\"shoal\": $(quoted "$version"), \"tools\": {$tools},"
-        echo "\"network\": [$networks], \"rdma\": [$rdma], \"rdma_device\": $(quoted "$(rdma_device)"),"
-        echo "\"doctor\": ${doctor:-null}}"
+        echo "{\"rank\": $rank, \"address\": $(quoted "$(fabric_address)"), \"tools\": {$tools},"
+        echo "\"rdma_device\": $(quoted "$(rdma_device)"),"
+        # What the program tells is an object of its own, which goes on here.
+        echo "${machine#"{"}"
     } >"$meeting/nodes/$rank.json"
+    row=$(sed -n 's/^ *"rate": "\(.*\)",*/\1/p' <<<"$machine" | paste -s -d ,)
     printf '| %s | %s | %s | %s | %s | %s |\n' "$host" "$(fabric_address)" "$(uname -r)" "$(nproc)" "${row:-none}" "$version"
 }
 

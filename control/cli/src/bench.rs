@@ -1,6 +1,9 @@
 //! `shoal bench …`
 
+mod broadcast;
 mod carried;
+mod error;
+mod launch;
 mod round;
 mod summary;
 
@@ -12,10 +15,12 @@ use client::{Address, Client, GetOptions, Silent};
 use flow::wire::control::{NodeRecord, NodeState};
 use indicatif::ProgressBar;
 
+use self::broadcast::Broadcast;
 use self::carried::Carried;
+pub use self::error::BenchError;
 use self::round::Run;
 use self::summary::Summary;
-use crate::broadcast::{self, Receiver};
+use crate::broadcast::{self as fetching, Receiver};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::{amount, interrupt, output, progress};
@@ -52,21 +57,7 @@ Examples:
         #[command(flatten)]
         pair: Pair,
     },
-    /// Fetch chunks from one node to all others at once
-    #[command(after_help = "\
-Examples:
-  shoal bench broadcast
-  shoal bench broadcast --nodes 4 --size 256MiB --json")]
-    Broadcast {
-        #[command(flatten)]
-        load: Load,
-        /// Name of the node that has the bytes [default: the node talked to]
-        #[arg(long, value_name = "NODE")]
-        from: Option<String>,
-        /// How many nodes take part, the first included [default: all]
-        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(2..))]
-        nodes: Option<u16>,
-    },
+    Broadcast(Box<Broadcast>),
     /// Put from this client
     #[command(after_help = "Examples:\n  shoal bench put\n  shoal bench put --volatile --size 256MiB")]
     Put {
@@ -106,66 +97,14 @@ pub struct Load {
     rounds: u32,
 }
 
-/// Why a benchmark cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum BenchError {
-    /// The cluster is too small.
-    #[error("this needs {wanted} live nodes, and there are {found}")]
-    TooFewNodes {
-        /// How many it takes.
-        wanted: usize,
-        /// How many there are.
-        found: usize,
-    },
-    /// No live node has this name.
-    #[error("there is no live node named '{name}'")]
-    NoSuchNode {
-        /// The name.
-        name: String,
-    },
-    /// The bytes of a round do not fit.
-    #[error("there is no memory for {} of bytes to put", amount::size(*.size))]
-    Memory {
-        /// Bytes of a round.
-        size: u64,
-    },
-    /// Nothing came over RDMA.
-    #[error("{from} wrote nothing into the memory of {to} over RDMA; it came by {carried}")]
-    NoLane {
-        /// Who has the bytes.
-        from: String,
-        /// Who fetches them.
-        to: String,
-        /// How they came.
-        carried: Carried,
-    },
-    /// One node was named twice.
-    #[error("{name} cannot fetch from itself")]
-    SameNode {
-        /// The node.
-        name: String,
-    },
-}
-
-impl BenchError {
-    /// What to do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            BenchError::TooFewNodes { .. } => "start more nodes: shoal serve --join HOST:PORT",
-            BenchError::NoSuchNode { .. } => "`shoal node ls` lists the nodes",
-            BenchError::Memory { .. } => "use a smaller --size",
-            BenchError::NoLane { .. } => {
-                "`shoal doctor` on both says what devices there are; the log of a node says why a lane broke, and \
-                 `--transports rdma,tcp` keeps nodes of one host from sharing memory"
-            }
-            BenchError::SameNode { .. } => "name two nodes: --from NODE --to NODE",
-        }
-    }
-}
-
 impl Bench {
     /// Measures.
     pub fn run(self, global: &Global) -> Result<(), Failure> {
+        if let Bench::Broadcast(broadcast) = &self
+            && broadcast.has_own_cluster()
+        {
+            return broadcast.in_own_cluster(global);
+        }
         let client = global.connect()?;
         let summary = match self {
             Bench::P2p { load, pair } => {
@@ -176,12 +115,7 @@ impl Bench {
                 let [from, to] = Cluster::of(global, client)?.take_two(pair)?;
                 over_rdma(global, &load, &from, to)?
             }
-            Bench::Broadcast { load, from, nodes } => {
-                let mut cluster = Cluster::of(global, client)?;
-                let from = cluster.take(from.as_deref())?;
-                let receivers = cluster.take_many(nodes.map(|nodes| usize::from(nodes) - 1))?;
-                fetches("broadcast", global, &load, &from, &receivers)?
-            }
+            Bench::Broadcast(broadcast) => broadcast.in_cluster(global, client)?,
             Bench::Put { load, volatile } => puts(global, &load, &client, volatile)?,
             Bench::Get { load } => gets(global, &load, &client)?,
         };
@@ -203,7 +137,7 @@ fn fetches(
     rounds(global, scenario, load, |round| {
         run.put(round, load.size, true)?;
         let chunks = run.chunks(round)?;
-        let (time, receptions) = broadcast::fetch(to, &chunks)?;
+        let (time, receptions) = fetching::fetch(to, &chunks)?;
         summary.record(time, receptions.iter().map(|reception| reception.time));
         run.remove(round, &chunks)
     })?;
@@ -262,17 +196,36 @@ fn rounds(
     load: &Load,
     mut task: impl FnMut(u32) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let bar = ProgressBar::with_draw_target(Some(load.rounds.into()), progress::target(global.draws()));
-    bar.set_style(progress::style("{prefix} {wide_bar} round {pos} of {len}, {eta} left"));
-    bar.set_prefix(verb);
-    bar.enable_steady_tick(Duration::from_millis(250));
+    let progress = Progress::new(global, verb, load.rounds);
     for round in 0..load.rounds {
         interrupt::check()?;
         task(round)?;
-        bar.inc(1);
+        progress.step();
     }
-    bar.finish_and_clear();
     Ok(())
+}
+
+/// A bar that counts rounds, until it is dropped.
+struct Progress(ProgressBar);
+
+impl Progress {
+    fn new(global: &Global, verb: &'static str, rounds: u32) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(rounds.into()), progress::target(global.draws()));
+        bar.set_style(progress::style("{prefix} {wide_bar} round {pos} of {len}, {eta} left"));
+        bar.set_prefix(verb);
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Self(bar)
+    }
+
+    fn step(&self) {
+        self.0.inc(1);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// The live nodes that have no part yet; the node talked to comes first.

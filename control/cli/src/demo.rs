@@ -5,7 +5,6 @@ mod plain_tcp;
 mod report;
 mod spark;
 
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::global::Global;
 use crate::noise::{self, Noise};
 use crate::progress::{self, Bar};
 use crate::put::note;
-use crate::{amount, broadcast, interrupt, output};
+use crate::{amount, broadcast, host, interrupt, output};
 
 /// The key that the data is put under.
 const KEY: &str = "demo";
@@ -132,7 +131,7 @@ impl Demo {
 
     fn check_memory(&self, memory_per_node: u64) -> Result<(), Failure> {
         let needed = memory_per_node.saturating_mul(self.nodes.into());
-        let available = available_memory_bytes();
+        let available = host::available_memory_bytes();
         if needed <= available {
             return Ok(());
         }
@@ -170,36 +169,9 @@ fn keep(global: &Global, fleet: &Fleet) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Bytes of memory that programs can still have: what the kernel says, and what the control group leaves.
-fn available_memory_bytes() -> u64 {
-    let machine = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let machine = meminfo_available(&machine).unwrap_or(u64::MAX);
-    let read = |name: &str| {
-        let text = std::fs::read_to_string(PathBuf::from("/sys/fs/cgroup").join(name)).ok()?;
-        text.trim().parse::<u64>().ok()
-    };
-    let group = match (read("memory.max"), read("memory.current")) {
-        (Some(most), Some(used)) => most.saturating_sub(used),
-        _ => u64::MAX,
-    };
-    machine.min(group)
-}
-
-fn meminfo_available(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn available_memory_is_read() {
-        let text = "MemTotal:       24000000 kB\nMemAvailable:   23000000 kB\n";
-        assert_eq!(meminfo_available(text), Some(23_000_000 * 1024));
-        assert_eq!(meminfo_available("MemTotal: 1 kB"), None);
-    }
 
     #[test]
     fn what_does_not_fit_is_refused() {

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::global::{self, Global};
+use crate::host::Host;
 use crate::output;
 use crate::table::Table;
 
@@ -17,28 +18,39 @@ use crate::table::Table;
 Examples:
   shoal doctor
   shoal doctor --data-dir /nvme/shoal
+  shoal doctor --host          The whole machine in JSON, as reports of benchmarks have it
   shoal doctor --json | jq '.[] | select(.remedy)'")]
 pub struct Doctor {
     /// Where the node would keep its files [env: SHOAL_DATA_DIR] [default: that of `shoal serve`]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Describe the machine as well: kernel, processors, NUMA nodes, network cards and RDMA ports; in JSON
+    #[arg(long)]
+    host: bool,
 }
 
 /// A finding as `--json` prints it.
-#[derive(Serialize)]
-struct Line {
-    topic: String,
-    found: String,
-    taken: String,
-    remedy: Option<String>,
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Line {
+    /// What was looked for.
+    pub topic: String,
+    /// What is there.
+    pub found: String,
+    /// What a node does because of it.
+    pub taken: String,
+    /// How to get the faster path, when it is not taken.
+    pub remedy: Option<String>,
     /// Whether no node can run here because of it.
-    fatal: bool,
+    pub fatal: bool,
 }
 
 impl Doctor {
     /// Looks at the machine.
     pub fn run(self, global: &Global) -> Result<(), Failure> {
         let data_dir = self.data_dir.unwrap_or_else(global::data_dir);
+        if self.host {
+            return output::json(&Host::describe(&data_dir));
+        }
         let findings = daemon::doctor::report(&data_dir);
         let lines: Vec<Line> = findings.into_iter().map(Line::from).collect();
         if global.json {

@@ -17,6 +17,7 @@ mod doctor;
 mod failure;
 mod get;
 mod global;
+mod host;
 mod info;
 mod interrupt;
 mod kv;

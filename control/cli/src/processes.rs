@@ -122,6 +122,13 @@ impl Process {
         Ok(ended.map(|status| status.to_string()))
     }
 
+    /// Fails when it has ended.
+    pub fn must_run(&mut self) -> Result<(), Failure> {
+        let Some(status) = self.ended()? else { return Ok(()) };
+        let what = format!("ended: {status}");
+        Err(ProcessError::Unready { name: self.name.clone(), what, log: self.log_tail() }.into())
+    }
+
     /// Waits until a node answers on its local socket.
     pub fn ready(&mut self, deadline: Instant) -> Result<Arc<Client>, Failure> {
         let address = Address::Local(self.socket());
@@ -140,15 +147,14 @@ impl Process {
             if let Some(answer) = ask() {
                 return Ok(answer);
             }
-            let what = match self.ended()? {
-                Some(status) => format!("ended: {status}"),
-                None if Instant::now() > deadline => format!("{problem} in time"),
-                None => {
-                    thread::sleep(TICK);
-                    continue;
-                }
-            };
-            return Err(ProcessError::Unready { name: self.name.clone(), what, log: self.log_tail() }.into());
+            self.must_run()?;
+            if Instant::now() > deadline {
+                let what = format!("{problem} in time");
+                return Err(
+                    ProcessError::Unready { name: self.name.clone(), what, log: self.log_tail() }.into()
+                );
+            }
+            thread::sleep(TICK);
         }
     }
 
@@ -192,6 +198,11 @@ pub fn stop(mut processes: Vec<Process>, patience: Duration) {
             let _ = kill_process(Pid::from_child(&process.child), Signal::TERM);
         }
     }
+    wait_for(processes, patience);
+}
+
+/// Waits for programs to end by themselves, and ends those that have not after a while.
+pub fn wait_for(mut processes: Vec<Process>, patience: Duration) {
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline && processes.iter_mut().any(|process| matches!(process.ended(), Ok(None)))
     {

@@ -98,9 +98,14 @@ impl DataDir {
         self.write("address", &format!("{address}\n"))
     }
 
+    /// Where the local socket is.
+    pub(crate) fn socket_path(&self) -> PathBuf {
+        self.path.join("shoal.sock")
+    }
+
     /// Where the local socket goes. What a dead daemon left there is removed; that is safe while the lock is held.
     pub(crate) fn clear_socket_path(&self) -> Result<PathBuf, DataDirError> {
-        let path = self.path.join("shoal.sock");
+        let path = self.socket_path();
         if path.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(DataDirError::SocketPath(path));
         }
@@ -113,14 +118,6 @@ impl DataDir {
                 Ok(path)
             }
             Ok(_) => Err(DataDirError::NotASocket(path)),
-        }
-    }
-
-    /// Takes away what tells programs on this machine that a node runs.
-    pub(crate) fn clear_traces(&self) {
-        for name in ["shoal.sock", "address"] {
-            // The next start removes what stays; there is nobody to tell at this point.
-            let _ = std::fs::remove_file(self.path.join(name));
         }
     }
 
@@ -148,6 +145,16 @@ impl DataDir {
             .and_then(|()| std::fs::rename(&draft, &path))
             .and_then(|()| File::open(&self.path)?.sync_all());
         written.map_err(|source| DataDirError::Io { action: "write", path, source })
+    }
+}
+
+impl Drop for DataDir {
+    /// Takes away what tells programs on this machine that a node runs, before another one may have the directory.
+    fn drop(&mut self) {
+        for name in ["shoal.sock", "address"] {
+            // The next start removes what stays; there is nobody to tell at this point.
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
     }
 }
 

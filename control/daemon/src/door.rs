@@ -61,7 +61,7 @@ impl Door {
         loop {
             let Ok(permit) = self.handshakes.clone().acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, peer)) => drop(tokio::spawn(self.clone().meet_remote(stream, peer, permit))),
+                Ok((stream, peer)) => self.spawn(self.clone().meet_remote(stream, peer, permit)),
                 Err(error) => rest(&error).await,
             }
         }
@@ -72,10 +72,15 @@ impl Door {
         loop {
             let Ok(permit) = self.local_handshakes.clone().acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(self.clone().meet_local(stream, permit))),
+                Ok((stream, _)) => self.spawn(self.clone().meet_local(stream, permit)),
                 Err(error) => rest(&error).await,
             }
         }
+    }
+
+    /// Connections go on after the doors are closed, until the node ends.
+    fn spawn(&self, meeting: impl Future<Output = ()> + Send + 'static) {
+        drop(self.node.life.spawn(meeting));
     }
 
     async fn meet_local(self, mut stream: UnixStream, handshaking: OwnedSemaphorePermit) {

@@ -6,7 +6,9 @@
 
 mod data_dir; // the directory that a node owns
 pub mod doctor; // what the machine offers
-mod serve; // from settings to a running node, and down again
+mod serve; // the process of a node: its log, its limits, the signals that end it
+mod nodes; // many nodes in one process
+mod running; // one node, from its settings until it is stopped
 mod settings; // flags, environment and configuration file
 mod size; // sizes in bytes, as people write them
 
@@ -26,6 +28,7 @@ mod dial; // data connections that the engine asks for
 mod failure; // refusals in words
 mod keys; // keys of files, as those who put and get ask for them
 mod kv; // the catalog, for clients and for members
+mod life; // what goes on by itself for a node
 mod leases; // version leases that clients of this node hold
 mod members; // who is in the cluster, as this node knows it
 mod node; // what all parts of the daemon share
@@ -36,6 +39,10 @@ mod transactions; // transactions that are open on this node
 mod values; // values of any size under any key
 mod trackers; // who has which chunk, and who wants it
 
+pub use data_dir::DataDirError;
+pub use engine::{Executors, StartError};
 pub use http::parse_write;
-pub use serve::serve;
+pub use nodes::Nodes;
+pub use running::{NodeError, Running};
+pub use serve::{allow_many_files, serve};
 pub use settings::{Flags, Settings, SettingsError, Transports, default_data_dir};

@@ -16,6 +16,7 @@ use crate::collect::Collector;
 use crate::failure;
 use crate::kv::Snapshots;
 use crate::leases::Leases;
+use crate::life::Life;
 use crate::members::Members;
 use crate::neighbours::Neighbours;
 use crate::outgoing::Reach;
@@ -49,6 +50,7 @@ pub(crate) struct Node {
     pub(crate) leases: Leases,
     pub(crate) collector: Collector,
     pub(crate) clock: Clock,
+    pub(crate) life: Life,
     pub(crate) activity: Activity,
     pub(crate) nvme_used: AtomicU64,
 }

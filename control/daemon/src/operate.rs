@@ -16,7 +16,7 @@ use flow::wire::session::*;
 
 pub(crate) use drain::drain;
 pub(crate) use place::place;
-pub(crate) use survey::{report, survey};
+pub(crate) use survey::{report, survey, survey_some};
 
 use crate::node::{Node, Seat};
 use crate::{cluster, failure, keys, peers};

@@ -239,6 +239,11 @@ impl Settings {
         Self::resolve_with(flags, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
+    /// As [`Settings::resolve`], from flags alone.
+    pub fn of_flags(flags: Flags) -> Result<Self, SettingsError> {
+        Self::resolve_with(flags, &|_| None)
+    }
+
     fn resolve_with(
         flags: Flags,
         environment: &dyn Fn(&str) -> Option<String>,

@@ -4,7 +4,6 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 
 use flow::chunk::ChunkId;
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
@@ -18,7 +17,7 @@ use crate::gpu::{GpuSettings, Gpus};
 use crate::shard::{Adapters, open_adapters};
 use crate::transport::lanes::LaneSettings;
 use crate::values::Budget;
-use crate::{EngineError, Event, Finding, Peer};
+use crate::{EngineError, Event, Executors, Finding, Peer};
 
 /// How an engine is started.
 #[derive(Debug, Clone)]
@@ -90,18 +89,28 @@ pub enum StartError {
     },
 }
 
-/// A running engine. Dropping it without [`Engine::stop`] leaves its threads running until the process ends.
+/// A running engine. Dropping it without [`Engine::stop`] leaves its shards running until the process ends.
 pub struct Engine {
     handle: Handle,
     findings: Vec<Finding>,
-    threads: Vec<JoinHandle<()>>,
+    running: Vec<flume::Receiver<()>>,
+    executors: Executors,
 }
 
 impl Engine {
-    /// Starts all shards; chunks that are on NVMe are found again before this returns. Events come out of the
-    /// receiver.
+    /// Starts all shards, on a thread for each; chunks that are on NVMe are found again before this returns. Events come
+    /// out of the receiver.
     pub fn start(config: Config) -> Result<(Self, flume::Receiver<Event>), StartError> {
         Self::start_on(config, open_adapters)
+    }
+
+    /// As [`Engine::start`], on threads that other engines run on as well; where these stay was said when they were
+    /// started.
+    pub fn start_among(
+        config: Config,
+        executors: &Executors,
+    ) -> Result<(Self, flume::Receiver<Event>), StartError> {
+        Self::assemble(config, executors.clone(), open_adapters)
     }
 
     /// As [`Engine::start`], on other devices than this machine's.
@@ -109,12 +118,22 @@ impl Engine {
         config: Config,
         open_adapters: impl FnOnce(&Config, &Arena) -> Adapters,
     ) -> Result<(Self, flume::Receiver<Event>), StartError> {
-        let started = crate::shard::start(config, open_adapters)?;
+        let executors = Executors::start(config.shards, config.pin_to_cores)?;
+        Self::assemble(config, executors, open_adapters)
+    }
+
+    fn assemble(
+        config: Config,
+        executors: Executors,
+        open_adapters: impl FnOnce(&Config, &Arena) -> Adapters,
+    ) -> Result<(Self, flume::Receiver<Event>), StartError> {
+        let started = crate::shard::start(config, &executors, open_adapters)?;
         let (shards, closed) = (started.senders.into(), started.closed.into());
         let budget = started.budget;
         let (arena, gpus) = (started.arena, started.gpus);
         let handle = Handle { arena, gpus, shards, closed, next: Arc::default(), budget };
-        Ok((Self { handle, findings: started.findings, threads: started.threads }, started.events))
+        let (findings, running) = (started.findings, started.running);
+        Ok((Self { handle, findings, running, executors }, started.events))
     }
 
     /// What was found on the machine, and which fast path was taken.
@@ -127,7 +146,8 @@ impl Engine {
         &self.handle
     }
 
-    /// Stops all shards: what is in flight ends, files are synced. Blocks until the threads are gone.
+    /// Stops all shards: what is in flight ends, files are synced. Blocks until they are gone, and the threads that are
+    /// theirs alone.
     pub fn stop(self) {
         for shard in self.handle.shards.iter() {
             let (reply, stopped) = flume::bounded(1);
@@ -135,9 +155,10 @@ impl Engine {
                 let _ = stopped.recv();
             }
         }
-        for thread in self.threads {
-            let _ = thread.join();
+        for running in self.running {
+            let _ = running.recv();
         }
+        self.executors.join();
     }
 }
 

@@ -6,6 +6,7 @@
 mod command; // what the control plane asks of a shard
 mod error; // why a request to the engine failed
 mod event; // what a shard asks of the control plane
+mod executors; // the threads that shards run on
 mod gpu; // GPUs as devices: memory that is reached by copies
 mod handle; // the engine as the control plane sees it
 mod machine; // what the machine offers
@@ -22,6 +23,7 @@ mod tests; // engines beside each other
 pub use command::Sealed;
 pub use error::EngineError;
 pub use event::{Event, Fault};
+pub use executors::Executors;
 pub use gpu::{GpuLimit, GpuSettings, GpuSource};
 pub use handle::{Config, Engine, Handle, Sharing, StartError};
 pub use machine::{Finding, machine_memory_bytes, probe};

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::broadcast::Receiver;
 use crate::failure::Failure;
 
 /// Bytes that nodes have received, by transport.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
     /// Over TCP.
     pub tcp: u64,
@@ -25,18 +25,23 @@ impl Carried {
     pub fn by(nodes: &[Receiver]) -> Result<Self, Failure> {
         let mut sum = Self::default();
         for node in nodes {
-            let one = Self::of(&node.client.status()?.counters);
-            sum = Self {
-                tcp: sum.tcp + one.tcp,
-                shm: sum.shm + one.shm,
-                rdma: sum.rdma + one.rdma,
-                ucx: sum.ucx + one.ucx,
-            };
+            sum = sum.and(Self::of(&node.client.status()?.counters));
         }
         Ok(sum)
     }
 
-    fn of(counters: &[(String, u64)]) -> Self {
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            tcp: self.tcp + other.tcp,
+            shm: self.shm + other.shm,
+            rdma: self.rdma + other.rdma,
+            ucx: self.ucx + other.ucx,
+        }
+    }
+
+    /// As a node counts them.
+    pub fn of(counters: &[(String, u64)]) -> Self {
         let counter =
             |name: &str| counters.iter().find(|(known, _)| known == name).map_or(0, |(_, value)| *value);
         let [shm, rdma, ucx] = ["shm", "rdma", "ucx"].map(|way| counter(&format!("bytes_received_{way}")));

@@ -13,7 +13,7 @@ use flow::wire::session::Failure;
 use flow::wire::{Header, control};
 use plan::membership::{DEAD_AFTER_MS, Snapshot};
 use plan::registry::{Outcome, Registration, Registry, Step};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
 
 use super::figures::Known;
 use super::member::StopReason;
@@ -114,12 +114,12 @@ impl Equal {
     }
 }
 
-/// The node's part among equals, until its process ends; the node is registered, and knows the members, when this returns.
+/// The node's part among equals, until it ends; the node is registered, and knows the members, when this returns.
 /// What the task that is returned gives is why the node must stop.
-pub(crate) async fn enter(node: &Arc<Node>) -> Result<JoinHandle<StopReason>, StopReason> {
-    tokio::spawn(follow(node.clone()));
-    tokio::spawn(tend(node.clone()));
-    let mut keeping = tokio::spawn(keep(node.clone()));
+pub(crate) async fn enter(node: &Arc<Node>) -> Result<JoinHandle<Option<StopReason>>, StopReason> {
+    node.life.spawn(follow(node.clone()));
+    node.life.spawn(tend(node.clone()));
+    let mut keeping = node.life.spawn(keep(node.clone()));
     if let Some(equal) = equal_of(node) {
         // It is entered once.
         let _ = equal.keeping.set(keeping.abort_handle());
@@ -128,7 +128,10 @@ pub(crate) async fn enter(node: &Arc<Node>) -> Result<JoinHandle<StopReason>, St
     let is_here = here.wait_for(|view| view.incarnation(node.id()) == Some(node.identity.incarnation));
     tokio::select! {
         _ = is_here => {}
-        ended = &mut keeping => return Err(ended.unwrap_or_else(|error| StopReason::Refused(error.to_string()))),
+        ended = &mut keeping => {
+            let failed = |error: JoinError| Some(StopReason::Refused(error.to_string()));
+            return Err(ended.unwrap_or_else(failed).unwrap_or(StopReason::Refused("the node ends".into())));
+        }
     }
     tracing::info!(members = node.members.view().live().count(), "this node is a member of the cluster");
     Ok(keeping)
@@ -323,7 +326,7 @@ fn publish(node: &Arc<Node>, equal: &Equal) {
 /// and found. It never returns.
 async fn tend(node: Arc<Node>) {
     let Some(equal) = equal_of(&node) else { return };
-    tokio::spawn(sweep_always(node.clone()));
+    node.life.spawn(sweep_always(node.clone()));
     equal.hear(node.clock.uptime_ms());
     loop {
         tokio::time::sleep(LOOK).await;

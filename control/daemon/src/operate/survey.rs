@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{REPORT_TIMEOUT, check_geometry};
-use crate::node::Node;
+use crate::node::{Node, random_number};
 use crate::{failure, peers};
 
 /// Nodes that are asked at once.
@@ -21,7 +21,12 @@ const ENTRIES_MIN: u32 = 256;
 
 /// Asks all members whether they have a chunk. A member that is dead or does not answer in time is named as silent.
 pub(crate) async fn survey(node: &Arc<Node>, chunk: ChunkId) -> ChunkListing {
-    ask_all(node, |_| ReplicaQuery { chunk: Some(chunk), after: None, limit: 1 }).await
+    survey_some(node, chunk, usize::MAX).await
+}
+
+/// As [`survey`], of so many other members at most, drawn at random.
+pub(crate) async fn survey_some(node: &Arc<Node>, chunk: ChunkId, most: usize) -> ChunkListing {
+    ask(node, most, |_| ReplicaQuery { chunk: Some(chunk), after: None, limit: 1 }).await
 }
 
 /// A page of what all members have: chunks after `after`, ascending.
@@ -29,7 +34,7 @@ pub(super) async fn page(node: &Arc<Node>, after: Option<ChunkId>) -> ChunkListi
     // What all of them tell together is held here, and they are asked again for what lies beyond the shortest answer.
     let limit =
         |nodes: usize| (2 * LIST_ENTRIES_MAX / nodes.max(1) as u32).clamp(ENTRIES_MIN, LIST_ENTRIES_MAX);
-    ask_all(node, |nodes| ReplicaQuery { chunk: None, after, limit: limit(nodes) }).await
+    ask(node, usize::MAX, |nodes| ReplicaQuery { chunk: None, after, limit: limit(nodes) }).await
 }
 
 /// All that all members have.
@@ -58,23 +63,21 @@ pub(crate) async fn report(node: &Node, query: ReplicaQuery) -> Result<ReplicaRe
     Ok(ReplicaReport { replicas, more })
 }
 
-/// Asks all members the same; the query may depend on how many are asked.
-async fn ask_all(node: &Arc<Node>, query: impl Fn(usize) -> ReplicaQuery) -> ChunkListing {
+/// Asks members the same, so many others at most; the query may depend on how many members there are.
+async fn ask(node: &Arc<Node>, most: usize, query: impl Fn(usize) -> ReplicaQuery) -> ChunkListing {
     let view = node.members.view();
     let query = query(view.live().count());
+    let others = view.nodes.values().filter(|record| record.node != node.id());
+    let (dead, live): (Vec<_>, Vec<_>) = others.partition(|record| record.state == NodeState::Dead);
     let mut reports: Vec<ReplicaReport> = report(node, query.clone()).await.into_iter().collect();
-    let mut silent = Vec::new();
+    let mut silent: Vec<String> = dead.into_iter().map(|record| record.name.clone()).collect();
     let permits = Arc::new(Semaphore::new(NODES_AT_ONCE));
     let mut asked = JoinSet::new();
-    for record in view.nodes.values().filter(|record| record.node != node.id()) {
-        if record.state == NodeState::Dead {
-            silent.push(record.name.clone());
-            continue;
-        }
+    for record in draw(live, most) {
         let (node, record, query, permits) = (node.clone(), record.clone(), query.clone(), permits.clone());
         asked.spawn(async move {
             let _permit = permits.acquire_owned().await;
-            let report = ask(&node, &record, query).await;
+            let report = ask_one(&node, &record, query).await;
             (record, report)
         });
     }
@@ -89,7 +92,19 @@ async fn ask_all(node: &Arc<Node>, query: impl Fn(usize) -> ReplicaQuery) -> Chu
     ChunkListing { replicas, silent, more }
 }
 
-async fn ask(node: &Node, peer: &NodeRecord, query: ReplicaQuery) -> Result<ReplicaReport, Failure> {
+/// So many of a list at most, drawn at random.
+fn draw<T>(mut list: Vec<T>, most: usize) -> Vec<T> {
+    if list.len() > most {
+        for place in 0..most {
+            let left = (list.len() - place) as u64;
+            list.swap(place, place + (random_number() % left) as usize);
+        }
+        list.truncate(most);
+    }
+    list
+}
+
+async fn ask_one(node: &Node, peer: &NodeRecord, query: ReplicaQuery) -> Result<ReplicaReport, Failure> {
     let answer = node.peers.ask(peer, query.clone(), Some(REPORT_TIMEOUT)).await?;
     let report: ReplicaReport = peers::expect("ReplicaQuery", answer)?;
     let may_be = |replica: &ReplicaRecord| {
@@ -155,6 +170,16 @@ mod tests {
         let all = held.iter().map(|&chunk| record(chunk, node));
         let left: Vec<_> = all.filter(|record| after.is_none_or(|after| record.chunk > after)).collect();
         ReplicaReport { more: left.len() > limit, replicas: left.into_iter().take(limit).collect() }
+    }
+
+    #[test]
+    fn a_draw_has_each_at_most_once() {
+        assert_eq!(draw(vec![1, 2, 3], 3), [1, 2, 3]);
+        let mut drawn = draw(Vec::from_iter(0..100), 40);
+        assert_eq!(drawn.len(), 40);
+        drawn.sort_unstable();
+        drawn.dedup();
+        assert_eq!(drawn.len(), 40);
     }
 
     proptest! {

@@ -49,7 +49,7 @@ impl World {
         let (engine, _events) = engine::Engine::start(config).unwrap();
         let catalog = catalog::Embedded::open(&directory.path().join("catalog")).unwrap();
         let seat = Seat::Head(crate::cluster::Head::new(Arc::new(catalog)));
-        let node = crate::serve::assemble(identity, seat, Default::default(), &engine).unwrap();
+        let node = crate::running::assemble(identity, seat, Default::default(), &engine).unwrap();
         let world = World { node, engine: Some(engine), _directory: directory };
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test(&world))
     }

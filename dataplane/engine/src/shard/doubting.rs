@@ -12,6 +12,9 @@ use super::fetching::Fetching;
 use super::replica::Replica;
 use crate::{EngineError, Event};
 
+/// So many times nobody is asked while connections are being made.
+const QUESTIONS_SPARED: u32 = 2;
+
 impl Shard {
     /// Doubts a fetch for which nothing is under way, and in the end gives it up.
     pub(super) fn look_after_idle(self: &Rc<Self>, fetching: &Rc<Fetching>) {
@@ -20,11 +23,19 @@ impl Shard {
         }
         let busy = fetching.is_busy() || !fetching.ready.get();
         let verdict = fetching.patience.borrow_mut().look(self.now(), busy);
+        let is_dialling = || self.mesh.borrow().is_dialling(&fetching.replica.id);
         match verdict {
             Verdict::Ask if !fetching.starved.get() => {
-                self.tell(Event::FindHolders { chunk: fetching.replica.id });
+                let questions = fetching.patience.borrow().questions();
+                // When many begin at once, connecting takes a while, and they would make it longer for each other.
+                if questions <= QUESTIONS_SPARED && is_dialling() {
+                    return;
+                }
+                self.tell(Event::FindHolders { chunk: fetching.replica.id, questions });
             }
             Verdict::Ask if fetching.replica.leads_nowhere() => self.lead_through_file(fetching),
+            // Dials end by themselves, and who is reached may have everything.
+            Verdict::GiveUp if is_dialling() => {}
             Verdict::Ask | Verdict::Wait => {}
             Verdict::GiveUp => self.end_fetch(fetching, Err(self.why_stuck(fetching))),
         }

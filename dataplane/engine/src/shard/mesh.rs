@@ -61,6 +61,16 @@ impl Mesh {
         self.peers.get(&node).is_some_and(|peer| peer.near)
     }
 
+    /// Whether a connection is being made for the sake of a chunk.
+    pub(super) fn is_dialling(&self, chunk: &ChunkId) -> bool {
+        self.dialling.values().any(|waiting| waiting.contains(chunk))
+    }
+
+    /// How many connections there are.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
     pub(super) fn connection(&self, peer: PeerShard) -> Option<Rc<Connection>> {
         self.connections.get(&peer).cloned()
     }
@@ -185,6 +195,7 @@ impl Shard {
         message: Message,
     ) -> Result<(), ConnectionError> {
         let (peer, writer) = (connection.peer, &connection.writer);
+        add(&self.counters.messages_received, 1);
         match message {
             Message::PieceData(_) if incoming.is_some() => {
                 return Err(ConnectionError::Protocol("a piece began before the last one ended"));

@@ -162,6 +162,7 @@ impl Shard {
             Command::Counters { reply } => {
                 let mut counters = self.counters.list();
                 counters.push(("lanes_open".to_owned(), self.rails.open_lanes() as u64));
+                counters.push(("connections_open".to_owned(), self.mesh.borrow().connections() as u64));
                 drop(reply.send(Ok(counters)));
             }
             Command::Evict { bytes } => drop(self.evict(bytes)),

@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
 
 use flow::limits::UPLOADS_AT_ONCE;
 use flow::swarm::serve::Serve;
-use glommio::{LocalExecutorBuilder, Placement};
 use memory::{Arena, Backing};
 
 use super::counters::Counters;
@@ -25,10 +23,7 @@ use crate::transport::lanes::{
     Adapter, LaneError, LaneSettings, RdmaSettings, UcxAdapter, UcxSettings, VerbsAdapter,
 };
 use crate::values::Budget;
-use crate::{Config, Event, Finding, StartError};
-
-/// glommio's own buffers serve control only; its default would be 10 MiB for each shard.
-const EXECUTOR_BUFFER_BYTES: usize = 64 << 10;
+use crate::{Config, Event, Executors, Finding, StartError};
 
 /// Everything that [`start`] made.
 pub(crate) struct Started {
@@ -39,7 +34,8 @@ pub(crate) struct Started {
     pub(crate) closed: Vec<Arc<AtomicBool>>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) findings: Vec<Finding>,
-    pub(crate) threads: Vec<JoinHandle<()>>,
+    /// For each shard what ends when nothing is left of it.
+    pub(crate) running: Vec<flume::Receiver<()>>,
     pub(crate) events: flume::Receiver<Event>,
 }
 
@@ -49,6 +45,7 @@ pub(crate) type Adapters = (Vec<Arc<dyn Adapter>>, Vec<Finding>);
 /// Starts all shards, on the adapters that `open_adapters` gives for the arena; returns when each is ready for commands.
 pub(crate) fn start(
     config: Config,
+    executors: &Executors,
     open_adapters: impl FnOnce(&Config, &Arena) -> Adapters,
 ) -> Result<Started, StartError> {
     let data_dir = |source| StartError::DataDir { path: config.data_dir.clone(), source };
@@ -80,7 +77,7 @@ pub(crate) fn start(
         .map(|(commands, is_closed)| Inbox { commands, is_closed: is_closed.clone() });
 
     let budget = Arc::new(Budget::new(config.memory_bytes, config.shards));
-    let mut threads = Vec::new();
+    let mut running = Vec::new();
     for (index, (inbox, chunks)) in (0..config.shards).zip(inboxes.zip(chunks)) {
         let parts = Parts {
             index,
@@ -94,9 +91,9 @@ pub(crate) fn start(
             adapters: adapters.clone(),
             budget: budget.clone(),
         };
-        threads.push(parts.spawn(inbox)?);
+        running.push(parts.spawn(inbox, executors)?);
     }
-    Ok(Started { arena, gpus, senders, closed, budget, findings, threads, events })
+    Ok(Started { arena, gpus, senders, closed, budget, findings, running, events })
 }
 
 /// What a shard is made of before it has an executor.
@@ -114,38 +111,20 @@ struct Parts {
 }
 
 impl Parts {
-    fn spawn(self, inbox: Inbox) -> Result<JoinHandle<()>, StartError> {
+    fn spawn(self, inbox: Inbox, executors: &Executors) -> Result<flume::Receiver<()>, StartError> {
         let index = self.index;
-        let failed = move |message| StartError::Shard { shard: index, message };
-        let (ready, started) = flume::bounded::<Result<(), String>>(1);
-        let placement =
-            if self.config.pin_to_cores { Placement::Fixed(usize::from(index)) } else { Placement::Unbound };
-        let run = move || {
-            let executor = LocalExecutorBuilder::new(placement).io_memory(EXECUTOR_BUFFER_BYTES).make();
-            let executor = match executor {
-                Ok(executor) => executor,
-                Err(error) => return drop(ready.send(Err(error.to_string()))),
-            };
+        let (ready, started) = flume::bounded(1);
+        let (is_running, running) = flume::bounded(0);
+        executors.run(move |ring| async move {
             let commands = inbox.commands.clone();
-            executor.run(async move {
-                match DataRing::new() {
-                    Ok(ring) => {
-                        let shard = Rc::new(self.shard(ring));
-                        let _ = ready.send(Ok(()));
-                        shard.run(commands).await;
-                    }
-                    Err(error) => drop(ready.send(Err(format!("io_uring: {error}")))),
-                }
-            });
-            drop(inbox);
-        };
-        let thread = std::thread::Builder::new().name(format!("shoal-shard-{index}")).spawn(run);
-        let thread = thread.map_err(|error| failed(error.to_string()))?;
-        match started.recv() {
-            Ok(Ok(())) => Ok(thread),
-            Ok(Err(message)) => Err(failed(message)),
-            Err(_) => Err(failed("its thread ended".into())),
-        }
+            let shard = Rc::new(self.shard(ring));
+            let _ = ready.send(());
+            shard.run(commands).await;
+            drop((inbox, is_running));
+        });
+        let gone = |_| StartError::Shard { shard: index, message: "its thread ended".into() };
+        started.recv().map_err(gone)?;
+        Ok(running)
     }
 
     fn shard(self, ring: DataRing) -> Shard {

@@ -208,7 +208,7 @@ impl Shared {
                 drop(holders);
                 ours.peers(chunk, peers);
             }
-            Event::FindHolders { chunk } => {
+            Event::FindHolders { chunk, .. } => {
                 let others = handles.iter().filter(|(other, _)| **other != node);
                 // One that is being stopped has none.
                 let replicas =

@@ -6,7 +6,7 @@ use crate::time::Instant;
 
 /// First time without anything under way after which it is asked who has the chunk at all.
 const ASK_AFTER_MIN: Duration = Duration::from_millis(100);
-/// Longest pause between two such questions. Each is one to every node.
+/// Longest pause between two such questions.
 const ASK_AFTER_MAX: Duration = Duration::from_secs(1);
 /// A fetch is given up after so long, whoever may have the chunk: somebody may come back until then.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
@@ -16,7 +16,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 pub enum Verdict {
     /// Nothing.
     Wait,
-    /// Ask all nodes what they have of the chunk; see [`super::Fetch::is_stuck`].
+    /// Ask nodes what they have of the chunk; see [`super::Fetch::is_stuck`].
     Ask,
     /// End it.
     GiveUp,
@@ -28,12 +28,18 @@ pub struct Patience {
     idle_since: Instant,
     ask_at: Instant,
     pause: Duration,
+    questions: u32,
 }
 
 impl Patience {
     /// A fetch begins.
     pub fn new(now: Instant) -> Self {
-        Self { idle_since: now, ask_at: now + ASK_AFTER_MIN, pause: ASK_AFTER_MIN }
+        Self { idle_since: now, ask_at: now + ASK_AFTER_MIN, pause: ASK_AFTER_MIN, questions: 0 }
+    }
+
+    /// How many times [`Verdict::Ask`] was given since something was under way.
+    pub fn questions(&self) -> u32 {
+        self.questions
     }
 
     /// Looks at the fetch; `busy` is whether anything is under way. It is called more often than the shortest pause.
@@ -45,6 +51,7 @@ impl Patience {
         } else if now >= self.ask_at {
             self.pause = (self.pause * 2).min(ASK_AFTER_MAX);
             self.ask_at = now + self.pause;
+            self.questions = self.questions.saturating_add(1);
             return Verdict::Ask;
         }
         Verdict::Wait
@@ -74,7 +81,9 @@ mod tests {
     fn whatever_is_under_way_begins_the_time_anew() {
         let mut patience = Patience::new(at(0));
         assert_eq!(patience.look(at(100), false), Verdict::Ask);
+        assert_eq!(patience.questions(), 1);
         assert_eq!(patience.look(at(9_000), true), Verdict::Wait);
+        assert_eq!(patience.questions(), 0);
         assert_eq!(patience.look(at(9_090), false), Verdict::Wait);
         assert_eq!(patience.look(at(9_100), false), Verdict::Ask);
         assert_eq!(patience.look(at(19_000), false), Verdict::Ask);
