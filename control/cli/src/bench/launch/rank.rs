@@ -2,19 +2,42 @@
 
 use crate::bench::BenchError;
 
-/// Variables of launchers: what they are, the rank, the number of tasks, and what names the run. A launcher that runs
-/// within another one's allocation comes first.
-const LAUNCHERS: [(&str, &[&str], &[&str], &[&str]); 5] = [
-    (
-        "Open MPI",
-        &["OMPI_COMM_WORLD_RANK"],
-        &["OMPI_COMM_WORLD_SIZE"],
-        &["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"],
-    ),
-    ("Flux", &["FLUX_TASK_RANK"], &["FLUX_JOB_SIZE"], &["FLUX_JOB_ID"]),
-    ("PMI", &["PMI_RANK"], &["PMI_SIZE"], &["PMI_JOBID", "HYDRA_JOBID", "SLURM_JOB_ID"]),
-    ("Slurm", &["SLURM_PROCID"], &["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"], &["SLURM_JOB_ID"]),
-    ("PMIx", &["PMIX_RANK"], &["PMIX_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"], &["PMIX_NAMESPACE"]),
+/// A launcher, and the variables in which it tells a task what it is; of several the first that is there counts.
+struct Launcher {
+    name: &'static str,
+    rank: &'static [&'static str],
+    tasks: &'static [&'static str],
+    /// What names the run.
+    run: &'static [&'static str],
+}
+
+/// All that are known. One that runs within another one's allocation comes first.
+const LAUNCHERS: [Launcher; 5] = [
+    Launcher {
+        name: "Open MPI",
+        rank: &["OMPI_COMM_WORLD_RANK"],
+        tasks: &["OMPI_COMM_WORLD_SIZE"],
+        run: &["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"],
+    },
+    Launcher { name: "Flux", rank: &["FLUX_TASK_RANK"], tasks: &["FLUX_JOB_SIZE"], run: &["FLUX_JOB_ID"] },
+    Launcher {
+        name: "PMI",
+        rank: &["PMI_RANK"],
+        tasks: &["PMI_SIZE"],
+        run: &["PMI_JOBID", "HYDRA_JOBID", "SLURM_JOB_ID"],
+    },
+    Launcher {
+        name: "Slurm",
+        rank: &["SLURM_PROCID"],
+        tasks: &["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"],
+        run: &["SLURM_JOB_ID"],
+    },
+    Launcher {
+        name: "PMIx",
+        rank: &["PMIX_RANK"],
+        tasks: &["PMIX_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"],
+        run: &["PMIX_NAMESPACE"],
+    },
 ];
 
 /// A task among others.
@@ -40,9 +63,9 @@ impl Rank {
     pub fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, BenchError> {
         let first = |names: &[&str]| names.iter().find_map(|name| variable(name));
         let number = |names: &[&str]| first(names)?.trim().parse::<u32>().ok();
-        let found = LAUNCHERS.iter().find_map(|(launcher, rank, tasks, run)| {
-            let (rank, tasks) = (number(rank)?, number(tasks)?);
-            (rank < tasks).then_some((*launcher, rank, tasks, first(run)))
+        let found = LAUNCHERS.iter().find_map(|launcher| {
+            let (rank, tasks) = (number(launcher.rank)?, number(launcher.tasks)?);
+            (rank < tasks).then(|| (launcher.name, rank, tasks, first(launcher.run)))
         });
         let (launcher, rank, tasks, mut run) = found.ok_or(BenchError::NotLaunched)?;
         if launcher == "Slurm" {
