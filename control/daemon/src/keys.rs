@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use catalog::{
-    Catalog, CatalogError, Condition, Consistency, Content, Entry, Operation, Page, Put, Scan, Write,
-};
+use catalog::{Catalog, CatalogError, Consistency, Content, Entry, Page, Scan};
 use flow::chunk::ChunkId;
-use flow::limits::{LIST_ENTRIES_MAX, MANIFEST_ROOT_MAX};
+use flow::limits::LIST_ENTRIES_MAX;
 use flow::wire::Message;
 use flow::wire::session::*;
 
@@ -39,19 +37,6 @@ pub(crate) async fn release(node: Arc<Node>, lease: u64) {
 /// Refuses what the head would refuse, before it crosses the network.
 fn check(message: &Message) -> Result<(), Failure> {
     match message {
-        Message::KeyCommit(commit) => {
-            let size = commit.manifest.len();
-            if size > MANIFEST_ROOT_MAX {
-                let text = format!(
-                    "the manifest of key '{}' has {size} bytes, at most {MANIFEST_ROOT_MAX} fit",
-                    commit.key
-                );
-                return Err(failure::invalid(text, "move its list of files into a chunk"));
-            }
-            let decoded = plan::manifest::Manifest::decode(&commit.manifest);
-            let refused = |error| failure::invalid(format!("key '{}': {error}", commit.key), "");
-            decoded.map(drop).map_err(refused)
-        }
         Message::ChunkReferences(question) if question.chunks.len() > REFERENCES_MAX => {
             let text =
                 format!("{} chunks are asked about, at most {REFERENCES_MAX} may be", question.chunks.len());
@@ -64,11 +49,6 @@ fn check(message: &Message) -> Result<(), Failure> {
 async fn look_up(catalog: &dyn Catalog, message: Message) -> Result<Message, Failure> {
     let refused = |error: CatalogError| failure::of_catalog(&error);
     match message {
-        Message::KeyCommit(commit) => {
-            let written = catalog.write(write_of(commit)).await.map_err(refused)?;
-            let version = written.versions.first().copied().unwrap_or_default();
-            Ok(KeyCommitted { version, revision: written.revision }.into())
-        }
         Message::KeyRemove(KeyRemove { key, recursive }) => {
             let removed = catalog.remove(&key, recursive).await.map_err(refused)?;
             if removed == 0 { Err(no_key(&key)) } else { Ok(KeyRemoved { count: removed }.into()) }
@@ -104,13 +84,6 @@ async fn look_up(catalog: &dyn Catalog, message: Message) -> Result<Message, Fai
         }
         other => Err(failure::unexpected("a message about keys", other.name())),
     }
-}
-
-fn write_of(commit: KeyCommit) -> Write {
-    let KeyCommit { key, manifest, expected_version } = commit;
-    let condition = expected_version.map(|version| Condition::Version { key: key.clone(), version });
-    let put = Operation::Put(Put::new(key, Content::Manifest(manifest)));
-    Write { conditions: condition.into_iter().collect(), operations: vec![put] }
 }
 
 fn entry_message(entry: Entry, lease: u64) -> Result<KeyEntry, Failure> {
@@ -150,6 +123,8 @@ fn no_key(key: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use catalog::{Operation, Put, Write};
+
     use super::*;
 
     fn run<T>(test: impl Future<Output = T>) -> T {
@@ -163,18 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_committed_opened_listed_and_removed() {
+    fn keys_are_opened_listed_and_removed() {
         let directory = tempfile::tempdir().unwrap();
         let catalog = catalog::Embedded::open(directory.path()).unwrap();
         run(async {
             let ask = |message: Message| look_up(&catalog, message);
-            let commit =
-                |expected_version| KeyCommit { key: "a/b".into(), manifest: manifest(), expected_version };
-            let Ok(Message::KeyCommitted(done)) = ask(commit(Some(0)).into()).await else {
-                panic!("no commit")
-            };
-            assert_eq!(done.version, 1);
-            assert_eq!(ask(commit(Some(0)).into()).await.unwrap_err().code, FailureCode::Conflict);
+            let put = Operation::Put(Put::new("a/b", Content::Manifest(manifest())));
+            catalog.write(Write { conditions: Vec::new(), operations: vec![put] }).await.unwrap();
             let open = KeyOpen { key: "a/b".into(), lease: true };
             let Ok(Message::KeyEntry(entry)) = ask(open.into()).await else { panic!("no entry") };
             assert!(entry.lease != 0 && entry.manifest == manifest());
@@ -186,15 +156,6 @@ mod tests {
             assert_eq!(ask(remove.clone().into()).await, Ok(KeyRemoved { count: 1 }.into()));
             assert_eq!(ask(remove.into()).await.unwrap_err().code, FailureCode::NotFound);
         });
-    }
-
-    #[test]
-    fn a_manifest_that_does_not_decode_is_refused() {
-        let commit = KeyCommit { key: "a".into(), manifest: vec![9, 9], expected_version: None };
-        assert_eq!(check(&commit.into()).unwrap_err().code, FailureCode::Invalid);
-        let large =
-            KeyCommit { key: "a".into(), manifest: vec![0; MANIFEST_ROOT_MAX + 1], expected_version: None };
-        assert!(check(&large.into()).unwrap_err().message.contains("bytes"));
     }
 
     #[test]

@@ -115,7 +115,6 @@ async fn answer(session: &Arc<Session>, request: u64, message: Message) -> Resul
 
         Message::KeyOpen(open) => session.open_key(open).await,
         Message::LeaseRelease(release) => session.release_lease(release.lease).await,
-        Message::KeyCommit(commit) => session.commit(commit).await,
         Message::CatalogWrite(write) => session.write(write).await,
         Message::KeyList(_) | Message::KeyRemove(_) | Message::ChunkReferences(_) => {
             keys::answer(node, message).await

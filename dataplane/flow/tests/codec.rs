@@ -6,8 +6,8 @@ mod samples;
 use flow::bitmap::Bitmap;
 use flow::chunk::{ChunkId, Descriptor, Geometry};
 use flow::limits::{
-    FRAME_BODY_MAX, GPUS_MAX, HANDSHAKE_BODY_MAX, KEY_LENGTH_MAX, LIST_ENTRIES_MAX, MANIFEST_ROOT_MAX,
-    NAME_LENGTH_MAX, NODES_MAX, PIECE_SIZE_MAX, PIECES_MAX,
+    FRAME_BODY_MAX, GPUS_MAX, HANDSHAKE_BODY_MAX, KEY_LENGTH_MAX, LIST_ENTRIES_MAX, NAME_LENGTH_MAX,
+    NODES_MAX, PIECE_SIZE_MAX, PIECES_MAX,
 };
 use flow::wire::catalog::{
     CatalogCondition, CatalogContent, CatalogGet, CatalogOperation, CatalogPut, CatalogWrite, KeyVersion,
@@ -17,7 +17,7 @@ use flow::wire::control::{GpuPieces, Membership, NodeRecord, NodeState, ReplicaR
 use flow::wire::data::{Description, Grant, Interest, Want};
 use flow::wire::frame::{FLAG_MORE, HEADER_LENGTH, VERSION};
 use flow::wire::handshake::{Challenge, Hello, Role, Token, challenge, check, prove};
-use flow::wire::session::{ChunkListing, KeyCommit};
+use flow::wire::session::ChunkListing;
 use flow::wire::{Header, HeaderError, Message, MessageError};
 use proptest::prelude::*;
 
@@ -219,16 +219,15 @@ fn the_largest_messages_fit_their_frames() {
     let content = CatalogContent::Value(vec![0; (1400 << 10) / 128]);
     let put = CatalogPut { key: key.clone(), content, ttl_ms: Some(1), owner: Some("o".repeat(256)), labels };
     let (conditions, operations) = (vec![condition; 128], vec![CatalogOperation::Put(put); 128]);
-    let largest: [Message; 9] = [
+    let largest: [Message; 8] = [
         CatalogWrite { conditions, operations }.into(),
-        CatalogGet { keys: vec![key.clone(); 1024], consistency: ReadConsistency::All, snapshot: 1 }.into(),
+        CatalogGet { keys: vec![key; 1024], consistency: ReadConsistency::All, snapshot: 1 }.into(),
         Interest { chunk, pieces: PIECES_MAX, have: words(), reply: true }.into(),
         Grant { chunk, grant: 1, want: Want::LeastSent(words()) }.into(),
         Description { descriptor: Descriptor { id: chunk, geometry, checksums } }.into(),
         Membership { epoch: 1, cluster: 1, nodes: vec![record; NODES_MAX], forgotten: 1 }.into(),
         ReplicaReport { more: true, replicas: page(entries) }.into(),
         ChunkListing { more: true, replicas: page(entries + NODES_MAX), silent }.into(),
-        KeyCommit { key, manifest: vec![0; MANIFEST_ROOT_MAX], expected_version: Some(1) }.into(),
     ];
     for message in largest {
         let length = message.encode(0, 0).len() - HEADER_LENGTH;

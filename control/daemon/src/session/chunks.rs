@@ -154,14 +154,6 @@ impl Session {
         keys::answer(&self.node, LeaseRelease { lease }.into()).await
     }
 
-    /// Commits a key, which from then on keeps the chunks that were sealed for it.
-    pub(super) async fn commit(&self, commit: KeyCommit) -> Result<Message, Failure> {
-        let manifest = Manifest::decode(&commit.manifest);
-        let committed = keys::answer(&self.node, commit.into()).await?;
-        self.kept(manifest.iter()).await;
-        Ok(committed)
-    }
-
     /// Carries out a write, whose keys from then on keep the chunks that were sealed for them.
     pub(super) async fn write(&self, write: CatalogWrite) -> Result<Message, Failure> {
         let manifest = |operation: &CatalogOperation| match operation {
@@ -173,14 +165,14 @@ impl Session {
         let manifests: Vec<Manifest> = write.operations.iter().filter_map(manifest).collect();
         let written = kv::answer(&self.node, write.into()).await?;
         if matches!(written, Message::CatalogWritten(_)) {
-            self.kept(manifests.iter()).await;
+            self.kept(&manifests).await;
         }
         Ok(written)
     }
 
     /// Lets go of sealed chunks that keys keep.
-    async fn kept(&self, manifests: impl Iterator<Item = &Manifest>) {
-        for chunk in manifests.flat_map(Manifest::all_chunks) {
+    async fn kept(&self, manifests: &[Manifest]) {
+        for chunk in manifests.iter().flat_map(Manifest::all_chunks) {
             let id = ChunkId(chunk.id);
             self.let_go(id, self.holdings.remove_sealed(&id)).await;
         }

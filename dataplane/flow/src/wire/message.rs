@@ -127,8 +127,6 @@ messages! {
     46 ReplicaQuery,
     47 ReplicaReport,
 
-    60 KeyCommit,
-    61 KeyCommitted,
     62 KeyOpen,
     63 KeyEntry,
     64 LeaseRelease,

@@ -277,8 +277,6 @@ messages! {
     ReplicaQuery { chunk after limit }
     ReplicaReport { replicas more }
 
-    KeyCommit { key manifest expected_version }
-    KeyCommitted { version revision }
     KeyOpen { key lease }
     KeyEntry { key version revision created_ms manifest lease }
     LeaseRelease { lease }

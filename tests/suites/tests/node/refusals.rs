@@ -6,7 +6,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use flow::wire::Message;
-use flow::wire::session::{FailureCode, KeyCommit};
+use flow::wire::catalog::{CatalogContent, CatalogOperation, CatalogPut, CatalogWrite};
+use flow::wire::session::FailureCode;
 use plan::manifest::{Extent, FileEntry, FileKind, Files, Manifest, Shape, encode_files};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use suites::{Ordinary, Running, Shoal, Signal, holds, noise, shoal, write_noise};
@@ -113,13 +114,15 @@ fn plant(corner: &Corner, key: &str, files: &[FileEntry]) -> Manifest {
     let files = Files::Chunk(listed.chunks.remove(0));
     let manifest = Manifest { shape: Shape::Tree, size, file_count: size, chunks: vec![bytes], files };
     let answer = commit(corner, key, &manifest);
-    assert!(matches!(answer, Message::KeyCommitted(_)), "{answer:?}");
+    assert!(matches!(answer, Message::CatalogWritten(_)), "{answer:?}");
     manifest
 }
 
 fn commit(corner: &Corner, key: &str, manifest: &Manifest) -> Message {
-    let request = KeyCommit { key: key.into(), manifest: manifest.encode(), expected_version: None };
-    Wire::open(&corner.node).ask(request)
+    let content = CatalogContent::Manifest(manifest.encode());
+    let put = CatalogPut { key: key.into(), content, ttl_ms: None, owner: None, labels: Vec::new() };
+    let operations = vec![CatalogOperation::Put(put)];
+    Wire::open(&corner.node).ask(CatalogWrite { conditions: Vec::new(), operations })
 }
 
 fn regular(path: &str) -> FileEntry {
@@ -156,7 +159,7 @@ fn a_path_does_not_leave_its_destination() {
         let seen = Manifest { files: Files::Inline(files.clone()), ..manifest };
         let answer = commit(&corner, "seen", &seen);
         assert!(
-            matches!(&answer, Message::Failure(failure) if failure.code == FailureCode::Invalid),
+            matches!(&answer, Message::CatalogRefused(refused) if refused.failure.code == FailureCode::Invalid),
             "{answer:?}"
         );
         for prepared in [false, true] {

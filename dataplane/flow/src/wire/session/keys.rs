@@ -1,30 +1,9 @@
-//! Keys: commit, open, list, remove. Nodes send these on to the head unchanged.
+//! Keys of files: open, list, remove. What is put is a write of the catalog.
 
 use rkyv::{Archive, Deserialize, Serialize};
 use serde::Serialize as Json;
 
 use crate::chunk::ChunkId;
-
-/// Makes `manifest` the next version of `key`, durably; answered by [`KeyCommitted`]. Every chunk of it must
-/// be sealed before.
-#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct KeyCommit {
-    /// The key.
-    pub key: String,
-    /// The manifest root, as `plan` encodes it.
-    pub manifest: Vec<u8>,
-    /// Commit only if this is the current version; 0 means the key must be absent.
-    pub expected_version: Option<u64>,
-}
-
-/// The commit is durable.
-#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct KeyCommitted {
-    /// The new version of the key, counted from 1.
-    pub version: u64,
-    /// The revision of the whole catalog.
-    pub revision: u64,
-}
 
 /// Reads a key; answered by [`KeyEntry`].
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
