@@ -166,11 +166,15 @@ impl Clock {
 pub(crate) struct Activity {
     stopping: AtomicBool,
     busy: Arc<AtomicUsize>,
+    /// Chunks that clients see whole, in memory that they have mapped.
+    seen: Arc<AtomicUsize>,
     begun: AtomicUsize,
 }
 
 /// What a client does consists of several requests; a pause of this length between two of them is not its end.
 const PAUSE: Duration = Duration::from_millis(250);
+/// As [`PAUSE`], for a client that sees all that it asked for, and may be copying it.
+const PAUSE_SEEING: Duration = Duration::from_secs(2);
 
 /// Something goes on until it is dropped.
 #[derive(Debug)]
@@ -183,6 +187,13 @@ impl Activity {
         Busy(self.busy.clone())
     }
 
+    /// A client sees all of a chunk. It may do so for ever: what it has mapped stays there when the node is gone, and nobody
+    /// writes to it then. So this keeps the node from stopping only while that client, or another, asks for something.
+    pub(crate) fn begin_seeing(&self) -> Busy {
+        self.seen.fetch_add(1, Ordering::Relaxed);
+        Busy(self.seen.clone())
+    }
+
     pub(crate) fn check_running(&self) -> Result<(), Failure> {
         if self.stopping.load(Ordering::Relaxed) { Err(failure::stopping()) } else { Ok(()) }
     }
@@ -193,7 +204,8 @@ impl Activity {
         let idle = async {
             loop {
                 let begun = self.begun.load(Ordering::Relaxed);
-                tokio::time::sleep(PAUSE).await;
+                let is_seen = self.seen.load(Ordering::Relaxed) > 0;
+                tokio::time::sleep(if is_seen { PAUSE_SEEING } else { PAUSE }).await;
                 if self.busy.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed) == begun {
                     return;
                 }
@@ -236,8 +248,14 @@ mod tests {
             assert!(activity.check_running().is_ok());
             assert_eq!(activity.drain(Duration::from_secs(10)).await, 1);
             assert!(activity.check_running().is_err());
+            let seeing = activity.begin_seeing();
             drop(busy);
+            let begin = tokio::time::Instant::now();
             assert_eq!(activity.drain(Duration::from_secs(10)).await, 0);
+            assert_eq!(begin.elapsed(), PAUSE_SEEING);
+            drop(seeing);
+            assert_eq!(activity.drain(Duration::from_secs(10)).await, 0);
+            assert_eq!(begin.elapsed(), PAUSE_SEEING + PAUSE);
         });
     }
 }

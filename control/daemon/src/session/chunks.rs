@@ -97,7 +97,8 @@ impl Session {
         let session = self.clone();
         let opened = carried_out(async move {
             let opened = session.node.engine.open(open.chunk).await?;
-            if !session.holdings.add_reading(opened.handle, session.node.activity.begin()) {
+            let (pieces, busy) = (open.chunk.geometry.pieces(), session.node.activity.begin());
+            if !session.holdings.add_reading(opened.handle, pieces, busy) {
                 session.node.engine.close(opened.handle).await?;
             }
             Ok(opened.into())
@@ -109,7 +110,9 @@ impl Session {
         let PieceNext { handle, first, count, limit } = next;
         self.holdings.check_reading(handle)?;
         let slots = self.node.engine.next(handle, first, count, limit.clamp(1, SLOTS_PER_ANSWER)).await;
-        Ok(PieceViews { slots: slots.map_err(|error| error.failure())? }.into())
+        let slots = slots.map_err(|error| error.failure())?;
+        self.holdings.show(handle, slots.len() as u32, || self.node.activity.begin_seeing());
+        Ok(PieceViews { slots }.into())
     }
 
     pub(super) async fn release_pieces(&self, release: PieceRelease) -> Result<Message, Failure> {

@@ -40,6 +40,8 @@ struct Held {
 #[derive(Debug)]
 struct Reading {
     sending: Sending,
+    /// Pieces that were not given out yet.
+    left: u32,
     _busy: Busy,
 }
 
@@ -83,12 +85,24 @@ impl Holdings {
     }
 
     /// As [`Holdings::add_writing`], for a chunk that is open for reading.
-    pub(super) fn add_reading(&self, handle: u64, busy: Busy) -> bool {
+    pub(super) fn add_reading(&self, handle: u64, pieces: u32, busy: Busy) -> bool {
         let mut held = self.lock();
         if !held.ended {
-            held.reading.insert(handle, Reading { sending: Sending::default(), _busy: busy });
+            held.reading.insert(handle, Reading { sending: Sending::default(), left: pieces, _busy: busy });
         }
         !held.ended
+    }
+
+    /// Pieces of an open chunk were shown to a client that has mapped them. Once it sees all, `seeing` says so.
+    pub(super) fn show(&self, handle: u64, pieces: u32, seeing: impl FnOnce() -> Busy) {
+        if let Some(reading) = self.lock().reading.get_mut(&handle)
+            && reading.left > 0
+        {
+            reading.left = reading.left.saturating_sub(pieces);
+            if reading.left == 0 {
+                reading._busy = seeing();
+            }
+        }
     }
 
     /// As [`Holdings::add_writing`], for a lease.
@@ -199,7 +213,7 @@ mod tests {
     #[test]
     fn a_handle_is_good_for_its_own_use_alone() {
         let (activity, holdings) = (Activity::default(), Holdings::default());
-        assert!(holdings.add_writing(1, activity.begin()) && holdings.add_reading(2, activity.begin()));
+        assert!(holdings.add_writing(1, activity.begin()) && holdings.add_reading(2, 3, activity.begin()));
         assert!(holdings.check_writing(1).is_ok() && holdings.check_reading(1).is_err());
         assert!(holdings.check_reading(2).is_ok() && holdings.check_writing(2).is_err());
         holdings.remove_writing(1);
@@ -210,7 +224,7 @@ mod tests {
     fn an_ended_connection_takes_nothing_and_leaves_everything() {
         let (activity, holdings) = (Activity::default(), Holdings::default());
         holdings.add_writing(1, activity.begin());
-        holdings.add_reading(2, activity.begin());
+        holdings.add_reading(2, 3, activity.begin());
         assert!(holdings.add_lease(3) && holdings.add_snapshot(10) && holdings.add_transaction(11));
         let chunks = [4, 5].map(|byte| ChunkId([byte; 32]));
         assert!(
@@ -231,7 +245,7 @@ mod tests {
             }
         );
         assert!(!holdings.add_sealed(chunks[0], 9));
-        assert!(!holdings.add_writing(4, activity.begin()) && !holdings.add_reading(5, activity.begin()));
+        assert!(!holdings.add_writing(4, activity.begin()) && !holdings.add_reading(5, 3, activity.begin()));
         assert!(!holdings.add_lease(6));
         assert_eq!(holdings.end(), Remains::default());
     }

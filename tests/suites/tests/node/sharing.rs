@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::ops::Range;
+use std::sync::Arc;
 
+use client::Access;
+use client::kv::Consistency;
 use suites::{Node, Relay, Shoal, write_noise};
 
 const SIZE: u64 = 64 << 20;
@@ -34,4 +37,18 @@ fn bytes_of_chunks_pass_through_no_socket_and_those_of_files_once() {
     write_noise(&source, 2, SIZE);
     assert_moved(call(&["put", "l", "--volatile", "--src"], &source), &once, &hardly);
     assert_moved(call(&["get", "l", "--verify", "--dest"], &target), &once, &once);
+}
+
+#[test]
+fn what_is_seen_stays_when_its_node_stops_and_does_not_keep_it() {
+    let mut node = Node::start();
+    let path = node.folder().join("source");
+    write_noise(&path, 3, 20 << 20);
+    Shoal::at(&node).args(["put", "k", "--src"]).arg(&path).run().success();
+    let client = Arc::new(node.client());
+    let view = client.open("k", Consistency::Quorum).unwrap().view(Access::ReadOnly).unwrap().unwrap();
+    node.stop();
+    assert!(!node.log().contains("cut off"), "the node waited as long as it may");
+    assert!(*view == *fs::read(&path).unwrap() && !view.is_held());
+    drop(view);
 }
