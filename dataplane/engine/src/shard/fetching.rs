@@ -361,7 +361,8 @@ impl Shard {
         .detach();
     }
 
-    /// Ends a fetch and tells everybody who waits for it.
+    /// Ends a fetch and tells everybody who waits for it. One whose replica was dropped meanwhile has ended already, and what
+    /// is there under the same name by then is another one's.
     pub(super) fn end_fetch(
         self: &Rc<Self>,
         fetching: &Rc<Fetching>,
@@ -369,6 +370,11 @@ impl Shard {
     ) {
         fetching.finishing.set(true);
         let replica = &fetching.replica;
+        let is_under_way =
+            self.fetches.borrow().get(&replica.id).is_some_and(|known| Rc::ptr_eq(known, fetching));
+        if !is_under_way {
+            return;
+        }
         self.fetches.borrow_mut().remove(&replica.id);
         self.revoke_all(fetching);
         let holding = match replica.state.borrow().have.count() {
