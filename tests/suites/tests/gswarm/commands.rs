@@ -70,6 +70,93 @@ fn the_lines_about_chunks_run() {
     line(node, "delete chunk-00000001").exits(3);
 }
 
+/// The commands of the document, with the flags and arguments of each, and their defaults.
+const GRAMMAR: [(&str, &[(&str, &str)]); 12] = [
+    ("start", &[("--host", "0.0.0.0"), ("--port", "9015"), ("--max-memory", "16GB")]),
+    ("write", &[("<KEY>", ""), ("<VALUE>", ""), ("--persist", "default"), ("--volatile", ""), HOST]),
+    ("read", &[("<KEY>", ""), HOST]),
+    ("release", &[("<KEY>", ""), HOST]),
+    ("send", &[("<KEY>", ""), ("<TARGET>", ""), HOST]),
+    ("stats", &[HOST]),
+    ("list", &[("-d, --device", ""), ("-t, --type", ""), HOST]),
+    (
+        "create",
+        &[
+            ("-s, --source", ""),
+            ("-d, --device", "dram"),
+            ("-t, --type", "input"),
+            ("-f, --format", "tensor"),
+            HOST,
+        ],
+    ),
+    ("info", &[("<CHUNK_ID>", ""), HOST]),
+    ("move", &[("<CHUNK_ID>", ""), ("-t, --to", ""), ("-p, --priority", "normal"), HOST]),
+    ("transfer", &[("<CHUNK_ID>", ""), ("-t, --to", ""), ("--delete-source", ""), HOST]),
+    ("delete", &[("<CHUNK_ID>", ""), ("-f, --force", ""), HOST]),
+];
+const HOST: (&str, &str) = ("--host", "localhost:9015");
+
+#[test]
+fn every_flag_of_the_document_is_there_with_its_default() {
+    for (command, flags) in GRAMMAR {
+        let help = Shoal::alone().args(["data", command, "--help"]).run().success().text();
+        // Each option begins a paragraph or a line of its own, and ends before the next.
+        let told: Vec<&str> = help.split("\n  ").flat_map(|part| part.split("\n\n")).collect();
+        for (flag, default) in flags {
+            let at = told.iter().position(|part| {
+                let part = part.trim_start();
+                part.strip_prefix(flag)
+                    .is_some_and(|rest| !rest.starts_with(|next: char| next.is_alphanumeric() || next == '-'))
+            });
+            let at = at.unwrap_or_else(|| panic!("`data {command}` has no {flag}:\n{help}"));
+            let until = told[at + 1..].iter().position(|part| part.trim_start().starts_with('-'));
+            let about = told[at..until.map_or(told.len(), |until| at + 1 + until)].join(" ");
+            assert!(about.contains(default), "{flag} of `data {command}` does not have {default}: {about}");
+        }
+    }
+}
+
+#[test]
+fn short_flags_are_those_of_the_document() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.bin");
+    std::fs::write(&path, b"bytes").unwrap();
+    let cluster = suites::Cluster::start_with(2, |setup| setup.flag("--allow-source", folder.path()));
+    let node = cluster.head();
+    line(node, &format!("create -s {} -d nvme -t output -f raw", path.display())).success();
+    line(node, &format!("create --source {}", path.display())).success();
+    let listed = line(node, "list -d nvme -t output --json").success().json();
+    assert_eq!(listed["chunks"][0]["chunk_id"], "chunk-00000001");
+    let by_default = line(node, "info chunk-00000002 --json").success().json();
+    assert_eq!((&by_default["chunk_type"], &by_default["format"]), (&json!("input"), &json!("tensor")));
+    assert_eq!(by_default["locations"][0]["device"], "dram");
+    line(node, "move chunk-00000001 -t dram -p critical").success();
+    line(node, "transfer chunk-00000002 -t n2:nvme").success();
+    line(node, "delete chunk-00000001 -f").success();
+}
+
+#[test]
+fn start_runs_a_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut start = Shoal::alone();
+    for word in
+        ["data", "start", "--host", "localhost", "--port", "0", "--max-memory", "64MB", "--cores", "1"]
+    {
+        start = start.arg(word);
+    }
+    let running = start.arg("--data-dir").arg(folder.path().join("data")).start();
+    let address = suites::until("the node tells its address", || {
+        std::fs::read_to_string(folder.path().join("data/address")).ok()
+    });
+    let host = address.trim();
+    let write = ["data", "write", "test", "Hello, World!", "--host", host];
+    suites::holds("the node answers", || Shoal::alone().args(write).run().code == Some(0));
+    let read = Shoal::alone().args(["data", "read", "test", "--host", host]).run().success();
+    assert_eq!(read.stdout, b"Hello, World!\n");
+    running.signal(suites::Signal::TERM);
+    running.wait().success();
+}
+
 #[test]
 fn the_program_answers_to_the_name_of_gswarm() {
     let node = Node::start();
