@@ -77,7 +77,7 @@ async fn answer(node: &Arc<Node>, from: NodeId, message: Message) -> Result<Mess
         | Message::SnapshotClose(_)
         | Message::CatalogLease(_)
         | Message::CatalogRenew(_) => kv::answer(node, message).await,
-        Message::ValueRead(_) | Message::ValueWrite(_) | Message::ValueRelease(_) => {
+        Message::ValueRead(_) | Message::ValueWrite(_) | Message::ValueRelease(_) | Message::ValueMove(_) => {
             values::answer(node, message).await
         }
         Message::ChunkPin(pin) => operate::here::pin(node, pin).await,

@@ -204,19 +204,16 @@ pub(crate) async fn release(node: &Arc<Node>, key: &str) -> Result<bool, ValueEr
     released.await.unwrap_or_else(|_| Err(failure::internal("releasing the key failed").into()))
 }
 
-/// Keeps a value in another way.
+/// Keeps a value in another way, as it is at that moment; how it was kept before.
 pub(crate) async fn rekeep(node: &Arc<Node>, key: &str, keep: Keep) -> Result<Option<Keep>, ValueError> {
-    let Some(value) = read(node, key).await? else { return Ok(None) };
-    let before = value.keep;
-    if before == keep {
-        return Ok(Some(before));
-    }
-    let bytes = match value.content {
-        Content::Inline(bytes) => bytes,
-        Content::Chunk(chunk) => open(node, chunk).await?.all_bytes().await?,
-    };
-    write(node, key, value.kind, bytes, keep, value.ttl_ms).await?;
-    Ok(Some(before))
+    let (node, key) = (node.clone(), key.to_owned());
+    let moved = tokio::spawn(async move {
+        match elsewhere::owner(&node, &key) {
+            None => here::rekeep(&node, &key, keep).await,
+            Some(owner) => elsewhere::rekeep(&node, &owner, &key, keep).await,
+        }
+    });
+    moved.await.unwrap_or_else(|_| Err(failure::internal("moving the value failed").into()))
 }
 
 /// What is known of a value.

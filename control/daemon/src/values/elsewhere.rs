@@ -76,6 +76,18 @@ pub(super) async fn release(node: &Arc<Node>, owner: &NodeRecord, key: &str) -> 
     Ok(released.was_there)
 }
 
+pub(super) async fn rekeep(
+    node: &Arc<Node>,
+    owner: &NodeRecord,
+    key: &str,
+    keep: Keep,
+) -> Result<Option<Keep>, ValueError> {
+    // A large one has to come to its device first; that its node is gone shows in the connection.
+    let answer = ask(node, owner, ValueMove { key: key.to_owned(), keep: on_wire(keep) }, None).await?;
+    let moved: ValueMoved = peers::expect("ValueMove", answer)?;
+    Ok(moved.before.map(off_wire))
+}
+
 async fn ask(
     node: &Arc<Node>,
     owner: &NodeRecord,
@@ -106,6 +118,11 @@ pub(crate) async fn answer(node: &Arc<Node>, message: Message) -> Result<Message
             let was_there = here::release(node, &key).await.map_err(failure_of)?;
             Ok(ValueReleased { was_there }.into())
         }
+        Message::ValueMove(ValueMove { key, keep }) => {
+            check(&key)?;
+            let before = here::rekeep(node, &key, off_wire(keep)).await.map_err(failure_of)?;
+            Ok(ValueMoved { before: before.map(on_wire) }.into())
+        }
         other => Err(failure::unexpected("a message about values", other.name())),
     }
 }
@@ -127,12 +144,7 @@ fn record_of(value: Value) -> ValueRecord {
             Kind::Json => ValueKind::Json,
             Kind::Pickle => ValueKind::Pickle,
         },
-        keep: match value.keep {
-            Keep::Memory => ValueKeep::Memory,
-            Keep::Pinned => ValueKeep::Pinned,
-            Keep::Durable => ValueKeep::Durable,
-            Keep::Gpu(index) => ValueKeep::Gpu(index),
-        },
+        keep: on_wire(value.keep),
         ttl_ms: value.ttl_ms,
         content: match value.content {
             Content::Inline(bytes) => ValueContent::Inline(bytes.into()),
@@ -156,13 +168,25 @@ fn value_of(record: ValueRecord) -> Result<Value, Failure> {
         }
     };
     let kind = if kind == ValueKind::Pickle { Kind::Pickle } else { Kind::Json };
-    let keep = match keep {
+    Ok(Value { kind, content, keep: off_wire(keep), ttl_ms })
+}
+
+fn on_wire(keep: Keep) -> ValueKeep {
+    match keep {
+        Keep::Memory => ValueKeep::Memory,
+        Keep::Pinned => ValueKeep::Pinned,
+        Keep::Durable => ValueKeep::Durable,
+        Keep::Gpu(index) => ValueKeep::Gpu(index),
+    }
+}
+
+fn off_wire(keep: ValueKeep) -> Keep {
+    match keep {
         ValueKeep::Memory => Keep::Memory,
         ValueKeep::Pinned => Keep::Pinned,
         ValueKeep::Durable => Keep::Durable,
         ValueKeep::Gpu(index) => Keep::Gpu(index),
-    };
-    Ok(Value { kind, content, keep, ttl_ms })
+    }
 }
 
 /// Hands values over, again and again, as nodes come and go. It never returns.

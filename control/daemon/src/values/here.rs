@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use catalog::{Consistency, Entry, Operation, Put, Scan, Write};
 use engine::{Held, HeldContent};
 use flow::chunk::{ChunkId, Geometry};
+use flow::limits::INLINE_VALUE_MAX;
 use flow::values::spread;
 use flow::wire::session::{ChunkReference, Device};
 use plan::manifest::{ChunkEntry, Extent, FileEntry, FileKind, Files, Manifest, Shape};
@@ -100,15 +101,54 @@ pub(super) async fn write(
     if_absent: bool,
 ) -> Result<(), ValueError> {
     let _order = node.values.lock(key).await;
-    let now_ms = Clock::calendar_ms();
     // Looking at it is a use, so that it does not go to make room for what may fail to come in its place.
-    let old = node.engine.value(key, now_ms).await?;
+    let old = node.engine.value(key, Clock::calendar_ms()).await?;
     if if_absent && (old.is_some() || read_durable(node, key).await?.is_some()) {
         return Ok(());
     }
     // What comes from a node that has another GPU stays in memory here.
     let is_lost = matches!(value.keep, Keep::Gpu(index) if usize::from(index) >= node.engine.gpus().len());
     let value = if if_absent && is_lost { Value { keep: Keep::Pinned, ..value } } else { value };
+    replace(node, key, value, old).await
+}
+
+/// Keeps a value in another way; how it was kept before. Writes come before or after it, and its bytes stay the same.
+pub(super) async fn rekeep(node: &Arc<Node>, key: &str, keep: Keep) -> Result<Option<Keep>, ValueError> {
+    let _order = node.values.lock(key).await;
+    let Some(value) = read_in_order(node, key).await? else { return Ok(None) };
+    let before = value.keep;
+    if before == keep {
+        return Ok(Some(before));
+    }
+    let old = node.engine.value(key, 0).await?;
+    let chunk = match value.content {
+        Content::Chunk(chunk) => chunk,
+        Content::Inline(_) => {
+            replace(node, key, Value { keep, ..value }, old).await?;
+            return Ok(Some(before));
+        }
+    };
+    // What is small is a chunk on a GPU alone.
+    if chunk.geometry.size() <= INLINE_VALUE_MAX as u64 && !matches!(keep, Keep::Gpu(_)) {
+        let bytes = large::Opened::open(node, chunk).await?.all_bytes().await?;
+        replace(node, key, Value { keep, content: Content::Inline(bytes), ..value }, old).await?;
+        return Ok(Some(before));
+    }
+    node.collector.hold(chunk.id).await;
+    let moved = async {
+        if keep == Keep::Durable {
+            node.engine.fetch(chunk, Device::Nvme).await?;
+        }
+        replace(node, key, Value { keep, ..value }, old).await
+    };
+    let moved = moved.await;
+    node.collector.release([chunk.id]);
+    moved.map(|()| Some(before))
+}
+
+/// Puts a value in the place of what is there, while the order of writes is held.
+async fn replace(node: &Arc<Node>, key: &str, value: Value, old: Option<Held>) -> Result<(), ValueError> {
+    let now_ms = Clock::calendar_ms();
     let size = size_of(key, value.keep, value.content.length());
     let room = node.engine.reserve_value(size, old.as_ref()).await?;
     let held = |content| Held {
@@ -201,6 +241,24 @@ async fn remove_durable(node: &Node, key: &str, held: Option<&Held>) -> Result<b
 /// Reads a value. A durable one comes from the catalog, which is the truth also where the shards know nothing.
 pub(super) async fn read(node: &Arc<Node>, key: &str) -> Result<Option<Value>, ValueError> {
     let held = node.engine.value(key, Clock::calendar_ms()).await?;
+    let is_durable = held.as_ref().is_some_and(|held| held.content == HeldContent::Catalog);
+    let found = shown(node, key, held).await?;
+    if found.is_some() || !is_durable {
+        return Ok(found);
+    }
+    // It went from the catalog since the shard was asked, maybe only to be kept in memory.
+    let _order = node.values.lock(key).await;
+    read_in_order(node, key).await
+}
+
+/// Reads a value while the order of writes is held.
+async fn read_in_order(node: &Arc<Node>, key: &str) -> Result<Option<Value>, ValueError> {
+    let held = node.engine.value(key, Clock::calendar_ms()).await?;
+    shown(node, key, held).await
+}
+
+/// The value of which a shard knows this much.
+async fn shown(node: &Arc<Node>, key: &str, held: Option<Held>) -> Result<Option<Value>, ValueError> {
     let Some(held) = held else {
         return read_durable(node, key).await;
     };
@@ -240,7 +298,7 @@ pub(super) async fn hand_over(
     let held = node.engine.value(key, 0).await?;
     let Some(held) = held else { return Ok(()) };
     if held.content != HeldContent::Catalog
-        && let Some(value) = read(node, key).await?
+        && let Some(value) = read_in_order(node, key).await?
     {
         match send(value).await {
             Err(ValueError::Full) => {

@@ -203,6 +203,8 @@ messages! {
     162 ValueWrite,
     163 ValueRelease,
     164 ValueReleased,
+    165 ValueMove,
+    166 ValueMoved,
 }
 
 impl Message {

@@ -45,6 +45,23 @@ pub struct ValueReleased {
     pub was_there: bool,
 }
 
+/// Keeps a value in another way, on the node that its key belongs to and as it is at that moment; answered by
+/// [`ValueMoved`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ValueMove {
+    /// The key.
+    pub key: String,
+    /// How it is kept from then on.
+    pub keep: ValueKeep,
+}
+
+/// A value is kept in another way.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ValueMoved {
+    /// How it was kept before; `None` when there is none.
+    pub before: Option<ValueKeep>,
+}
+
 /// A value and how it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ValueRecord {

@@ -355,4 +355,6 @@ messages! {
     ValueWrite { key value if_absent }
     ValueRelease { key }
     ValueReleased { was_there }
+    ValueMove { key keep }
+    ValueMoved { before }
 }

@@ -1,5 +1,7 @@
 //! Keys are written, read, released.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use suites::{Http, Node};
@@ -50,11 +52,9 @@ fn values_come_back_as_they_were() {
 fn pickles_are_kept_as_they_are() {
     let node = Node::start();
     let http = Http::at(&node);
-    for (data, persist) in [
-        ("gASVBQAAAAAAAABLKi4=".to_owned(), true),
-        ("AAAA".repeat(100_000), false),
-        ("QUJD".repeat(90_000), true),
-    ] {
+    for (data, persist) in
+        [("gARLKi4=".to_owned(), true), ("AAAA".repeat(100_000), false), ("QUJD".repeat(90_000), true)]
+    {
         let serialized = json!({"type": "pickle", "data": data});
         let body = json!({"key": "model:weights", "serialized_value": serialized, "persist": persist});
         http.json("POST", "/write_extended", &body).is(200);
@@ -172,6 +172,47 @@ fn locations_and_moves() {
     http.json("POST", "/move", &json!({"key": "k", "destination": "device:3"})).is(400);
     http.json("POST", "/move", &json!({"key": "none", "destination": "dram"})).is(404);
     http.get("/location/none").is(404);
+}
+
+#[test]
+fn a_move_brings_nothing_back() {
+    let nodes = suites::Cluster::start(2);
+    let [first, second] = [0, 1].map(|at| Http::at(&nodes.nodes[at]));
+    // Some are chunks.
+    let value = |number: usize| json!({"number": number, "fill": "f".repeat(if number.is_multiple_of(3) { 200_000 } else { 9 })});
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for http in [&first, &second] {
+            let stop = &stop;
+            scope.spawn(move || {
+                for destination in ["dram", "disk", "pinned_dram"].into_iter().cycle() {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    for key in ["k", "l"] {
+                        let body = json!({"key": key, "destination": destination});
+                        let status = http.json("POST", "/move", &body).status;
+                        assert!(matches!(status, 200 | 404), "{status}");
+                    }
+                }
+            });
+        }
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for number in 0..60 {
+                for (key, http) in [("k", &first), ("l", &second)] {
+                    write(http, key, &value(number), number % 2 == 0);
+                    assert!(read(&first, key) == Some(value(number)), "{key} is not {number}");
+                    assert!(read(&second, key) == Some(value(number)), "{key} is not {number}");
+                }
+                if number % 7 == 0 {
+                    second.delete("/release/k").is(200);
+                    assert_eq!(read(&first, "k"), None);
+                }
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
 }
 
 #[test]
