@@ -15,7 +15,7 @@ use flow::wire::control::{NodeId, NodeRecord, NodeState};
 use flow::wire::session::*;
 
 pub(crate) use drain::drain;
-pub(crate) use place::place;
+pub(crate) use place::{bring, place, take_back};
 pub(crate) use survey::{report, survey, survey_some};
 
 use crate::node::{Node, Seat};

@@ -1,20 +1,27 @@
 //! Requests that the node makes to others over HTTP, and to whom it may make them.
 //!
 //! Whoever can make a node ask any address can look behind every wall that the node stands behind. So an address is looked
-//! up once, checked, and connected to as it was checked; redirects are not followed; and what may be asked is a setting.
+//! up once, checked, and connected to as it was checked; and what may be asked is a setting. Values are sent nowhere else than
+//! where they were to be sent, and whoever reads decides whether a server may send it on.
+
+mod download; // bytes that come from servers
+mod trust; // whose word about servers is taken
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::{Body, Bytes, Incoming};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Bytes};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::members::View;
 use crate::pool::Sources;
+
+pub(crate) use download::{Answer, Download, get};
+pub(crate) use trust::Trust;
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,18 +78,29 @@ impl Targets {
         let name = place_of(target)?;
         let looked_up = tokio::time::timeout(CONNECT_TIMEOUT, tokio::net::lookup_host(&name)).await;
         let unreachable = |message: String| OutgoingError::Unreachable { place: name.clone(), message };
-        let addresses = looked_up.map_err(|_| unreachable("its name was not found in time".into()))?;
-        let addresses: Vec<SocketAddr> = addresses.map_err(|error| unreachable(error.to_string()))?.collect();
+        let looked_up = looked_up.map_err(|_| "its name was not found in time".to_owned());
+        let addresses: Vec<SocketAddr> =
+            match looked_up.and_then(|found| found.map_err(|error| error.to_string())) {
+                Ok(found) => found.collect(),
+                Err(message) if self.names(&name) => return Err(unreachable(message)),
+                // Whether there is such a name is nobody's business who may not send there.
+                Err(_) => Vec::new(),
+            };
         let address = addresses.into_iter().find(|address| self.allows(&name, *address, view));
         let address = address.ok_or_else(|| OutgoingError::Forbidden(name.clone()))?;
         Ok(Place { name, address })
     }
 
-    fn allows(&self, name: &str, address: SocketAddr, view: &View) -> bool {
+    /// Whether the operator allows a place by its name.
+    fn names(&self, name: &str) -> bool {
         let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
-        let is_named = self.allowed.iter().any(|allowed| {
+        self.allowed.iter().any(|allowed| {
             allowed == "*" || allowed.eq_ignore_ascii_case(name) || allowed.eq_ignore_ascii_case(host)
-        });
+        })
+    }
+
+    fn allows(&self, name: &str, address: SocketAddr, view: &View) -> bool {
+        let is_named = self.names(name);
         let is_local = address.ip().to_canonical().is_loopback();
         let is_member = || view.live().any(|record| record.address.parse() == Ok(address));
         is_named || (is_local && self.allow_local) || (!is_odd(address.ip()) && is_member())
@@ -156,64 +174,12 @@ where
     tokio::time::timeout(REQUEST_TIMEOUT, asked).await.map_err(late)?
 }
 
-/// Bytes that come from a server.
-pub(crate) struct Download {
-    /// How many there are.
-    pub(crate) length: u64,
-    place: String,
-    body: Incoming,
-    rest: Bytes,
-    _driver: Driver,
-}
-
 /// What drives a connection, for as long as it is there.
 struct Driver(tokio::task::JoinHandle<()>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Begins to read what a URL names. The operator has allowed it, so that its place is not looked at.
-pub(crate) async fn get(url: &Uri) -> Result<Download, OutgoingError> {
-    let host = url.host().unwrap_or_default();
-    let place = format!("{host}:{}", url.port_u16().unwrap_or(80));
-    let failed = |message: String| OutgoingError::Unreachable { place: place.clone(), message };
-    let asked = async {
-        let stream = TcpStream::connect(&place).await.map_err(|error| failed(error.to_string()))?;
-        let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = shaken.map_err(|error| failed(error.to_string()))?;
-        let driver = Driver(tokio::spawn(async move { drop(connection.await) }));
-        let path = url.path_and_query().map_or("/", |path| path.as_str());
-        let request =
-            Request::builder().uri(path).header(HOST, url.authority().map_or("", |place| place.as_str()));
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| failed(error.to_string()))?;
-        let answer = sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
-        Ok((answer, driver))
-    };
-    let late = |_| failed(format!("it did not answer within {} s", PAUSE_MAX.as_secs()));
-    let (answer, driver) = tokio::time::timeout(PAUSE_MAX, asked).await.map_err(late)??;
-    if answer.status() != StatusCode::OK {
-        return Err(failed(format!("it answered with {}", answer.status())));
-    }
-    let length = answer.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let length = length.ok_or_else(|| failed("it does not say how many bytes there are".into()))?;
-    Ok(Download { length, place, body: answer.into_body(), rest: Bytes::new(), _driver: driver })
-}
-
-impl Download {
-    /// The next bytes, at least one and at most so many.
-    pub(crate) async fn part(&mut self, most: usize) -> Result<Bytes, OutgoingError> {
-        let failed = |message: String| OutgoingError::Unreachable { place: self.place.clone(), message };
-        while self.rest.is_empty() {
-            let frame = tokio::time::timeout(PAUSE_MAX, self.body.frame()).await;
-            let frame = frame.map_err(|_| failed(format!("nothing came for {} s", PAUSE_MAX.as_secs())))?;
-            let frame = frame.ok_or_else(|| failed("it broke off".into()))?;
-            let frame = frame.map_err(|error| failed(error.to_string()))?;
-            self.rest = frame.into_data().unwrap_or_default();
-        }
-        Ok(self.rest.split_to(most.min(self.rest.len())))
     }
 }
 

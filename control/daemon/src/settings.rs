@@ -8,6 +8,7 @@ use engine::GpuSettings;
 use flow::limits::NAME_LENGTH_MAX;
 use flow::wire::handshake::Token;
 
+use crate::outgoing::Trust;
 use crate::pool::Sources;
 use crate::size::{self, SizeError};
 
@@ -139,10 +140,14 @@ pub struct Flags {
     /// be, and where the node listens on this machine alone, places on it [env: SHOAL_ALLOW_SEND, with commas]
     #[arg(long, value_name = "HOST[:PORT]")]
     pub allow_send: Vec<String>,
-    /// Folder, or beginning of an http:// URL, that chunks of the pool may be read from; may be given several times. Without
-    /// it nothing may [env: SHOAL_ALLOW_SOURCE, with commas]
+    /// Folder, or beginning of a URL (http://, https://, s3://BUCKET/KEY), that chunks of the pool may be read from; may be
+    /// given several times. Without it nothing may [env: SHOAL_ALLOW_SOURCE, with commas]
     #[arg(long, value_name = "ROOT")]
     pub allow_source: Vec<String>,
+    /// File with certificates, in PEM form, that vouch for servers which chunks of the pool are read from, beside those of the
+    /// system [env: SHOAL_SOURCE_CA]
+    #[arg(long, value_name = "FILE")]
+    pub source_ca: Option<PathBuf>,
     /// TOML file with settings, named like the flags [env: SHOAL_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -255,12 +260,12 @@ impl Settings {
         }
         let rack = given.rack.take().or_else(|| topology::rack(environment));
         let given = Given { rack, ..given };
-        Ok(Settings { exit_with_parent, corrupt_one_in, ..given.settle()? })
+        Ok(Settings { exit_with_parent, corrupt_one_in, ..given.settle(environment)? })
     }
 }
 
 /// The variables that mean something to some command of Shoal.
-const VARIABLES: [&str; 22] = [
+const VARIABLES: [&str; 23] = [
     "SHOAL_ADVERTISE",
     "SHOAL_ALLOW_SEND",
     "SHOAL_ALLOW_SOURCE",
@@ -281,6 +286,7 @@ const VARIABLES: [&str; 22] = [
     "SHOAL_NODE",
     "SHOAL_RACK",
     "SHOAL_RDMA",
+    "SHOAL_SOURCE_CA",
     "SHOAL_TOKEN_FILE",
     "SHOAL_TRANSPORTS",
 ];
@@ -296,7 +302,7 @@ pub(crate) fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<Stri
 }
 
 impl Given {
-    fn settle(self) -> Result<Settings, SettingsError> {
+    fn settle(self, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, SettingsError> {
         let listen = resolve_listen(self.listen.as_deref().unwrap_or("127.0.0.1:9015"))?;
         let token = self.token_file.as_deref().map(read_token).transpose()?;
         if !listen.ip().is_loopback() && token.is_none() && self.insecure != Some(true) {
@@ -330,7 +336,11 @@ impl Given {
             )?,
             gpus: gpus::parse(self.emulate_gpus.as_deref(), self.gpu_memory.as_deref())?,
             allow_send: self.allow_send.unwrap_or_default(),
-            sources: check_sources(self.allow_source.unwrap_or_default())?,
+            sources: check_sources(
+                &self.allow_source.unwrap_or_default(),
+                self.source_ca.as_deref(),
+                environment,
+            )?,
             exit_with_parent: None,
             corrupt_one_in: 0,
         })
@@ -348,8 +358,19 @@ fn parse_catalog(text: &str) -> Result<EtcdAddress, SettingsError> {
     text.parse().or_else(|error: catalog::CatalogError| refuse("--catalog", shown, error.to_string()))
 }
 
-fn check_sources(roots: Vec<String>) -> Result<Sources, SettingsError> {
-    Sources::new(&roots).or_else(|reason| refuse("--allow-source", &roots.join(","), reason))
+fn check_sources(
+    roots: &[String],
+    certificates: Option<&Path>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Sources, SettingsError> {
+    let trust = |path: &Path| {
+        let pem = read_file("the certificates", path)?;
+        let trust = Trust::beside_system(&pem);
+        trust.or_else(|reason| refuse("--source-ca", &path.display().to_string(), reason))
+    };
+    let trust = certificates.map(trust).transpose()?.unwrap_or_default();
+    Sources::new(roots, trust, environment)
+        .or_else(|reason| refuse("--allow-source", &roots.join(","), reason))
 }
 
 fn resolve_listen(text: &str) -> Result<SocketAddr, SettingsError> {

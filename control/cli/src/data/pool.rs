@@ -27,7 +27,7 @@ pub struct List {
 /// The node reads it, from what its --allow-source names.
 #[derive(clap::Args)]
 pub struct Create {
-    /// A path on the node's machine, file://… or http://…
+    /// A path on the node's machine, file://…, http://…, https://… or s3://BUCKET/KEY
     #[arg(short, long)]
     source: String,
     /// The device that it comes to: dram, nvme, gpu or gpu:N
@@ -94,6 +94,8 @@ pub struct Delete {
     host: Host,
 }
 
+/// What the server says itself about every chunk.
+const KNOWN: [&str; 5] = ["created_by", "created_at", "last_accessed", "access_count", "checksum"];
 /// Where a chunk's paths begin.
 const PLACE: &str = "/api/v1/data/";
 
@@ -136,6 +138,8 @@ impl Info {
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let metadata = &chunk["metadata"];
+        let told = metadata.as_object().into_iter().flatten();
+        let told = told.filter(|(name, _)| !KNOWN.contains(&name.as_str()));
         let references = chunk["references"].as_array().into_iter().flatten().map(text);
         let lines = [
             ("chunk", text(&chunk["chunk_id"])),
@@ -150,7 +154,9 @@ impl Info {
             ("checksum", text(&metadata["checksum"])),
             ("references", references.collect::<Vec<_>>().join(", ")),
         ];
-        lines.iter().try_for_each(|(name, value)| {
+        let lines = lines.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let mut lines = lines.chain(told.map(|(name, value)| (name.clone(), value.to_string())));
+        lines.try_for_each(|(name, value)| {
             output::line(format_args!("{name:<14} {value}").to_string().trim_end())
         })
     }

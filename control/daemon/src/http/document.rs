@@ -30,7 +30,7 @@ use super::{about, gswarm, key, read, service, transaction, watch, write};
         about::health, about::status,
         gswarm::value::write, gswarm::value::write_extended, gswarm::value::read, gswarm::value::read_extended,
         gswarm::pool::list, gswarm::pool::create, gswarm::pool::get, gswarm::pool::delete, gswarm::pool::move_chunk,
-        gswarm::pool::transfer, gswarm::pool::refer, gswarm::pool::unrefer, gswarm::task::tasks, gswarm::task::task,
+        gswarm::pool::transfer, gswarm::reference::refer, gswarm::reference::unrefer, gswarm::task::tasks, gswarm::task::task,
         gswarm::task::cancel,
         gswarm::value::release, gswarm::send::send, gswarm::send::send_extended,
         gswarm::storage::stats, gswarm::storage::set_max_memory, gswarm::storage::move_key,

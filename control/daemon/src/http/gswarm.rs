@@ -5,6 +5,7 @@
 pub(super) mod body; // bodies of any size, and what stands in them
 pub(super) mod refusal; // errors as FastAPI tells them
 pub(super) mod pool; // chunks under numbers
+pub(super) mod reference; // who needs a chunk
 pub(super) mod task; // moves of chunks, as tasks
 pub(super) mod send; // a value is sent to another server
 pub(super) mod value; // keys are written, read, released
@@ -35,7 +36,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/v1/data/{chunk_id}", get(pool::get).delete(pool::delete))
         .route("/api/v1/data/{chunk_id}/move", post(pool::move_chunk))
         .route("/api/v1/data/{chunk_id}/transfer", post(pool::transfer))
-        .route("/api/v1/data/{chunk_id}/references/{name}", put(pool::refer).delete(pool::unrefer))
+        .route("/api/v1/data/{chunk_id}/references/{name}", put(reference::refer).delete(reference::unrefer))
         .route("/api/v1/tasks", get(task::tasks))
         .route("/api/v1/tasks/{task_id}", get(task::task))
         .route("/api/v1/tasks/{task_id}/cancel", post(task::cancel))

@@ -13,9 +13,28 @@ use crate::{failure, peers};
 
 /// Copies or moves a chunk. The source goes only when the copy has been read back and is right.
 pub(crate) async fn place(node: &Arc<Node>, place: ChunkPlace) -> Result<Message, Failure> {
+    let brought = bring(node, place, false).await?;
+    if brought.place.remove_source {
+        brought.take_sources(node).await?;
+    }
+    Ok(brought.fetched.into())
+}
+
+/// A chunk that has come to where it shall be, and is still where it was.
+pub(crate) struct Brought {
+    place: ChunkPlace,
+    target: NodeRecord,
+    from: Option<NodeRecord>,
+    /// Where it was.
+    found: ChunkListing,
+    is_pinned: bool,
+    fetched: ChunkFetched,
+}
+
+/// Copies a chunk, and reads the copy back. It is pinned there if it must be, or if a replica is that the copy is to replace.
+pub(crate) async fn bring(node: &Arc<Node>, place: ChunkPlace, pinned: bool) -> Result<Brought, Failure> {
     let target = named(node, &place.node).await?;
     let from = if place.from.is_empty() { None } else { Some(named(node, &place.from).await?) };
-    let view = node.members.view();
     if target.state == NodeState::Draining {
         return Err(failure::draining(&target.name));
     }
@@ -31,15 +50,51 @@ pub(crate) async fn place(node: &Arc<Node>, place: ChunkPlace) -> Result<Message
         ),
         None => no_replica(place.id, &found.silent),
     })?;
-    let pinned = place.remove_source && sources(&found, &place, &from).any(|replica| replica.pinned);
-    let fetched = copy(node, &target, source, place.device, pinned).await?;
-    if place.remove_source {
-        for replica in sources(&found, &place, &from) {
+    let takes_pin = place.remove_source && sources(&found, &place, &from).any(|replica| replica.pinned);
+    let is_pinned = pinned || takes_pin;
+    let fetched = copy(node, &target, source, place.device, is_pinned).await?;
+    Ok(Brought { place, target, from, found, is_pinned, fetched })
+}
+
+impl Brought {
+    /// Takes away what was copied.
+    pub(crate) async fn take_sources(&self, node: &Arc<Node>) -> Result<(), Failure> {
+        let view = node.members.view();
+        for replica in sources(&self.found, &self.place, &self.from) {
             let Some(holder) = view.node(replica.node) else { continue };
-            remove_source(node, holder, &target, replica, place.device).await?;
+            // The pin of the copy must not guard what the copy replaces.
+            let is_pinned = replica.pinned || (holder.node == self.target.node && self.is_pinned);
+            let replica = ReplicaRecord { pinned: is_pinned, ..replica.clone() };
+            remove_source(node, holder, &self.target, &replica, self.place.device).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes away what has come to a node on its way there, with what is still coming.
+pub(crate) async fn take_back(
+    node: &Arc<Node>,
+    target: &NodeRecord,
+    id: ChunkId,
+    device: Option<Device>,
+    pinned: bool,
+) -> Result<(), Failure> {
+    if !pinned {
+        match set_pin(node, target, id, false).await {
+            Ok(()) | Err(Failure { code: FailureCode::NotFound, .. }) => {}
+            Err(failure) => return Err(failure),
         }
     }
-    Ok(fetched.into())
+    let remove = ChunkRemove { id, node: target.name.clone(), device, force: pinned };
+    let answer = if target.node == node.id() {
+        here::remove(node, remove).await
+    } else {
+        node.peers.ask(target, remove, Some(ACTION_TIMEOUT)).await
+    };
+    match answer {
+        Ok(_) | Err(Failure { code: FailureCode::NotFound, .. }) => Ok(()),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Brings a chunk to `target` and makes sure that it is right there.

@@ -1,9 +1,11 @@
 //! An entry of the catalog that is a chunk of the pool.
 
-use catalog::{Content, Entry, Put};
-use flow::wire::session::ChunkReference;
+use std::collections::BTreeSet;
 
-use super::PREFIX;
+use catalog::{Content, Entry, Operation, Put};
+use flow::wire::session::{ChunkReference, Device};
+
+use super::{METADATA_PREFIX, PREFIX};
 use crate::values::{manifest_of, only_chunk};
 
 const KIND: &str = "pool.type";
@@ -22,7 +24,9 @@ pub(crate) struct Record {
     pub(crate) id: String,
     pub(crate) kind: String,
     pub(crate) format: String,
-    pub(crate) chunk: ChunkReference,
+    pub(crate) body: Body,
+    /// What its maker says about it, a JSON object; empty when that is nothing.
+    pub(crate) metadata: String,
     /// The node that has read it.
     pub(crate) created_by: String,
     /// Milliseconds since 1970.
@@ -34,6 +38,43 @@ pub(crate) struct Record {
     pub(crate) references: Vec<String>,
     /// The version of its entry.
     pub(crate) version: u64,
+}
+
+/// The bytes of a chunk of the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// They are a chunk of the data plane.
+    Chunk(ChunkReference),
+    /// There are none, so that nothing but this says where they are: `NODE:DEVICE`.
+    Empty(BTreeSet<String>),
+}
+
+impl Body {
+    /// No bytes, on a device.
+    pub(super) fn empty_on(node: &str, device: Device) -> Self {
+        Self::Empty(BTreeSet::from([place_of(node, device)]))
+    }
+
+    /// How many bytes there are.
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Body::Chunk(chunk) => chunk.geometry.size(),
+            Body::Empty(_) => 0,
+        }
+    }
+
+    /// The BLAKE3 digest of the bytes, as hexadecimal digits.
+    pub(crate) fn digest(&self) -> String {
+        match self {
+            Body::Chunk(chunk) => chunk.id.to_string(),
+            Body::Empty(_) => blake3::hash(b"").to_hex().to_string(),
+        }
+    }
+}
+
+/// `NODE:DEVICE`.
+pub(super) fn place_of(node: &str, device: Device) -> String {
+    format!("{node}:{device}")
 }
 
 impl Record {
@@ -48,15 +89,35 @@ impl Record {
         format!("{PREFIX}{}", self.id)
     }
 
+    /// The name of the entry that has what the maker of a chunk says about it, which may be more than labels hold.
+    pub(super) fn metadata_name(id: &str) -> String {
+        format!("{METADATA_PREFIX}{id}")
+    }
+
+    /// Takes what its maker says about it from the entry that has it.
+    pub(super) fn describe(&mut self, entry: &Entry) {
+        if let Some(Content::Value(text)) = &entry.content {
+            self.metadata = String::from_utf8_lossy(text).into_owned();
+        }
+    }
+
     /// The chunk that an entry is; `None` when it is none.
     pub(super) fn of(entry: &Entry) -> Option<Self> {
         let id = entry.key.strip_prefix(PREFIX)?.to_owned();
-        let Some(Content::Manifest(root)) = &entry.content else { return None };
+        let body = match &entry.content {
+            Some(Content::Manifest(root)) => Body::Chunk(only_chunk(root)?),
+            // What has no bytes has the places in their stead.
+            Some(Content::Value(places)) => {
+                Body::Empty(std::str::from_utf8(places).ok()?.lines().map(str::to_owned).collect())
+            }
+            None => return None,
+        };
+        let references = entry.labels.keys().filter_map(|name| name.strip_prefix(REFERENCE));
         let label = |name: &str| entry.labels.get(name).cloned();
         let number = |name: &str| entry.labels.get(name).and_then(|text| text.parse().ok());
-        let references = entry.labels.keys().filter_map(|name| name.strip_prefix(REFERENCE));
         Some(Self {
-            chunk: only_chunk(root)?,
+            body,
+            metadata: String::new(),
             kind: label(KIND)?,
             format: label(FORMAT)?,
             created_by: label(CREATED_BY).unwrap_or_default(),
@@ -69,9 +130,22 @@ impl Record {
         })
     }
 
+    /// What its maker says about it, as an entry; nothing when that is nothing.
+    pub(super) fn put_metadata(&self) -> Option<Operation> {
+        let text = Content::Value(self.metadata.clone().into_bytes());
+        let put = || Operation::Put(Put::new(Self::metadata_name(&self.id), text));
+        (!self.metadata.is_empty()).then(put)
+    }
+
     /// The entry that it is.
     pub(super) fn put(&self) -> Put {
-        let mut put = Put::new(self.name(), Content::Manifest(manifest_of(&self.chunk).encode()));
+        let content = match &self.body {
+            Body::Chunk(chunk) => Content::Manifest(manifest_of(chunk).encode()),
+            Body::Empty(places) => {
+                Content::Value(places.iter().flat_map(|place| [place, "\n"]).collect::<String>().into_bytes())
+            }
+        };
+        let mut put = Put::new(self.name(), content);
         let mut say = |name: &str, text: String| drop(put.labels.insert(name.to_owned(), text));
         say(KIND, self.kind.clone());
         say(FORMAT, self.format.clone());
@@ -88,7 +162,60 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use flow::chunk::{ChunkId, Geometry};
+
     use super::*;
+
+    fn record(body: Body) -> Record {
+        Record {
+            id: "chunk-00000007".into(),
+            kind: "input".into(),
+            format: "tensor".into(),
+            body,
+            metadata: r#"{"a":1}"#.into(),
+            created_by: "n1".into(),
+            created_ms: 5,
+            accessed_ms: Some(6),
+            accesses: 7,
+            references: vec!["model".into()],
+            version: 3,
+        }
+    }
+
+    /// The entry that a put makes.
+    fn entry(put: Put, version: u64) -> Entry {
+        Entry {
+            key: put.key,
+            version,
+            revision: version,
+            created_ms: 0,
+            updated_ms: 0,
+            expires_ms: None,
+            owner: None,
+            labels: put.labels,
+            size: 0,
+            files: 0,
+            content: Some(put.content),
+        }
+    }
+
+    #[test]
+    fn records_come_back_as_they_were_put() {
+        let geometry = Geometry::of(1).unwrap();
+        let chunk = ChunkReference { id: ChunkId([1; 32]), geometry, descriptor_digest: [2; 32] };
+        let mut nowhere = Body::empty_on("n1", Device::Dram);
+        if let Body::Empty(places) = &mut nowhere {
+            places.insert(place_of("n2", Device::Nvme));
+        }
+        for body in [Body::Chunk(chunk), nowhere] {
+            let put = record(body);
+            let mut read = Record::of(&entry(put.put(), 3)).unwrap();
+            let Some(Operation::Put(metadata)) = put.put_metadata() else { panic!("there is some") };
+            assert_eq!(metadata.key, "gswarm-pool-metadata/chunk-00000007");
+            read.describe(&entry(metadata, 1));
+            assert_eq!(read, put);
+        }
+    }
 
     #[test]
     fn only_numbers_are_chunks() {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flow::wire::session::{ChunkReference, Device};
-use tokio::task::AbortHandle;
+use flow::wire::session::Device;
+use tokio::task::JoinHandle;
 
+use super::{Body, Standing};
 use crate::node::{Clock, Node};
 
 /// Moves at once.
@@ -20,7 +21,7 @@ const ENDED_MAX: usize = 1024;
 pub(crate) struct Work {
     /// The chunk's name in the pool.
     pub(crate) id: String,
-    pub(crate) chunk: ChunkReference,
+    pub(crate) body: Body,
     /// The node that it comes to.
     pub(crate) node: String,
     pub(crate) device: Device,
@@ -57,6 +58,8 @@ pub(crate) enum TaskError {
     Full,
     #[error("Cannot cancel task in '{0}' state")]
     Ended(&'static str),
+    #[error("Cannot cancel task in 'running' state: all bytes have come, and what they replace is going")]
+    Settled,
 }
 
 /// A move as it is told.
@@ -85,7 +88,13 @@ struct All {
 #[derive(Debug)]
 struct Task {
     shown: TaskShown,
-    running: Option<AbortHandle>,
+    running: Option<JoinHandle<()>>,
+    /// What was at its end when it began.
+    before: Option<Standing>,
+    /// Whether it can only come to its end, since what is replaced goes.
+    is_settled: bool,
+    /// Whether what it has brought is being taken back.
+    is_undone: bool,
 }
 
 impl State {
@@ -123,7 +132,7 @@ impl Tasks {
             let created_ms = Clock::calendar_ms();
             let (state, started_ms, ended_ms) = (State::Pending, None, None);
             let shown = TaskShown { id: id.clone(), priority, state, work, created_ms, started_ms, ended_ms };
-            all.tasks.insert(number, Task { shown, running: None });
+            all.tasks.insert(number, Task::of(shown));
             all.forget_old();
             id
         };
@@ -141,15 +150,23 @@ impl Tasks {
         self.lock().tasks.values().rev().map(|task| task.shown.clone()).collect()
     }
 
-    /// Ends a move that has not ended.
+    /// Ends a move that has not ended. What it has brought is taken back.
     pub(crate) fn cancel(&self, node: &Arc<Node>, id: &str) -> Result<(), TaskError> {
         {
             let mut all = self.lock();
-            let task = all.tasks.values_mut().find(|task| task.shown.id == id).ok_or_else(|| no_task(id))?;
+            let found = all.tasks.iter_mut().find(|(_, task)| task.shown.id == id);
+            let (&number, task) = found.ok_or_else(|| no_task(id))?;
             if task.shown.state.has_ended() {
                 return Err(TaskError::Ended(task.shown.state.name()));
             }
+            if task.is_settled {
+                return Err(TaskError::Settled);
+            }
             task.end(State::Cancelled);
+            if let Some(running) = task.running.take() {
+                task.is_undone = true;
+                tokio::spawn(undo(node.clone(), number, running));
+            }
         }
         self.start_next(node);
         Ok(())
@@ -160,22 +177,22 @@ impl Tasks {
         loop {
             let mut all = self.lock();
             let Some((number, work)) = all.take_next() else { return };
-            let owner = node.clone();
-            let carried = tokio::spawn(async move {
-                let _busy = owner.activity.begin();
-                let done = super::carry_out(&owner, &work).await;
-                let state = done.map_or_else(|failure| State::Failed(failure.message), |()| State::Completed);
-                owner.tasks.end(&owner, number, state);
-            });
+            let carried = tokio::spawn(run(node.clone(), number, work));
             if let Some(task) = all.tasks.get_mut(&number) {
-                task.running = Some(carried.abort_handle());
+                task.running = Some(carried);
             }
         }
     }
 
+    /// Whether a move still stands, which from then on cannot be cancelled.
+    fn settle(&self, number: u64) -> bool {
+        let mut all = self.lock();
+        let task = all.tasks.get_mut(&number).filter(|task| !task.shown.state.has_ended());
+        task.map(|task| task.is_settled = true).is_some()
+    }
+
     fn end(&self, node: &Arc<Node>, number: u64, state: State) {
         if let Some(task) = self.lock().tasks.get_mut(&number).filter(|task| !task.shown.state.has_ended()) {
-            // It ends by itself, so that there is nothing to stop.
             task.running = None;
             task.end(state);
         }
@@ -187,11 +204,55 @@ impl Tasks {
     }
 }
 
+/// Carries out one move.
+async fn run(node: Arc<Node>, number: u64, work: Work) {
+    let _busy = node.activity.begin();
+    let done = async {
+        let before = super::look_ahead(&node, &work).await?;
+        if let Some(task) = node.tasks.lock().tasks.get_mut(&number) {
+            task.before = Some(before);
+        }
+        super::carry_out(&node, &work, || node.tasks.settle(number)).await
+    };
+    let state = done.await.map_or_else(|failure| State::Failed(failure.message), |()| State::Completed);
+    node.tasks.end(&node, number, state);
+}
+
+/// Stops a move that was cancelled, and takes back what it has brought.
+async fn undo(node: Arc<Node>, number: u64, running: JoinHandle<()>) {
+    let _busy = node.activity.begin();
+    running.abort();
+    let _ = running.await;
+    let begun = |task: &Task| Some((task.shown.work.clone(), task.before.clone()?));
+    let begun = node.tasks.lock().tasks.get(&number).and_then(begun);
+    if let Some((work, before)) = begun {
+        match super::undo(&node, &work, before).await {
+            Ok(()) => tracing::info!(chunk = work.id, node = work.node, "a cancelled move was undone"),
+            Err(failure) => {
+                let reason = failure.message;
+                tracing::info!(chunk = work.id, node = work.node, reason, "a cancelled move left its copy");
+            }
+        }
+    }
+    if let Some(task) = node.tasks.lock().tasks.get_mut(&number) {
+        task.is_undone = false;
+    }
+    node.tasks.start_next(&node);
+}
+
 impl All {
     /// The move that comes next, which runs from then on; `None` while as many run as may, or none waits.
     fn take_next(&mut self) -> Option<(u64, Work)> {
         let running = self.tasks.values().filter(|task| task.shown.state == State::Running).count();
-        let waiting = self.tasks.iter_mut().filter(|(_, task)| task.shown.state == State::Pending);
+        // What is brought to where something is being taken away would go with it.
+        let undone = self.tasks.values().filter(|task| task.is_undone).map(|task| task.shown.work.clone());
+        let undone: Vec<Work> = undone.collect();
+        let is_free =
+            |work: &Work| !undone.iter().any(|other| (&other.id, &other.node) == (&work.id, &work.node));
+        let waiting = self
+            .tasks
+            .iter_mut()
+            .filter(|(_, task)| task.shown.state == State::Pending && is_free(&task.shown.work));
         let next = waiting.min_by_key(|(number, task)| (task.shown.priority, **number));
         let (number, task) = next.filter(|_| running < RUNNING_MAX)?;
         task.shown.state = State::Running;
@@ -200,8 +261,8 @@ impl All {
     }
 
     fn forget_old(&mut self) {
-        let ended =
-            self.tasks.iter().filter(|(_, task)| task.shown.state.has_ended()).map(|(number, _)| *number);
+        let ended = self.tasks.iter().filter(|(_, task)| task.shown.state.has_ended() && !task.is_undone);
+        let ended = ended.map(|(number, _)| *number);
         let ended: Vec<u64> = ended.collect();
         let many = ended.len().saturating_sub(ENDED_MAX);
         ended[..many].iter().for_each(|number| drop(self.tasks.remove(number)));
@@ -209,12 +270,13 @@ impl All {
 }
 
 impl Task {
+    fn of(shown: TaskShown) -> Self {
+        Self { shown, running: None, before: None, is_settled: false, is_undone: false }
+    }
+
     fn end(&mut self, state: State) {
         self.shown.state = state;
         self.shown.ended_ms = Some(Clock::calendar_ms());
-        if let Some(running) = self.running.take() {
-            running.abort();
-        }
     }
 }
 
@@ -224,16 +286,13 @@ fn no_task(id: &str) -> TaskError {
 
 #[cfg(test)]
 mod tests {
-    use flow::chunk::{ChunkId, Geometry};
-
     use super::*;
 
     fn waiting(all: &mut All, number: u64, priority: Priority) {
-        let geometry = Geometry::of(1).unwrap();
-        let chunk = ChunkReference { id: ChunkId([1; 32]), geometry, descriptor_digest: [0; 32] };
         let (device, from) = (Device::Dram, String::new());
+        let body = Body::empty_on("n1", device);
         let work =
-            Work { id: number.to_string(), chunk, node: "n1".into(), device, from, removes_source: false };
+            Work { id: number.to_string(), body, node: "n1".into(), device, from, removes_source: false };
         let shown = TaskShown {
             id: number.to_string(),
             priority,
@@ -243,7 +302,7 @@ mod tests {
             started_ms: None,
             ended_ms: None,
         };
-        all.tasks.insert(number, Task { shown, running: None });
+        all.tasks.insert(number, Task::of(shown));
     }
 
     #[test]
@@ -263,6 +322,19 @@ mod tests {
         assert_eq!([next(None), next(None), next(None)], [Some(5), Some(3), None]);
         assert_eq!([next(Some(3)), next(None)], [Some(2), None]);
         assert_eq!([next(Some(2)), next(Some(5)), next(None)], [Some(4), Some(1), None]);
+    }
+
+    #[test]
+    fn nothing_comes_to_where_something_is_taken_away() {
+        let mut all = All::default();
+        (1..=3).for_each(|number| waiting(&mut all, number, Priority::Normal));
+        let task = all.tasks.get_mut(&1).unwrap();
+        task.end(State::Cancelled);
+        (task.is_undone, task.shown.work.id) = (true, "2".into());
+        assert_eq!(all.take_next().map(|(number, _)| number), Some(3));
+        assert_eq!(all.take_next().map(|(number, _)| number), None);
+        all.tasks.get_mut(&1).unwrap().is_undone = false;
+        assert_eq!(all.take_next().map(|(number, _)| number), Some(2));
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(super) struct Given {
     pub(super) emulate_gpus: Option<String>,
     pub(super) allow_send: Option<Vec<String>>,
     pub(super) allow_source: Option<Vec<String>>,
+    pub(super) source_ca: Option<PathBuf>,
     #[serde(skip)]
     pub(super) config: Option<PathBuf>,
 }
@@ -55,6 +56,7 @@ impl Given {
             emulate_gpus: flags.emulate_gpus,
             allow_send: Some(flags.allow_send).filter(|places| !places.is_empty()),
             allow_source: Some(flags.allow_source).filter(|roots| !roots.is_empty()),
+            source_ca: flags.source_ca,
             config: flags.config,
         }
     }
@@ -84,6 +86,7 @@ impl Given {
             emulate_gpus: environment("SHOAL_EMULATE_GPUS"),
             allow_send: environment("SHOAL_ALLOW_SEND").map(|text| split(&text)),
             allow_source: environment("SHOAL_ALLOW_SOURCE").map(|text| split(&text)),
+            source_ca: environment("SHOAL_SOURCE_CA").map(PathBuf::from),
             config: environment("SHOAL_CONFIG").map(PathBuf::from),
         })
     }
@@ -117,6 +120,7 @@ impl Given {
             emulate_gpus: self.emulate_gpus.or(next.emulate_gpus),
             allow_send: self.allow_send.or(next.allow_send),
             allow_source: self.allow_source.or(next.allow_source),
+            source_ca: self.source_ca.or(next.source_ca),
             config: self.config.or(next.config),
         }
     }

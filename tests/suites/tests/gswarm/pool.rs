@@ -1,7 +1,5 @@
 //! Chunks of the pool: real bytes from real places, moved for real.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -108,6 +106,8 @@ fn chunks_are_read_described_moved_and_deleted() {
     let refused = http.delete("/api/v1/data/chunk-00000001").is(400).value();
     assert!(refused["detail"].as_str().unwrap().contains("still referenced by model-a"), "{refused}");
     http.delete("/api/v1/data/chunk-00000001?force=perhaps").is(422);
+    let twice = http.delete("/api/v1/data/chunk-00000001?force=true&force=true").is(422).value();
+    assert_eq!(twice["detail"][0]["loc"], json!(["query"]));
     let done = http.delete("/api/v1/data/chunk-00000001?force=true").is(200).value();
     assert_eq!(
         done,
@@ -152,17 +152,19 @@ fn nothing_is_read_that_is_not_allowed() {
         &place("../data.bin"),
         "http://127.0.0.1:1/x",
         "http://169.254.169.254/latest/meta-data",
+        "https://host/x",
+        "s3://bucket/key",
     ] {
         assert_eq!(asked(source), 403, "{source}");
     }
     for source in [
         "",
         "data.bin",
-        &place("empty"),
         &place("none"),
         &place("."),
-        "s3://bucket/key",
-        "https://host/x",
+        "s3://b/key",
+        "http://user:password@host/x",
+        "http://",
         "gopher://x",
     ] {
         assert_eq!(asked(source), 400, "{source}");
@@ -171,7 +173,7 @@ fn nothing_is_read_that_is_not_allowed() {
         Http::at(&Node::start()).json("POST", "/api/v1/data", &json!({"source": "/etc/passwd"})).status,
         403
     );
-    let source = place("empty");
+    let source = place("none");
     for device in ["gpu", "gpu:0", "cuda", ""] {
         let refused =
             http.json("POST", "/api/v1/data", &json!({"source": source, "device": device})).is(400).value();
@@ -189,47 +191,65 @@ fn nothing_is_read_that_is_not_allowed() {
     http.get("/api/v1/tasks/none").is(404);
 }
 
-/// Serves the same bytes to one request after the other; gives its address.
-fn serve(bytes: Vec<u8>, announced: Option<usize>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            let mut request = [0; 4096];
-            let _ = stream.read(&mut request);
-            let length = announced.map_or(String::new(), |length| format!("Content-Length: {length}\r\n"));
-            let head = format!("HTTP/1.1 200 OK\r\n{length}Connection: close\r\n\r\n");
-            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&bytes));
-        }
-    });
-    address
+#[test]
+fn chunks_may_be_without_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("empty");
+    std::fs::write(&path, b"").unwrap();
+    let mut cluster = Cluster::start_with(2, |setup| allowed(setup, folder.path()));
+    let [first, second] = [0, 1].map(|at| Http::at(&cluster.nodes[at]));
+    let body = json!({"source": path, "device": "dram"});
+    let done = first.json("POST", "/api/v1/data", &body).is(200).value();
+    assert_eq!(done, json!({"status": "success", "chunk_id": "chunk-00000001", "size": 0}));
+    let shown = first.get("/api/v1/data/chunk-00000001").is(200).value();
+    assert_eq!((&shown["size"], &shown["locations"][0]["device"]), (&json!(0), &json!("dram")));
+    assert_eq!(shown["metadata"]["checksum"], format!("blake3:{}", blake3::hash(b"")));
+    assert_eq!(devices(&second, "chunk-00000001"), ["n1:dram"]);
+    let go = |http: &Http, verb: &str, body: Value| {
+        let begun = http.json("POST", &format!("/api/v1/data/chunk-00000001/{verb}"), &body).is(200).value();
+        let task = ended(http, &begun);
+        assert_eq!((&task["status"], &task["progress"]), (&json!("completed"), &json!(1.0)), "{task}");
+    };
+    go(&second, "move", json!({"target_device": "nvme"}));
+    go(&first, "transfer", json!({"target_node": "n2", "target_device": "dram"}));
+    assert_eq!(devices(&first, "chunk-00000001"), ["nvme", "n2:dram"].map(String::from).as_slice());
+    go(&first, "transfer", json!({"target_node": "n2", "target_device": "nvme", "delete_source": true}));
+    assert_eq!(devices(&second, "chunk-00000001"), ["nvme"]);
+    cluster.nodes[0].kill();
+    cluster.nodes[0].restart();
+    let first = Http::at(&cluster.nodes[0]);
+    assert_eq!(devices(&first, "chunk-00000001"), ["n2:nvme"]);
+    first.delete("/api/v1/data/chunk-00000001").is(200);
+    first.get("/api/v1/data/chunk-00000001").is(404);
 }
 
 #[test]
-fn chunks_come_over_http() {
-    let bytes = noise(9, SIZE);
-    let whole = serve(bytes.clone(), Some(SIZE));
-    let (cut, endless) = (serve(bytes[..1000].to_vec(), Some(SIZE)), serve(bytes.clone(), None));
-    let setup =
-        |address: &str| Setup::named("n1").flag("--allow-source", format!("http://{address}/data/")).start();
-    let node = setup(&whole);
+fn what_is_said_about_a_chunk_is_kept() {
+    let (folder, checksum) = folder();
+    let mut node = allowed(Setup::named("n1"), folder.path()).start();
+    let source = folder.path().join("data.bin");
+    let create = |http: &Http, metadata: Value| {
+        http.json("POST", "/api/v1/data", &json!({"source": source, "device": "nvme", "metadata": metadata}))
+    };
     let http = Http::at(&node);
-    let id = create(&http, &format!("http://{whole}/data/set.bin?x=1"), "dram");
-    let shown = http.get(&format!("/api/v1/data/{id}")).is(200).value();
-    assert_eq!(shown["metadata"]["checksum"], format!("blake3:{}", blake3::hash(&bytes)));
-    for source in [
-        format!("http://{whole}/other"),
-        format!("http://{whole}/data/../other"),
-        format!("http://{cut}/data/x"),
-    ] {
-        http.json("POST", "/api/v1/data", &json!({"source": source})).is(403);
+    let said = json!({"model": "seven", "shape": [2, 3], "checksum": "mine", "note": {"é": null}});
+    create(&http, said).is(200);
+    create(&http, Value::Null).is(200);
+    for wrong in [json!("text"), json!([1]), json!({"long": "x".repeat(17_000)})] {
+        create(&http, wrong).is(422);
     }
-    for address in [cut, endless] {
-        let node = setup(&address);
-        let source = format!("http://{address}/data/x");
-        Http::at(&node).json("POST", "/api/v1/data", &json!({"source": source})).is(400);
-        assert_eq!(Http::at(&node).get("/api/v1/data").is(200).value(), json!({"chunks": []}));
-    }
+    node.kill();
+    node.restart();
+    let http = Http::at(&node);
+    let metadata = http.get("/api/v1/data/chunk-00000001").is(200).value()["metadata"].clone();
+    assert_eq!((&metadata["model"], &metadata["shape"]), (&json!("seven"), &json!([2, 3])));
+    assert_eq!((&metadata["note"], &metadata["checksum"]), (&json!({"é": null}), &json!(checksum)));
+    let listed = http.get("/api/v1/data").is(200).value();
+    let models = listed["chunks"].as_array().unwrap().iter().map(|chunk| chunk["metadata"]["model"].clone());
+    assert_eq!(models.collect::<Vec<_>>(), [json!("seven"), Value::Null]);
+    http.delete("/api/v1/data/chunk-00000001").is(200);
+    assert_eq!(create(&http, Value::Null).is(200).value()["chunk_id"], "chunk-00000003");
+    assert_eq!(http.get("/api/v1/data/chunk-00000003").is(200).value()["metadata"]["model"], Value::Null);
 }
 
 #[test]
@@ -268,4 +288,45 @@ fn chunks_are_transferred_to_other_nodes() {
     cluster.nodes[1].signal(suites::Signal::CONT);
     third.delete(&format!("/api/v1/data/{id}")).is(200);
     first.get(&format!("/api/v1/data/{id}")).is(404);
+}
+
+#[test]
+fn a_cancelled_transfer_leaves_nothing() {
+    const ROUNDS: u64 = 8;
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_with(2, |setup| allowed(setup, folder.path()));
+    let [first, second] = [0, 1].map(|at| Http::at(&cluster.nodes[at]));
+    for round in 0..ROUNDS {
+        let path = folder.path().join("data.bin");
+        suites::write_noise(&path, round, 40 << 20);
+        let source = path.to_str().unwrap();
+        let created = first.json("POST", "/api/v1/data", &json!({"source": source})).is(200).value();
+        let id = created["chunk_id"].as_str().unwrap();
+        let (device, moves) = (if round % 2 == 0 { "dram" } else { "nvme" }, round % 4 < 2);
+        let transfer = || {
+            let body = json!({"target_node": "n2", "target_device": device, "delete_source": moves});
+            first.json("POST", &format!("/api/v1/data/{id}/transfer"), &body).is(200).value()
+        };
+        let begun = transfer();
+        // Not a condition, only a while: how far it has come is a matter of chance.
+        std::thread::sleep(std::time::Duration::from_millis(round * 9));
+        let path = format!("/api/v1/tasks/{}/cancel", begun["task_id"].as_str().unwrap());
+        let cancelled = first.json("POST", &path, &json!({})).status == 200;
+        let task = ended(&first, &begun);
+        assert_eq!(task["status"], if cancelled { "cancelled" } else { "completed" }, "{task}");
+        let there = format!("n2:{device}");
+        if cancelled {
+            suites::holds("what has come is gone", || {
+                let shown = first.get(&format!("/api/v1/data/{id}")).is(200).value();
+                shown["locations"] == json!([{"device": "dram", "status": "available"}])
+            });
+            // The same transfer waits until all is gone, and is none that goes on from it.
+            let again = ended(&first, &transfer());
+            assert_eq!(again["status"], "completed", "{again}");
+        }
+        assert!(devices(&first, id).contains(&there));
+        assert_eq!(devices(&first, id).contains(&"dram".to_owned()), !moves);
+        assert!(devices(&second, id).contains(&device.to_owned()));
+        first.delete(&format!("/api/v1/data/{id}")).is(200);
+    }
 }

@@ -13,8 +13,8 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use hyper::body::Bytes;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::refusal::{Refusal, wrong};
@@ -41,7 +41,7 @@ pub(in crate::http) struct Fields {
 }
 
 /// The names of all fields that mean something.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 20] = [
     "key",
     "value",
     "serialized_value",
@@ -61,6 +61,7 @@ const NAMES: [&str; 19] = [
     "target_node",
     "delete_source",
     "priority",
+    "metadata",
 ];
 
 impl FromRequest<Api> for Fields {
@@ -136,9 +137,19 @@ impl Fields {
     /// A field that is a positive whole number if it is there.
     pub(super) fn optional_number(&mut self, name: &'static str) -> Option<u64> {
         let text = self.texts.get(name).filter(|text| text.as_ref() != b"null")?;
-        match serde_json::from_slice(text) {
-            Ok(number) if number > 0 => return Some(number),
+        match whole_number(text) {
+            Some(number) if number > 0 => return Some(number),
             _ => self.find_wrong("int_type", name, "Input should be a positive integer"),
+        }
+        None
+    }
+
+    /// A field that is an object if it is there and not null.
+    pub(super) fn optional_object(&mut self, name: &'static str) -> Option<Map<String, Value>> {
+        let text = self.texts.get(name).filter(|text| text.as_ref() != b"null")?;
+        match serde_json::from_slice(text) {
+            Ok(Value::Object(fields)) => return Some(fields),
+            _ => self.find_wrong("dict_type", name, "Input should be a valid dictionary"),
         }
         None
     }
@@ -183,6 +194,16 @@ impl Fields {
         let input = self.texts.get(name).map_or(Value::Null, shown);
         self.wrong.push(wrong(kind, &["body", name], text, input));
     }
+}
+
+/// A number without a sign and a fraction, also where it is written with one that is zero, as `5.0` is an integer to JSON
+/// Schema and to pydantic.
+pub(super) fn whole_number(text: &[u8]) -> Option<u64> {
+    let number: serde_json::Number = serde_json::from_slice(text).ok()?;
+    // Beyond this, numbers with fractions have none left, and mean several integers.
+    const EXACT_MAX: f64 = (1_u64 << 53) as f64;
+    let whole = |number: &f64| number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(number);
+    number.as_u64().or_else(|| number.as_f64().filter(whole).map(|number| number as u64))
 }
 
 /// What was given, where it is short enough to be told again.
@@ -331,6 +352,16 @@ mod tests {
         }
         let deep = format!("{{\"value\": {}1{}}}", "[".repeat(5000), "]".repeat(5000));
         assert_eq!(fields(&deep).unwrap()["value"].len(), 10_001);
+    }
+
+    #[test]
+    fn whole_numbers_may_have_a_fraction_of_zero() {
+        let of = |text: &str| whole_number(text.as_bytes());
+        assert_eq!((of("5"), of("5.0"), of("5e3"), of("0")), (Some(5), Some(5), Some(5000), Some(0)));
+        assert_eq!(of("18446744073709551615"), Some(u64::MAX));
+        for text in ["", "-1", "5.5", "1e300", "-0.5", "true", "\"5\"", "5 5", "NaN"] {
+            assert_eq!(of(text), None, "{text}");
+        }
     }
 
     proptest! {

@@ -4,25 +4,28 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::Fields;
-use super::refusal::{Refusal, Told, wrong};
+use super::refusal::{Address, Refusal, Told, wrong};
 use crate::http::Api;
 use crate::pool::{self, Chunk, Given, PoolError, Priority, SourceError, Work};
 use crate::values::ValueError;
 
 /// Longest type, format, and name of a reference, in bytes.
 const WORD_LENGTH_MAX: usize = 200;
-/// References of one chunk.
-const REFERENCES_MAX: usize = 24;
+/// What the node says itself about a chunk.
+const METADATA_NAMES: [&str; 5] = ["created_by", "created_at", "last_accessed", "access_count", "checksum"];
+/// Largest metadata of a chunk, in bytes.
+const METADATA_SIZE_MAX: usize = 16 << 10;
 
 /// What a chunk is made of.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = GswarmChunkCreate)]
 #[allow(dead_code)]
 pub(in crate::http) struct CreateGiven {
-    /// A path, `file://…` or `http://…`, which the node's operator must have allowed.
+    /// A path, `file://…`, `http://…`, `https://…` or `s3://BUCKET/KEY`, which the node's operator must have allowed.
     source: String,
     /// `dram`, `nvme`, `gpu` or `gpu:N`; `dram` when it is absent.
     device: Option<String>,
@@ -30,6 +33,8 @@ pub(in crate::http) struct CreateGiven {
     r#type: Option<String>,
     /// What its bytes are; `tensor` when it is absent.
     format: Option<String>,
+    /// Anything that is to be told of it, which is shown among its metadata; up to 16 KiB.
+    metadata: Option<Map<String, Value>>,
 }
 
 /// A chunk that was created.
@@ -106,6 +111,9 @@ struct MetadataShown {
     access_count: u64,
     /// The BLAKE3 digest of its bytes, after `blake3:`.
     checksum: String,
+    /// What was said about it when it was created; a field with one of the names above is not shown.
+    #[serde(flatten)]
+    given: Map<String, Value>,
 }
 
 /// Where a chunk shall go on its node.
@@ -177,7 +185,7 @@ impl From<Chunk> for ChunkShown {
         Self {
             chunk_id: record.id,
             chunk_type: record.kind,
-            size: record.chunk.geometry.size(),
+            size: record.body.size(),
             format: record.format,
             locations: places.into_iter().map(place).collect(),
             metadata: MetadataShown {
@@ -185,7 +193,8 @@ impl From<Chunk> for ChunkShown {
                 created_at: moment(record.created_ms),
                 last_accessed: record.accessed_ms.map_or_else(|| "never".into(), moment),
                 access_count: record.accesses,
-                checksum: format!("blake3:{}", record.chunk.id),
+                checksum: format!("blake3:{}", record.body.digest()),
+                given: serde_json::from_str(&record.metadata).unwrap_or_default(),
             },
             references: record.references,
         }
@@ -244,25 +253,41 @@ pub(in crate::http) async fn create(
     let source = fields.text("source");
     let mut word = |name, default: &str| fields.optional_text(name).unwrap_or_else(|| default.to_owned());
     let (device, kind, format) = (word("device", "dram"), word("type", "input"), word("format", "tensor"));
+    let metadata = fields.optional_object("metadata");
     fields.check()?;
     check_words(&[("type", &kind), ("format", &format)])?;
+    let metadata = metadata_of(metadata.unwrap_or_default())?;
+    let given = Given { source, device, kind, format, metadata };
     let node = api.node.clone();
     // Its entry comes after its bytes, also when whoever asked is gone.
-    let created =
-        tokio::spawn(async move { pool::create(&node, Given { source, device, kind, format }).await });
+    let created = tokio::spawn(async move { pool::create(&node, given).await });
     let created = created.await.map_err(|_| Refusal::bad("creating the chunk failed"))?;
     let record = created?;
-    Ok(Json(Created { status: "success", chunk_id: record.id, size: record.chunk.geometry.size() }))
+    Ok(Json(Created { status: "success", chunk_id: record.id, size: record.body.size() }))
 }
 
-fn check_words(words: &[(&str, &str)]) -> Result<(), Refusal> {
+/// What is kept of metadata: what the node does not say itself.
+fn metadata_of(mut given: Map<String, Value>) -> Result<String, Refusal> {
+    given.retain(|name, _| !METADATA_NAMES.contains(&name.as_str()));
+    if given.is_empty() {
+        return Ok(String::new());
+    }
+    let text = Value::Object(given).to_string();
+    if text.len() <= METADATA_SIZE_MAX {
+        return Ok(text);
+    }
+    let told = format!("Input should have at most {METADATA_SIZE_MAX} bytes as JSON");
+    Err(Refusal::unprocessable(vec![wrong("too_long", &["body", "metadata"], &told, Value::Null)]))
+}
+
+pub(super) fn check_words(words: &[(&str, &str)]) -> Result<(), Refusal> {
     let is_wrong =
         |word: &str| word.is_empty() || word.len() > WORD_LENGTH_MAX || word.contains(char::is_control);
     let text = "Input should be a text of 1 to 200 bytes without control characters";
     let found: Vec<_> = words
         .iter()
         .filter(|(_, word)| is_wrong(word))
-        .map(|(name, _)| wrong("string_pattern_mismatch", &["body", name], text, serde_json::Value::Null))
+        .map(|(name, _)| wrong("string_pattern_mismatch", &["body", name], text, Value::Null))
         .collect();
     if found.is_empty() { Ok(()) } else { Err(Refusal::unprocessable(found)) }
 }
@@ -270,11 +295,14 @@ fn check_words(words: &[(&str, &str)]) -> Result<(), Refusal> {
 /// Lists chunks.
 #[utoipa::path(
     get, path = "/api/v1/data", operation_id = "gswarmListChunks", tag = "gswarm", params(ListGiven),
-    responses((status = 200, description = "The chunks", body = ChunksShown))
+    responses(
+        (status = 200, description = "The chunks", body = ChunksShown),
+        (status = 422, description = "This cannot be an address", body = Told),
+    )
 )]
 pub(in crate::http) async fn list(
     State(api): State<Api>,
-    Query(given): Query<ListGiven>,
+    Address(Query(given)): Address<Query<ListGiven>>,
 ) -> Result<Json<ChunksShown>, Refusal> {
     let ListGiven { device, r#type } = given;
     let wanted = |name: &String| !name.is_empty();
@@ -298,11 +326,12 @@ pub(in crate::http) async fn list(
     responses(
         (status = 200, description = "The chunk", body = ChunkShown),
         (status = 404, description = "There is no such chunk", body = Told),
+        (status = 422, description = "This cannot be an address", body = Told),
     )
 )]
 pub(in crate::http) async fn get(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Address(Path(id)): Address<Path<String>>,
 ) -> Result<Json<ChunkShown>, Refusal> {
     Ok(Json(pool::look_at(&api.node, &id).await?.into()))
 }
@@ -323,7 +352,7 @@ pub(in crate::http) async fn get(
 )]
 pub(in crate::http) async fn move_chunk(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Address(Path(id)): Address<Path<String>>,
     mut fields: Fields,
 ) -> Result<Json<Begun>, Refusal> {
     let (target_device, priority) = (fields.text("target_device"), fields.optional_text("priority"));
@@ -334,7 +363,7 @@ pub(in crate::http) async fn move_chunk(
     let device = pool::device_on(&api.node, &holder, &target_device).await?;
     let work = Work {
         id: record.id,
-        chunk: record.chunk,
+        body: record.body,
         node: holder.clone(),
         device,
         from: holder,
@@ -361,7 +390,7 @@ pub(in crate::http) async fn move_chunk(
 )]
 pub(in crate::http) async fn transfer(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Address(Path(id)): Address<Path<String>>,
     mut fields: Fields,
 ) -> Result<Json<Begun>, Refusal> {
     let (node, target_device) = (fields.text("target_node"), fields.text("target_device"));
@@ -381,7 +410,7 @@ pub(in crate::http) async fn transfer(
     let device = pool::device_on(&api.node, &node, &target_device).await?;
     let target = format!("{node}:{target_device}");
     let from = String::new();
-    let work = Work { id: record.id, chunk: record.chunk, node, device, from, removes_source };
+    let work = Work { id: record.id, body: record.body, node, device, from, removes_source };
     let task_id = api.node.tasks.begin(&api.node, "transfer", priority, work)?;
     let target = Some(target);
     Ok(Json(Begun { status: "success", chunk_id: id, target_device: None, target, task_id }))
@@ -410,70 +439,21 @@ fn priority_of(given: Option<String>) -> Result<Priority, Refusal> {
 )]
 pub(in crate::http) async fn delete(
     State(api): State<Api>,
-    Path(id): Path<String>,
-    Query(given): Query<DeleteGiven>,
+    Address(Path(id)): Address<Path<String>>,
+    Address(Query(given)): Address<Query<DeleteGiven>>,
 ) -> Result<Json<Message>, Refusal> {
     let force = match given.force.unwrap_or_default().to_ascii_lowercase().as_str() {
         "" | "false" | "0" | "no" | "off" => false,
         "true" | "1" | "yes" | "on" => true,
         _ => {
             let text = "Input should be a valid boolean, unable to interpret input";
-            let found = vec![wrong("bool_parsing", &["query", "force"], text, serde_json::Value::Null)];
+            let found = vec![wrong("bool_parsing", &["query", "force"], text, Value::Null)];
             return Err(Refusal::unprocessable(found));
         }
     };
     pool::delete(&api.node, &id, force).await?;
     let message = format!("Data chunk '{id}' deleted successfully");
     Ok(Json(Message { status: "success", message }))
-}
-
-/// Says that somebody needs a chunk, so that it is not deleted without force.
-#[utoipa::path(
-    put, path = "/api/v1/data/{chunk_id}/references/{name}", operation_id = "gswarmAddReference", tag = "gswarm",
-    params(("chunk_id" = String, Path, description = "The chunk's id"), ("name" = String, Path, description = "Who needs it")),
-    responses(
-        (status = 200, description = "It is noted", body = Message),
-        (status = 400, description = "The chunk has as many references as it may", body = Told),
-        (status = 404, description = "There is no such chunk", body = Told),
-        (status = 422, description = "This cannot be a name", body = Told),
-    )
-)]
-pub(in crate::http) async fn refer(
-    State(api): State<Api>,
-    Path((id, name)): Path<(String, String)>,
-) -> Result<Json<Message>, Refusal> {
-    check_words(&[("name", &name)])?;
-    let record = pool::change(&api.node, &id, |record| {
-        if !record.references.contains(&name) && record.references.len() < REFERENCES_MAX {
-            record.references.push(name.clone());
-        }
-        Ok(())
-    });
-    if !record.await?.references.contains(&name) {
-        return Err(Refusal::bad(format!("chunk '{id}' has {REFERENCES_MAX} references, which is the most")));
-    }
-    Ok(Json(Message { status: "success", message: format!("'{name}' refers to '{id}'") }))
-}
-
-/// Says that somebody does not need a chunk any more.
-#[utoipa::path(
-    delete, path = "/api/v1/data/{chunk_id}/references/{name}", operation_id = "gswarmRemoveReference", tag = "gswarm",
-    params(("chunk_id" = String, Path, description = "The chunk's id"), ("name" = String, Path, description = "Who needed it")),
-    responses(
-        (status = 200, description = "It is noted", body = Message),
-        (status = 404, description = "There is no such chunk", body = Told),
-    )
-)]
-pub(in crate::http) async fn unrefer(
-    State(api): State<Api>,
-    Path((id, name)): Path<(String, String)>,
-) -> Result<Json<Message>, Refusal> {
-    let changed = pool::change(&api.node, &id, |record| {
-        record.references.retain(|known| *known != name);
-        Ok(())
-    });
-    changed.await?;
-    Ok(Json(Message { status: "success", message: format!("'{name}' does not refer to '{id}'") }))
 }
 
 #[cfg(test)]

@@ -2,9 +2,12 @@
 //! the reason of each.
 
 use axum::Json;
+use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
@@ -20,7 +23,7 @@ pub(in crate::http) struct Refusal(Box<Told>, StatusCode);
 #[schema(as = GswarmError)]
 pub(in crate::http) struct Told {
     /// What failed, or for status 422 a list of what does not fit.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     detail: Value,
 }
 
@@ -57,6 +60,31 @@ pub(super) fn wrong(kind: &str, place: &[&str], text: &str, input: Value) -> Val
 pub(super) fn wrong_key(error: NameError, place: &[&str]) -> Value {
     let kind = if error == NameError::Empty { "string_too_short" } else { "string_too_long" };
     wrong(kind, place, &error.to_string(), Value::Null)
+}
+
+/// What a part of the address says, read by `E`; refused in this dialect where it does not fit.
+pub(in crate::http) struct Address<E>(pub(super) E);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Address<Path<T>> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(Self).map_err(|error| misfit("path", error.body_text()))
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Address<Query<T>> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let query = Query::from_request_parts(parts, state).await;
+        query.map(Self).map_err(|error| misfit("query", error.body_text()))
+    }
+}
+
+fn misfit(place: &str, text: String) -> Refusal {
+    Refusal::unprocessable(vec![wrong("value_error", &[place], &text, Value::Null)])
 }
 
 impl From<ValueError> for Refusal {

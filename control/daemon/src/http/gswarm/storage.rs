@@ -8,8 +8,8 @@ use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::Fields;
-use super::refusal::{Refusal, Told, wrong};
+use super::body::{Fields, whole_number};
+use super::refusal::{Address, Refusal, Told, wrong};
 use super::value::{KeyInPath, keep_of, location_of};
 use crate::http::Api;
 use crate::values::{self, About, ValueError};
@@ -189,9 +189,9 @@ fn machine_memory() -> (u64, u64) {
 )]
 pub(in crate::http) async fn set_max_memory(
     State(api): State<Api>,
-    Path(text): Path<String>,
+    Address(Path(text)): Address<Path<String>>,
 ) -> Result<Json<LimitSet>, Refusal> {
-    let Ok(max_memory) = text.parse::<u64>() else {
+    let Some(max_memory) = whole_number(text.as_bytes()) else {
         let text: String = text.chars().take(80).collect();
         let message = "Input should be a valid integer, 0 or more";
         return Err(Refusal::unprocessable(vec![wrong(

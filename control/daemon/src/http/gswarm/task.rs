@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::pool::Message;
-use super::refusal::{Refusal, Told};
+use super::refusal::{Address, Refusal, Told};
 use crate::http::Api;
 use crate::pool::{self, Priority, TaskError, TaskShown};
 
@@ -50,7 +50,7 @@ impl From<TaskError> for Refusal {
         let status = match &error {
             TaskError::NoTask(_) => StatusCode::NOT_FOUND,
             TaskError::Full => StatusCode::SERVICE_UNAVAILABLE,
-            TaskError::Ended(_) => StatusCode::BAD_REQUEST,
+            TaskError::Ended(_) | TaskError::Settled => StatusCode::BAD_REQUEST,
         };
         Self::new(status, error.to_string())
     }
@@ -74,11 +74,12 @@ pub(in crate::http) async fn tasks(State(api): State<Api>) -> Json<TasksShown> {
     responses(
         (status = 200, description = "The task", body = TaskTold),
         (status = 404, description = "There is no such task", body = Told),
+        (status = 422, description = "This cannot be an address", body = Told),
     )
 )]
 pub(in crate::http) async fn task(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Address(Path(id)): Address<Path<String>>,
 ) -> Result<Json<TaskTold>, Refusal> {
     let task = api.node.tasks.get(&id)?;
     let progress = match task.state {
@@ -89,7 +90,7 @@ pub(in crate::http) async fn task(
     Ok(Json(TaskTold::of(progress, task)))
 }
 
-/// Ends a move that has not ended. What has come to another node may stay there.
+/// Ends a move that has not ended. What it has brought goes again, unless others read it there.
 #[utoipa::path(
     post, path = "/api/v1/tasks/{task_id}/cancel", operation_id = "gswarmCancelTask", tag = "gswarm",
     params(("task_id" = String, Path, description = "Its id")),
@@ -97,11 +98,12 @@ pub(in crate::http) async fn task(
         (status = 200, description = "It has ended", body = Message),
         (status = 400, description = "It has ended before", body = Told),
         (status = 404, description = "There is no such task", body = Told),
+        (status = 422, description = "This cannot be an address", body = Told),
     )
 )]
 pub(in crate::http) async fn cancel(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Address(Path(id)): Address<Path<String>>,
 ) -> Result<Json<Message>, Refusal> {
     api.node.tasks.cancel(&api.node, &id)?;
     Ok(Json(Message { status: "success", message: format!("Task '{id}' cancelled successfully") }))

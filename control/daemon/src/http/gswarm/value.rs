@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 use super::Done;
 use super::body::Fields;
-use super::refusal::{Refusal, Told, wrong};
+use super::refusal::{Address, Refusal, Told, wrong};
 use crate::http::Api;
 use crate::node::Node;
 use crate::pool;
@@ -32,15 +32,17 @@ use crate::values::{self, Content, Keep, Kind, Value, ValueError};
 #[allow(dead_code)]
 pub(in crate::http) struct WriteGiven {
     /// The key: any text.
+    #[schema(min_length = 1)]
     key: String,
     /// The value: anything.
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     value: serde_json::Value,
     /// Whether it is durable. True unless `location` says otherwise.
     persist: Option<bool>,
     /// `dram`, `pinned_dram`, `disk`, or a GPU such as `device:0`.
     location: Option<String>,
     /// How long it lives, in milliseconds.
+    #[schema(minimum = 1)]
     ttl_ms: Option<u64>,
 }
 
@@ -50,6 +52,7 @@ pub(in crate::http) struct WriteGiven {
 #[allow(dead_code)]
 pub(in crate::http) struct WriteExtendedGiven {
     /// The key: any text.
+    #[schema(min_length = 1)]
     key: String,
     /// The value.
     serialized_value: Serialized,
@@ -58,6 +61,7 @@ pub(in crate::http) struct WriteExtendedGiven {
     /// `dram`, `pinned_dram`, `disk`, or a GPU such as `device:0`.
     location: Option<String>,
     /// How long it lives, in milliseconds.
+    #[schema(minimum = 1)]
     ttl_ms: Option<u64>,
 }
 
@@ -67,9 +71,10 @@ pub(in crate::http) struct WriteExtendedGiven {
 #[allow(dead_code)]
 pub(in crate::http) struct Serialized {
     /// `json` or `pickle`.
+    #[schema(pattern = "^(json|pickle)$")]
     r#type: String,
     /// Anything, or for `pickle` base64 of the pickled bytes.
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     data: serde_json::Value,
 }
 
@@ -81,7 +86,7 @@ pub(in crate::http) struct ReadShown {
     /// The key.
     key: String,
     /// The value; null when there is none.
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     value: serde_json::Value,
     /// Whether there is one, which may be null.
     found: bool,
@@ -107,8 +112,7 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyInPath {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        let path = Path::<String>::from_request_parts(parts, state).await;
-        let Path(key) = path.map_err(|error| Refusal::bad(error.body_text()))?;
+        let Address(Path(key)) = Address::<Path<String>>::from_request_parts(parts, state).await?;
         values::check_name(&key).map_err(Refusal::of_key)?;
         Ok(Self(key))
     }
