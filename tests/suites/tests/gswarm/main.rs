@@ -4,6 +4,7 @@
 mod cluster; // any node answers for any key
 mod commands; // `shoal data`
 mod crash; // what was acknowledged survives
+mod described; // the OpenAPI document is true
 mod examples; // the examples of the manual run
 mod gpu; // GPUs
 mod limits; // how much there may be, and what goes first
