@@ -6,16 +6,19 @@ use std::thread::{self, JoinHandle};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-use super::wrk::Wrk;
+use super::wrk::Request;
 use crate::failure::Failure;
 
+/// What a read by gswarm's interface is answered with around the value, and a write: as long as a node's answers.
+const READ: [&str; 2] = [r#"{"key":"bench/0","value":""#, r#"","found":true}"#];
+const WRITTEN: &str = r#"{"status":"success","key":"bench/1234"}"#;
 /// What a put is answered with: as long as a node's answer.
 const PUT: &str = r#"{"key":"bench/1234","version":12345,"revision":123456}"#;
 
@@ -56,8 +59,13 @@ impl Hello {
 
 async fn serve(listener: TcpListener) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let greet = get(async || [b'v'; Wrk::VALUE]).put(async |_: Bytes| PUT);
-    let router = Router::new().route("/v1/kv/{*key}", greet);
+    let greet = get(async || [b'v'; Request::VALUE]).put(async |_: Bytes| PUT);
+    let [before, behind] = READ;
+    let read = format!("{before}{}{behind}", "v".repeat(Request::VALUE));
+    let router = Router::new()
+        .route("/v1/kv/{*key}", greet)
+        .route("/read/{*key}", get(async move || read.clone()))
+        .route("/write", post(async |_: Bytes| WRITTEN));
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;

@@ -10,6 +10,7 @@ pub mod library; // gloo, Ray, libtorrent and Mooncake Store
 pub mod memcpy; // copying memory within a process
 pub mod map; // a map in memory, behind a lock
 pub mod mpi; // MPI_Bcast
+pub mod redis; // values in the memory of a server
 pub mod sqlite; // rows in a database, each committed
 pub mod wrk; // a load of HTTP requests
 

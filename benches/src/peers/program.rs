@@ -51,6 +51,15 @@ pub fn run(command: &mut Command) -> Result<String, Failure> {
     Err(Failure::Peer { program: name, what: format!("failed: {status}"), output: tail(&output) })
 }
 
+/// Starts a program that runs until it is dropped. What it prints is thrown away.
+pub fn start(command: &mut Command) -> Result<Running, Failure> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.process_group(0);
+    let child = command.spawn().map_err(Failure::system(format!("run {name}")))?;
+    Ok(Running { child })
+}
+
 /// The end of what a program printed, indented, behind a line break.
 pub fn tail(output: &str) -> String {
     let from = output.ceil_char_boundary(output.len().saturating_sub(OUTPUT_SHOWN));
@@ -58,8 +67,15 @@ pub fn tail(output: &str) -> String {
 }
 
 /// A program that runs. Dropping it asks it to end, so that it ends what it started itself, and then makes it.
-struct Running {
+pub struct Running {
     child: Child,
+}
+
+impl Running {
+    /// The number of its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Running {

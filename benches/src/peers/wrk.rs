@@ -14,28 +14,77 @@ const SECONDS: u64 = 4;
 /// Keys that are put in turn.
 const KEYS: u32 = 10_000;
 
-/// What is asked.
+/// What is asked of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub enum Request {
     /// The value of one key.
     Get,
-    /// A put of a value, to one key after another.
+    /// A durable put of a value, to one key after another.
     Put,
+    /// The value of one key, by gswarm's interface.
+    Read,
+    /// A write into memory, to one key after another, by gswarm's interface.
+    Write,
+    /// A durable write, to one key after another, by gswarm's interface.
+    Persist,
 }
 
-impl Method {
-    /// As HTTP spells it.
+impl Request {
+    /// Bytes of a value.
+    pub const VALUE: usize = 100;
+
+    /// What scenarios of it are called, but for the number of connections.
     pub fn name(self) -> &'static str {
         match self {
-            Method::Get => "GET",
-            Method::Put => "PUT",
+            Request::Get => "http-get",
+            Request::Put => "http-put",
+            Request::Read => "gswarm-read",
+            Request::Write => "gswarm-write",
+            Request::Persist => "gswarm-persist",
         }
+    }
+
+    /// Whether a value is read, which must be there.
+    pub fn reads(self) -> bool {
+        matches!(self, Request::Get | Request::Read)
+    }
+
+    /// Whether what is asked is answered when it is on disk.
+    pub fn is_durable(self) -> bool {
+        matches!(self, Request::Put | Request::Persist)
+    }
+
+    /// The path that is asked first. What is read is always there.
+    fn path(self) -> &'static str {
+        match self {
+            Request::Get | Request::Put => "/v1/kv/bench/0",
+            Request::Read => "/read/bench/0",
+            Request::Write | Request::Persist => "/write",
+        }
+    }
+
+    /// What wrk shall do for each request, unless it is to ask for the path.
+    fn script(self) -> String {
+        let value = "v".repeat(Self::VALUE);
+        let persist = self.is_durable();
+        let request = match self {
+            Request::Get | Request::Read => return String::new(),
+            Request::Put => "'PUT', '/v1/kv/bench/' .. count, nil, value".to_owned(),
+            Request::Write | Request::Persist => format!(
+                "'POST', '/write', json, '{{\"key\":\"bench/' .. count .. '\",\"persist\":{persist},\"value\":\"' .. value .. '\"}}'"
+            ),
+        };
+        format!(
+            "local value = '{value}'\nlocal json = {{ ['Content-Type'] = 'application/json' }}\nlocal count = -1\nrequest = function()\n  \
+             count = (count + 1) % {KEYS}\n  return wrk.format({request})\nend\n"
+        )
     }
 }
 
 /// `wrk`, which asks as often as it is answered.
 #[derive(Clone)]
 pub struct Wrk {
+    request: Request,
     connections: u32,
     seconds: u64,
     /// With the script, `requests.lua`.
@@ -43,13 +92,8 @@ pub struct Wrk {
 }
 
 impl Wrk {
-    /// The key that is read.
-    pub const PATH: &str = "/v1/kv/bench/0";
-    /// Bytes of a value.
-    pub const VALUE: usize = 100;
-
     /// Finds wrk.
-    pub fn find(method: Method, connections: u32, conditions: &Conditions) -> Result<Self, Failure> {
+    pub fn find(request: Request, connections: u32, conditions: &Conditions) -> Result<Self, Failure> {
         // It tells its version with a status of failure.
         let is_there = Command::new("wrk").arg("--version").output().is_ok();
         if !is_there {
@@ -60,18 +104,10 @@ impl Wrk {
         }
         let folder = tempfile::Builder::new().prefix("shoal-bench-").tempdir_in(&conditions.folder);
         let folder = folder.map_err(Failure::system("make a folder for wrk"))?;
-        let script = match method {
-            Method::Get => String::new(),
-            Method::Put => format!(
-                "wrk.body = string.rep('v', {})\nlocal count = -1\nrequest = function()\n  count = (count + 1) % {KEYS}\n  \
-                 return wrk.format('PUT', '/v1/kv/bench/' .. count)\nend\n",
-                Self::VALUE
-            ),
-        };
         let path = folder.path().join("requests.lua");
-        std::fs::write(path, script).map_err(Failure::system("write a script for wrk"))?;
+        std::fs::write(path, request.script()).map_err(Failure::system("write a script for wrk"))?;
         let seconds = (SECONDS / conditions.shrink.max(1)).max(1);
-        Ok(Self { connections, seconds, folder: Arc::new(folder) })
+        Ok(Self { request, connections, seconds, folder: Arc::new(folder) })
     }
 
     /// Asks; how many requests were answered, all of which must have been carried out.
@@ -81,7 +117,7 @@ impl Wrk {
         command.args(["--threads", "1", "--timeout", "10s", "--script", "requests.lua"]);
         command.arg("--connections").arg(self.connections.to_string());
         command.arg("--duration").arg(format!("{}s", self.seconds));
-        command.arg(format!("http://{address}{}", Self::PATH));
+        command.arg(format!("http://{address}{}", self.request.path()));
         answered(&program::run(&mut command)?)
     }
 }

@@ -1,5 +1,6 @@
 //! Small values over HTTP.
 
+use serde_json::json;
 use suites::Http;
 
 use crate::conditions::Conditions;
@@ -7,7 +8,8 @@ use crate::cost::{Cost, Meter};
 use crate::failure::Failure;
 use crate::nodes::Nodes;
 use crate::peers::hello::Hello;
-use crate::peers::wrk::{Method, Wrk};
+use crate::peers::redis::Redis;
+use crate::peers::wrk::{Request, Wrk};
 use crate::scenario::{Contender, Contenders, Scenario, Unit};
 
 /// Requests that rates are told of. `wrk` runs for a time, and does as many as there is time for.
@@ -19,29 +21,45 @@ const MEMORY: u64 = 64 << 20;
 
 /// All over HTTP.
 pub fn all() -> Vec<Box<dyn Scenario>> {
-    let each = |method| [1, 50].map(|connections| Box::new(HttpScenario { method, connections }) as _);
-    [Method::Get, Method::Put].into_iter().flat_map(each).collect()
+    let requests = [Request::Get, Request::Put, Request::Read, Request::Write, Request::Persist];
+    let each = |request| [1, 50].map(|connections| Box::new(HttpScenario { request, connections }) as _);
+    requests.into_iter().flat_map(each).collect()
 }
 
 struct HttpScenario {
-    method: Method,
+    request: Request,
     connections: u32,
 }
 
 impl Scenario for HttpScenario {
     fn name(&self) -> String {
-        format!("http-{}-{}", self.method.name().to_lowercase(), self.connections)
+        format!("{}-{}", self.request.name(), self.connections)
     }
 
     fn compares(&self) -> &'static str {
-        match self.method {
-            Method::Get => {
+        match self.request {
+            Request::Get => {
                 "gets of a value of 100 bytes over HTTP from a node, driven by wrk; beside a server made of the same HTTP \
                  library that answers as many bytes. Processor time is that of the server alone"
             }
-            Method::Put => {
+            Request::Put => {
                 "durable puts of 100 bytes over HTTP to a node, driven by wrk; beside a server made of the same HTTP library \
                  that keeps nothing. Processor time is that of the server alone"
+            }
+            Request::Read => {
+                "GET /read of a value of 100 bytes by gswarm's interface, driven by wrk; beside a server made of the same \
+                 HTTP library that answers as many bytes, and beside Redis, read by redis-benchmark over its own \
+                 protocol. Processor time is that of the server alone"
+            }
+            Request::Write => {
+                "POST /write of 100 bytes into memory by gswarm's interface, driven by wrk; beside a server made of the \
+                 same HTTP library that keeps nothing, and beside Redis, which redis-benchmark writes to over its own \
+                 protocol. Processor time is that of the server alone"
+            }
+            Request::Persist => {
+                "durable POST /write of 100 bytes by gswarm's interface, driven by wrk; beside a server made of the same \
+                 HTTP library that keeps nothing, and beside Redis, which syncs its log before it answers. Processor \
+                 time is that of the server alone"
             }
         }
     }
@@ -63,19 +81,31 @@ impl Scenario for HttpScenario {
     }
 
     fn prepare(&self, conditions: &Conditions) -> Result<Contenders, Failure> {
-        let wrk = Wrk::find(self.method, self.connections, conditions)?;
+        let wrk = Wrk::find(self.request, self.connections, conditions)?;
         let node = Nodes::start_one(MEMORY, conditions)?;
-        let ours = Serving { wrk: wrk.clone(), node, rates: Vec::new() };
-        Ok(Contenders::new(ours).with(Greeting { wrk, hello: Hello::start()? }))
+        let ours = Serving { request: self.request, wrk: wrk.clone(), node, rates: Vec::new() };
+        let contenders = Contenders::new(ours).with(Greeting { wrk, hello: Hello::start()? });
+        if matches!(self.request, Request::Get | Request::Put) {
+            return Ok(contenders);
+        }
+        let redis = Redis::start(self.request, self.connections, REQUESTS, conditions);
+        contenders.with_if_there("redis", redis)
     }
 }
 
 /// A node, and wrk that asks it.
 struct Serving {
+    request: Request,
     wrk: Wrk,
     node: Nodes,
     /// Requests per second of processor time.
     rates: Vec<f64>,
+}
+
+impl Serving {
+    fn http(&self) -> Http {
+        Http::to(self.node.address())
+    }
 }
 
 /// A server that does nothing else, and wrk that asks it.
@@ -90,7 +120,14 @@ impl Contender for Serving {
     }
 
     fn ready(&mut self, _round: u32) -> Result<(), Failure> {
-        Http::to(self.node.address()).put(Wrk::PATH, [b'v'; Wrk::VALUE]).is(200);
+        let value = "v".repeat(Request::VALUE);
+        match self.request {
+            Request::Get | Request::Put => self.http().put("/v1/kv/bench/0", value).is(200),
+            Request::Read | Request::Write | Request::Persist => {
+                let write = json!({"key": "bench/0", "value": value, "persist": self.request.is_durable()});
+                self.http().json("POST", "/write", &write).is(200)
+            }
+        };
         Ok(())
     }
 
@@ -101,8 +138,12 @@ impl Contender for Serving {
     }
 
     fn verify(&mut self) -> Result<(), Failure> {
-        let read = Http::to(self.node.address()).get(Wrk::PATH).is(200).body;
-        if read == [b'v'; Wrk::VALUE] { Ok(()) } else { Err(Failure::Wrong { place: "over HTTP".into() }) }
+        let value = "v".repeat(Request::VALUE);
+        let is_right = match self.request {
+            Request::Get | Request::Put => self.http().get("/v1/kv/bench/0").is(200).body == value.as_bytes(),
+            _ => self.http().get("/read/bench/0").is(200).value()["value"] == value,
+        };
+        if is_right { Ok(()) } else { Err(Failure::Wrong { place: "over HTTP".into() }) }
     }
 
     fn remark(&self) -> Option<String> {
