@@ -58,6 +58,14 @@ pub enum Failure {
         /// Why.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    WriteFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Standard input cannot be read.
     #[error("cannot read standard input: {0}")]
     Input(io::Error),
@@ -121,6 +129,15 @@ pub enum Failure {
     /// A benchmark failed.
     #[error(transparent)]
     Bench(#[from] BenchError),
+    /// A simulated cluster broke a promise.
+    #[error(transparent)]
+    Simulated(#[from] sim::Failure),
+    /// A simulation came to no end.
+    #[error("a thread that simulated ended without a result")]
+    SimulationLost,
+    /// A drawing failed.
+    #[error("cannot draw the simulation: {0}")]
+    Chart(String),
 }
 
 /// A failure as `--json` prints it.

@@ -32,6 +32,7 @@ mod put;
 mod rm;
 mod serve;
 mod service;
+mod sim;
 mod status;
 mod table;
 
@@ -97,6 +98,8 @@ enum Command {
     Cluster(cluster::Cluster),
     #[command(subcommand)]
     Bench(bench::Bench),
+    #[command(subcommand)]
+    Sim(sim::Sim),
     Completions(completions::Completions),
 }
 
@@ -140,6 +143,7 @@ fn run(shoal: Shoal) -> Result<ExitCode, Failure> {
         Command::Demo(demo) => demo.run(&global),
         Command::Cluster(cluster) => cluster.run(&global),
         Command::Bench(bench) => bench.run(&global),
+        Command::Sim(sim) => sim.run(&global),
         Command::Completions(completions) => completions.run(),
     }?;
     Ok(ExitCode::SUCCESS)

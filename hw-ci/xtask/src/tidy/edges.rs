@@ -26,7 +26,7 @@ const EDGES: &[(&str, Allowed)] = &[
     ("catalog", Only(&["plan"])),
     ("client", Only(&["flow", "memory", "plan"])),
     ("daemon", Only(&["flow", "memory", "engine", "plan", "catalog"])),
-    ("cli", Only(&["client", "daemon", "flow", "plan"])),
+    ("cli", Only(&["client", "daemon", "flow", "plan", "sim"])),
     ("python", Only(&["client", "flow", "plan", "pymemory"])),
     ("sim", Only(&["flow", "plan"])),
     ("hostile", Anything),
