@@ -41,13 +41,13 @@ pub fn draw(report: &Report) -> Result<String, Wrong> {
 fn progress(area: &Area<'_>, figures: &Figures) -> Result<(), Wrong> {
     let end_s = figures.progress.last().map_or(1.0, |moment| moment.at_s).max(1e-9);
     let mut chart = ChartBuilder::on(area)
-        .caption(format!("{}, simulated: what receivers have", figures.strategy), (FONT, 18))
+        .caption(format!("{}, simulated: what receivers have", figures.strategy), (FONT, 22))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(56)
         .build_cartesian_2d(0.0..end_s, 0.0..1.02)?;
     let percent = |share: &f64| format!("{:.0} %", share * 100.0);
-    chart.configure_mesh().x_desc("seconds").y_label_formatter(&percent).light_line_style(WHITE).draw()?;
+    chart.configure_mesh().x_desc("seconds").y_label_formatter(&percent).max_light_lines(0).label_style((FONT, 15)).draw()?;
     let line = |at: usize| figures.progress.iter().map(move |moment| (moment.at_s, moment.shares[at]));
     let bands = [
         (0, 4, 0.12, "all receivers, share of bytes"),
@@ -74,6 +74,7 @@ fn progress(area: &Area<'_>, figures: &Figures) -> Result<(), Wrong> {
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperLeft)
+        .label_font((FONT, 15))
         .background_style(WHITE.mix(0.8))
         .border_style(GREY_INK)
         .draw()?;
@@ -84,7 +85,7 @@ fn racks(area: &Area<'_>, figures: &Figures) -> Result<(), Wrong> {
     let copies = &figures.rack_copies;
     let most = copies.iter().map(|rack| rack.from_others + rack.within).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(area)
-        .caption("copies of the chunk by rack", (FONT, 18))
+        .caption("copies of the chunk by rack", (FONT, 22))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(56)
@@ -93,8 +94,9 @@ fn racks(area: &Area<'_>, figures: &Figures) -> Result<(), Wrong> {
         .configure_mesh()
         .disable_x_mesh()
         .x_desc("rack, that of the source first")
-        .x_label_formatter(&|rack: &f64| format!("{rack:.0}"))
-        .light_line_style(WHITE)
+        .x_labels(copies.len().min(10) + 1)
+        .x_label_formatter(&|rack: &f64| if rack.fract() == 0.0 { format!("{rack:.0}") } else { String::new() })
+        .max_light_lines(0).label_style((FONT, 15))
         .draw()?;
     let bar = |at: usize, from: f64, to: f64, ink: RGBColor| {
         let left = at as f64;
@@ -113,6 +115,7 @@ fn racks(area: &Area<'_>, figures: &Figures) -> Result<(), Wrong> {
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperRight)
+        .label_font((FONT, 15))
         .background_style(WHITE.mix(0.8))
         .border_style(GREY_INK)
         .draw()?;

@@ -119,6 +119,12 @@ impl Figures {
         let first = outcomes.first();
         let racks = first.iter().flat_map(|outcome| &outcome.racks);
         let points = first.iter().flat_map(|outcome| &outcome.progress.points);
+        // The last point lies before the end.
+        let end = first.filter(|outcome| outcome.is_complete()).map(|outcome| Moment {
+            at_s: outcome.ended_ns as f64 / 1e9,
+            finished: 1.0,
+            shares: [1.0; 5],
+        });
         Self {
             strategy: scenario.strategy.name(),
             seconds: Percentiles { p50: at(0.5), p95: at(0.95), p99: at(0.99), max: at(1.0) },
@@ -136,6 +142,7 @@ impl Figures {
                     finished: point.finished,
                     shares: point.shares,
                 })
+                .chain(end)
                 .collect(),
         }
     }

@@ -9,6 +9,7 @@ mod progress; // what a terminal shows while bytes move
 mod refusals; // what cannot be put or got, and what must not be
 mod serve; // start, stop, settings
 mod sharing; // what of a put and a get passes through a socket
+mod simulation; // what a simulated cluster would do
 mod storage; // what is there after a crash
 mod trees; // files and trees come back as they were
 mod wire; // a client that says what no honest client says
