@@ -62,7 +62,9 @@ impl Redis {
         let port = listener.local_addr().map_err(failed())?.port();
         drop(listener);
         let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no", "--port"]).arg(port.to_string());
+        command
+            .args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no", "--port"])
+            .arg(port.to_string());
         command.arg("--dir").arg(folder.path());
         if request.is_durable() {
             command.args(["--appendonly", "yes", "--appendfsync", "always"]);

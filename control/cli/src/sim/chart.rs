@@ -47,12 +47,15 @@ fn progress(area: &Area<'_>, figures: &Figures) -> Result<(), Wrong> {
         .y_label_area_size(56)
         .build_cartesian_2d(0.0..end_s, 0.0..1.02)?;
     let percent = |share: &f64| format!("{:.0} %", share * 100.0);
-    chart.configure_mesh().x_desc("seconds").y_label_formatter(&percent).max_light_lines(0).label_style((FONT, 15)).draw()?;
+    chart
+        .configure_mesh()
+        .x_desc("seconds")
+        .y_label_formatter(&percent)
+        .max_light_lines(0)
+        .label_style((FONT, 15))
+        .draw()?;
     let line = |at: usize| figures.progress.iter().map(move |moment| (moment.at_s, moment.shares[at]));
-    let bands = [
-        (0, 4, 0.12, "all receivers, share of bytes"),
-        (1, 3, 0.28, "90 % of them, share of bytes"),
-    ];
+    let bands = [(0, 4, 0.12, "all receivers, share of bytes"), (1, 3, 0.28, "90 % of them, share of bytes")];
     for (low, high, depth, label) in bands {
         let mut outline: Vec<(f64, f64)> = line(high).collect();
         outline.extend(line(low).collect::<Vec<_>>().into_iter().rev());
@@ -95,23 +98,29 @@ fn racks(area: &Area<'_>, figures: &Figures) -> Result<(), Wrong> {
         .disable_x_mesh()
         .x_desc("rack, that of the source first")
         .x_labels(copies.len().min(10) + 1)
-        .x_label_formatter(&|rack: &f64| if rack.fract() == 0.0 { format!("{rack:.0}") } else { String::new() })
-        .max_light_lines(0).label_style((FONT, 15))
+        .x_label_formatter(&|rack: &f64| {
+            if rack.fract() == 0.0 { format!("{rack:.0}") } else { String::new() }
+        })
+        .max_light_lines(0)
+        .label_style((FONT, 15))
         .draw()?;
     let bar = |at: usize, from: f64, to: f64, ink: RGBColor| {
         let left = at as f64;
         Rectangle::new([(left + 0.1, from), (left + 0.9, to)], ink.filled())
     };
-    let within = copies.iter().enumerate().map(|(at, rack)| {
-        bar(at, rack.from_others, rack.from_others + rack.within, GREY_INK)
-    });
-    chart.draw_series(within)?.label("from node to node within").legend(|(x, y)| {
-        Rectangle::new([(x, y - 5), (x + 18, y + 5)], GREY_INK.filled())
-    });
+    let within = copies
+        .iter()
+        .enumerate()
+        .map(|(at, rack)| bar(at, rack.from_others, rack.from_others + rack.within, GREY_INK));
+    chart
+        .draw_series(within)?
+        .label("from node to node within")
+        .legend(|(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], GREY_INK.filled()));
     let from_others = copies.iter().enumerate().map(|(at, rack)| bar(at, 0.0, rack.from_others, ORANGE_INK));
-    chart.draw_series(from_others)?.label("from other racks").legend(|(x, y)| {
-        Rectangle::new([(x, y - 5), (x + 18, y + 5)], ORANGE_INK.filled())
-    });
+    chart
+        .draw_series(from_others)?
+        .label("from other racks")
+        .legend(|(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], ORANGE_INK.filled()));
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperRight)

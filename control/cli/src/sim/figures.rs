@@ -89,7 +89,8 @@ impl Report {
     /// The report of runs, at least one of each strategy.
     pub fn new(scenarios: &[Vec<Scenario>], outcomes: &[Vec<Outcome>]) -> Self {
         let first = &scenarios[0][0];
-        let strategies = scenarios.iter().zip(outcomes).map(|(scenarios, outcomes)| Figures::new(&scenarios[0], outcomes));
+        let strategies =
+            scenarios.iter().zip(outcomes).map(|(scenarios, outcomes)| Figures::new(&scenarios[0], outcomes));
         Self {
             simulated: true,
             size_bytes: first.size_bytes,
@@ -114,7 +115,11 @@ impl Figures {
         let at = |share: f64| over(&|outcome| outcome.percentile(share) * ideal_s);
         let copies = |bytes: u64| bytes as f64 / scenario.size_bytes as f64;
         let unfinished = |outcome: &Outcome| {
-            outcome.receivers.iter().filter(|receiver| !receiver.died && receiver.finished_ns.is_none()).count()
+            outcome
+                .receivers
+                .iter()
+                .filter(|receiver| !receiver.died && receiver.finished_ns.is_none())
+                .count()
         };
         let first = outcomes.first();
         let racks = first.iter().flat_map(|outcome| &outcome.racks);
@@ -134,7 +139,10 @@ impl Figures {
             incomplete: over(&|outcome| unfinished(outcome) as f64),
             connections_max: outcomes.iter().map(|outcome| outcome.degree_max).max().unwrap_or(0),
             rack_copies: racks
-                .map(|rack| RackCopies { from_others: copies(rack.bytes_in), within: copies(rack.bytes_within) })
+                .map(|rack| RackCopies {
+                    from_others: copies(rack.bytes_in),
+                    within: copies(rack.bytes_within),
+                })
                 .collect(),
             progress: points
                 .map(|point| Moment {
@@ -161,7 +169,11 @@ impl Shown {
             return "never".into();
         }
         let span = |seconds: f64| amount::span(Duration::from_secs_f64(seconds.max(0.0)));
-        if self.margin > 0.0 { format!("{} ± {}", span(self.mean), span(self.margin)) } else { span(self.mean) }
+        if self.margin > 0.0 {
+            format!("{} ± {}", span(self.mean), span(self.margin))
+        } else {
+            span(self.mean)
+        }
     }
 
     fn number(self, digits: usize) -> String {
@@ -186,8 +198,15 @@ impl fmt::Display for Report {
             amount::count(self.seeds.len() as u64, "seed"),
         )?;
         writeln!(f, "ideal {}, bound {}\n", span(self.ideal_s), span(self.bound_s))?;
-        let mut table =
-            Table::new(["STRATEGY", ">P50", ">P99", ">MAX", ">MAX/BOUND", ">COPIES INTO A RACK", ">INCOMPLETE"]);
+        let mut table = Table::new([
+            "STRATEGY",
+            ">P50",
+            ">P99",
+            ">MAX",
+            ">MAX/BOUND",
+            ">COPIES INTO A RACK",
+            ">INCOMPLETE",
+        ]);
         for figures in &self.strategies {
             table.row([
                 figures.strategy.into(),
@@ -220,7 +239,10 @@ mod tests {
         let outcomes: Vec<Vec<Outcome>> = scenarios.iter().map(run).collect();
         let report = Report::new(&scenarios, &outcomes);
         let text = report.to_string();
-        assert!(text.starts_with("simulated: 64.0 MiB to 40 nodes of 10 Gbit/s in 2 racks, 2 seeds\n"), "{text}");
+        assert!(
+            text.starts_with("simulated: 64.0 MiB to 40 nodes of 10 Gbit/s in 2 racks, 2 seeds\n"),
+            "{text}"
+        );
         let value = serde_json::to_value(&report).unwrap();
         let [swarm, star] = [0, 1].map(|at| &value["strategies"][at]);
         let median = |of: &serde_json::Value| of["seconds"]["p50"]["mean"].as_f64().unwrap();

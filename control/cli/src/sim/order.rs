@@ -95,7 +95,8 @@ impl Order {
         }
         let mut strategies = Vec::new();
         for name in &self.strategy {
-            let strategy = name.parse().map_err(|error: sim::UnknownStrategy| Failure::Usage(error.to_string()))?;
+            let strategy =
+                name.parse().map_err(|error: sim::UnknownStrategy| Failure::Usage(error.to_string()))?;
             if !strategies.contains(&strategy) {
                 strategies.push(strategy);
             }
@@ -174,8 +175,14 @@ mod tests {
     #[test]
     fn flags_make_a_scenario_for_each_strategy_and_seed() {
         let order = order(&[
-            "--nodes=63", "--racks=4", "--gpus=8", "--strategy=chain,swarm,chain", "--seeds=2", "--first-seed=7",
-            "--late=30%", "--latency-us=9",
+            "--nodes=63",
+            "--racks=4",
+            "--gpus=8",
+            "--strategy=chain,swarm,chain",
+            "--seeds=2",
+            "--first-seed=7",
+            "--late=30%",
+            "--latency-us=9",
         ]);
         let scenarios = order.scenarios().unwrap();
         let seen: Vec<_> = scenarios.iter().flatten().map(|one| (one.strategy, one.seed)).collect();

@@ -17,7 +17,9 @@ fn strategies_are_compared_in_the_same_worlds() {
     let median = |at: usize| report["strategies"][at]["seconds"]["p50"]["mean"].as_f64().unwrap();
     assert!(median(1) > 5.0 * median(0), "{report}");
     let drawn = std::fs::read_to_string(&drawing).unwrap();
-    assert!(drawn.starts_with("<svg") && drawn.contains("swarm, simulated") && drawn.contains("star, simulated"));
+    assert!(
+        drawn.starts_with("<svg") && drawn.contains("swarm, simulated") && drawn.contains("star, simulated")
+    );
     // What follows from seeds comes again.
     assert_eq!(broadcast(&words).run().success().json(), report);
 }
@@ -26,7 +28,10 @@ fn strategies_are_compared_in_the_same_worlds() {
 fn people_get_a_table() {
     let words = ["--gpus", "8", "--racks", "4", "--oversubscription", "4"];
     let table = broadcast(&words).run().success().text();
-    assert!(table.starts_with("simulated: 64.0 MiB to 40 nodes of 800 Gbit/s in 4 racks, 2 seeds\n"), "{table}");
+    assert!(
+        table.starts_with("simulated: 64.0 MiB to 40 nodes of 800 Gbit/s in 4 racks, 2 seeds\n"),
+        "{table}"
+    );
     assert!(table.contains("COPIES INTO A RACK"), "{table}");
 }
 
