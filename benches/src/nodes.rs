@@ -16,6 +16,8 @@ use crate::interrupt::Alarm;
 const CORES_MAX: usize = 4;
 /// Memory of a node beyond the bytes that it holds: slots in flight, and room for the arena to be cut. Bytes.
 const SLACK_MIN: u64 = 32 << 20;
+/// Least memory that a node starts with, in bytes.
+const MEMORY_MIN: u64 = 64 << 20;
 
 /// Nodes that know each other, and a client at each. A signal closes the clients. Dropping it ends the nodes and
 /// removes their files.
@@ -29,7 +31,7 @@ pub struct Nodes {
 
 /// Bytes of memory that a node takes to hold `bytes` of chunks.
 pub fn memory_bytes(bytes: u64) -> u64 {
-    bytes + (bytes / 8).max(SLACK_MIN)
+    (bytes + (bytes / 8).max(SLACK_MIN)).max(MEMORY_MIN)
 }
 
 impl Nodes {

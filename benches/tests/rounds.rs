@@ -35,6 +35,7 @@ fn every_scenario_is_played() {
         "get",
         "catalog",
         "http",
+        "gswarm",
         "--rounds",
         "2",
         "--shrink",
@@ -61,7 +62,13 @@ fn every_scenario_is_played() {
         all.extend(names(scenario, "left_out"));
         // Without wrk there is nothing to ask with.
         if scenario["not_run"].as_str().is_some_and(|reason| reason.contains("wrk")) {
-            all = vec!["hello".into(), "shoal".into()];
+            let name = scenario["name"].as_str().unwrap();
+            let redis = name.starts_with("gswarm").then_some(if name.contains("persist") {
+                "redis-synced"
+            } else {
+                "redis"
+            });
+            all = ["hello", "shoal"].into_iter().chain(redis).map(str::to_owned).collect();
         }
         all.sort();
         played.push((scenario["name"].as_str().unwrap().to_owned(), all.join(" ")));
@@ -81,6 +88,12 @@ fn every_scenario_is_played() {
         ("http-get-50", "hello shoal"),
         ("http-put-1", "hello shoal"),
         ("http-put-50", "hello shoal"),
+        ("gswarm-read-1", "hello redis shoal"),
+        ("gswarm-read-50", "hello redis shoal"),
+        ("gswarm-write-1", "hello redis shoal"),
+        ("gswarm-write-50", "hello redis shoal"),
+        ("gswarm-persist-1", "hello redis-synced shoal"),
+        ("gswarm-persist-50", "hello redis-synced shoal"),
     ];
     assert_eq!(played, expected.map(|(name, contenders)| (name.to_owned(), contenders.to_owned())));
     assert_empty(folder.path());

@@ -83,6 +83,11 @@ impl Redis {
         Ok(Self { request, connections, told, count: None, run, port, server, _folder: folder })
     }
 
+    /// What it is called among those that answer such requests.
+    pub fn name_for(request: Request) -> &'static str {
+        if request.is_durable() { "redis-synced" } else { "redis" }
+    }
+
     /// Sends so many requests, and tells their rate per second.
     fn ask(&self, request: &str, count: u64) -> Result<f64, Failure> {
         let mut command = Command::new("redis-benchmark");
@@ -99,7 +104,7 @@ impl Redis {
 
 impl Contender for Redis {
     fn name(&self) -> String {
-        if self.request.is_durable() { "redis-synced".into() } else { "redis".into() }
+        Self::name_for(self.request).into()
     }
 
     fn ready(&mut self, _round: u32) -> Result<(), Failure> {

@@ -89,7 +89,7 @@ impl Scenario for HttpScenario {
             return Ok(contenders);
         }
         let redis = Redis::start(self.request, self.connections, REQUESTS, conditions);
-        contenders.with_if_there("redis", redis)
+        contenders.with_if_there(Redis::name_for(self.request), redis)
     }
 }
 
