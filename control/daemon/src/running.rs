@@ -418,8 +418,8 @@ async fn handle_events(node: Arc<Node>, events: flume::Receiver<Event>) {
             Event::FindPeers { chunk } => {
                 tokio::spawn(trackers::find_peers(node.clone(), chunk));
             }
-            Event::FindHolders { chunk, questions } => {
-                tokio::spawn(trackers::find_holders(node.clone(), chunk, questions));
+            Event::FindHolders { chunk, nodes } => {
+                tokio::spawn(trackers::find_holders(node.clone(), chunk, nodes));
             }
             Event::Holding { chunk, holding } => trackers::announce(&node, chunk, holding),
             Event::ValueDropped { chunk, handle } => {

@@ -34,10 +34,6 @@ const REFRESH: Duration = Duration::from_secs(30);
 const FIRST_REFRESH: Duration = Duration::from_secs(2);
 /// Chunks that are looked at before other tasks have their turn.
 const CHUNKS_AT_A_STRETCH: usize = 64;
-/// Nodes that are asked who has a chunk, the first time and at the most. It doubles each time, because all receivers of a
-/// broadcast may want to know at once: each would open a connection to each.
-const SURVEYED_FIRST: usize = 16;
-const SURVEYED_MAX: usize = 1024;
 /// Holdings in one message.
 const HOLDINGS_PER_MESSAGE: usize = 4096;
 
@@ -148,11 +144,10 @@ pub(crate) async fn find_peers(node: Arc<Node>, chunk: ChunkId) {
     }
 }
 
-/// Answers `FindHolders`: asks nodes what they have, since trackers may have forgotten it; at first a few, drawn at random,
-/// and when it is wanted again, more of them. When not all are asked, somebody who lives does not answer, or members may
+/// Answers `FindHolders`: asks nodes what they have, since trackers may have forgotten it; `most` of them at
+/// most, drawn at random. When not all are asked, somebody who lives does not answer, or members may
 /// still be on their way to a head that has just started, the list may lack some.
-pub(crate) async fn find_holders(node: Arc<Node>, chunk: ChunkId, questions: u32) {
-    let most = surveyed(questions);
+pub(crate) async fn find_holders(node: Arc<Node>, chunk: ChunkId, most: usize) {
     let found = operate::survey_some(&node, chunk, most).await;
     let view = node.members.view();
     let asked_all = view.live().count() <= most + 1;
@@ -162,12 +157,6 @@ pub(crate) async fn find_holders(node: Arc<Node>, chunk: ChunkId, questions: u32
     let held = |replica: &ReplicaRecord| (replica.node, replica.most_pieces());
     let holders = found.replicas.iter().map(held).filter(|&(holder, held)| holder != node.id() && held > 0);
     node.engine.holders(chunk, holders.collect(), are_all);
-}
-
-/// How many nodes are asked when it is asked so often.
-fn surveyed(questions: u32) -> usize {
-    let factor = 2_usize.saturating_pow(questions.saturating_sub(1));
-    SURVEYED_FIRST.saturating_mul(factor).min(SURVEYED_MAX)
 }
 
 /// Joins the swarm at the first tracker that answers, and at the other one when the first knows nobody.
@@ -275,15 +264,5 @@ fn holding_of(replica: &ReplicaRecord) -> Holding {
         _ if held >= pieces => Holding::Complete,
         _ if held == 0 && !replica.fetching => Holding::None,
         _ => Holding::Partial,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ever_more_nodes_are_asked_up_to_a_bound() {
-        assert_eq!([1, 2, 3, 7, 8, u32::MAX].map(surveyed), [16, 32, 64, 1024, 1024, 1024]);
     }
 }

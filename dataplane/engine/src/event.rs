@@ -38,8 +38,8 @@ pub enum Event {
     FindHolders {
         /// The chunk.
         chunk: ChunkId,
-        /// How many times this was asked since the fetch last went on, this one included.
-        questions: u32,
+        /// How many nodes are to be asked at most.
+        nodes: usize,
     },
     /// What this node holds of a chunk has changed; its trackers must hear of it.
     Holding {

@@ -44,6 +44,8 @@ impl Core {
         if !self.is_sweeper().await? {
             return Ok(swept);
         }
+        // What was written before this sweep is part of it, however far the mirror lags behind.
+        self.seen_all().await?;
         for _ in 0..STEPS_MAX {
             let (overdue, abandoned) =
                 self.reflected(|mirror| (mirror.overdue("", self.now_ms(), STEP), mirror.abandoned(STEP)))?;

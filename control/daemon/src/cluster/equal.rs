@@ -163,10 +163,18 @@ async fn keep(node: Arc<Node>) -> StopReason {
     let Some(equal) = equal_of(&node) else { return std::future::pending().await };
     let (id, incarnation) = (node.id(), node.identity.incarnation);
     let (mut registration, mut changes) = (Registration::new(), node.members.changes());
+    let mut was_registered = false;
     loop {
         let standing = equal.registry().standing(id, incarnation, registration.revision());
         let begun_ms = node.clock.uptime_ms();
-        let outcome = match registration.step(begun_ms, standing) {
+        let step = registration.step(begun_ms, standing);
+        let is_registered = registration.revision() > 0;
+        if std::mem::replace(&mut was_registered, is_registered) && !is_registered {
+            tracing::warn!(
+                "etcd has ended this node's registration, since it was silent for too long; registering anew"
+            );
+        }
+        let outcome = match step {
             Step::Stop { by } => return superseded(&node, by),
             Step::Wait(wait_ms) => {
                 let _ = tokio::time::timeout(Duration::from_millis(wait_ms), changes.changed()).await;
@@ -183,13 +191,8 @@ async fn keep(node: Arc<Node>) -> StopReason {
         };
         let now_ms = node.clock.uptime_ms();
         match outcome {
-            Outcome::Lost => {
-                tracing::warn!(
-                    "etcd has ended this node's lease, since it was silent for too long; registering anew"
-                );
-            }
             Outcome::Renewed | Outcome::Registered { .. } => equal.hear(now_ms),
-            Outcome::Unreachable => {}
+            Outcome::Lost | Outcome::Unreachable => {}
         }
         registration.done(begun_ms, now_ms, outcome);
     }

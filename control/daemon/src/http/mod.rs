@@ -8,6 +8,7 @@ mod guard; // who may ask
 
 mod input; // what a request says
 mod problem; // why it was not carried out
+mod unread; // bodies that a request is answered without
 mod entry; // keys and what they have
 
 mod key; // one key
@@ -34,6 +35,7 @@ use catalog::Catalog;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::problem::{Code, Problem};
+use self::unread::Reading;
 use crate::node::Node;
 
 pub(crate) use connection::Http;
@@ -111,6 +113,11 @@ fn router(api: Api) -> Router {
 
 /// Lets a request in, or says why not.
 async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let (reading, request) = Reading::of(request);
+    reading.answer(admitted(&api, request, next).await)
+}
+
+async fn admitted(api: &Api, request: Request, next: Next) -> Response {
     if let Err(problem) = api.guard.check(&request) {
         return problem.into_response();
     }

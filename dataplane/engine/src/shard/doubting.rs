@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use flow::chunk::ChunkId;
 use flow::limits::{BAD_PIECES_PER_PEER, PEERS_PER_RECEIVER};
-use flow::swarm::patience::Verdict;
+use flow::swarm::patience::{Activity, Verdict};
 use flow::wire::control::{NodeId, TrackerPeer};
 
 use super::Shard;
@@ -12,31 +12,27 @@ use super::fetching::Fetching;
 use super::replica::Replica;
 use crate::{EngineError, Event};
 
-/// So many times nobody is asked while connections are being made.
-const QUESTIONS_SPARED: u32 = 2;
-
 impl Shard {
     /// Doubts a fetch for which nothing is under way, and in the end gives it up.
     pub(super) fn look_after_idle(self: &Rc<Self>, fetching: &Rc<Fetching>) {
         if fetching.finishing.get() {
             return;
         }
-        let busy = fetching.is_busy() || !fetching.ready.get();
-        let verdict = fetching.patience.borrow_mut().look(self.now(), busy);
-        let is_dialling = || self.mesh.borrow().is_dialling(&fetching.replica.id);
+        let is_starved = fetching.starved.get();
+        let is_connecting = || self.mesh.borrow().is_dialling(&fetching.replica.id);
+        let activity = match () {
+            () if fetching.is_busy() || !fetching.ready.get() => Activity::Busy,
+            // It is memory that is wanting, not peers.
+            () if !is_starved && is_connecting() => Activity::Connecting,
+            () => Activity::Idle,
+        };
+        let verdict = fetching.patience.borrow_mut().look(self.now(), activity);
         match verdict {
-            Verdict::Ask if !fetching.starved.get() => {
-                let questions = fetching.patience.borrow().questions();
-                // When many begin at once, connecting takes a while, and they would make it longer for each other.
-                if questions <= QUESTIONS_SPARED && is_dialling() {
-                    return;
-                }
-                self.tell(Event::FindHolders { chunk: fetching.replica.id, questions });
+            Verdict::Ask { nodes } if !is_starved => {
+                self.tell(Event::FindHolders { chunk: fetching.replica.id, nodes });
             }
-            Verdict::Ask if fetching.replica.leads_nowhere() => self.lead_through_file(fetching),
-            // Dials end by themselves, and who is reached may have everything.
-            Verdict::GiveUp if is_dialling() => {}
-            Verdict::Ask | Verdict::Wait => {}
+            Verdict::Ask { .. } if fetching.replica.leads_nowhere() => self.lead_through_file(fetching),
+            Verdict::Ask { .. } | Verdict::Wait => {}
             Verdict::GiveUp => self.end_fetch(fetching, Err(self.why_stuck(fetching))),
         }
     }

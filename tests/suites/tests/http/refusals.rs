@@ -25,7 +25,10 @@ fn nothing_is_changed_by_what_is_refused() {
     ] {
         http.put(&format!("/v1/kv/b?{query}"), "x").fails(400, "bad_request");
     }
-    http.put("/v1/kv/b", vec![0; (64 << 10) + 1]).fails(413, "value_too_large");
+    // What is refused unread ends the connection, and says so.
+    let refused = http.put("/v1/kv/b", vec![0; (64 << 10) + 1]);
+    assert_eq!(refused.header("connection"), Some("close"));
+    refused.fails(413, "value_too_large");
     let put = |body: Value| http.json("PUT", "/v1/kv/b", &body);
     for body in [
         json!({}),
