@@ -15,7 +15,7 @@ use flow::wire::control::NodeId;
 use flow::wire::session::{Failure, NodeListing};
 
 pub(crate) use equal::{Equal, enter, leave};
-pub(crate) use head::{Head, heartbeat, join, preside};
+pub(crate) use head::{Head, heartbeat, join, look_round, preside};
 pub(crate) use member::{Follower, StopReason};
 
 use crate::members::View;

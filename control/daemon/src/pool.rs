@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::{CatalogError, Condition, Consistency, Entry, Operation, Put, Scan, Write};
-use flow::wire::control::{NodeRecord, NodeState, ReplicaRecord};
+use flow::wire::control::{NodeId, NodeRecord, NodeState, ReplicaRecord};
 use flow::wire::session::{ChunkPin, ChunkPlace, ChunkReference, Device, Failure, FailureCode};
 
+use crate::members::View;
 use crate::node::{Clock, Node};
 use crate::{failure, operate, peers};
 
@@ -252,7 +253,7 @@ async fn places(node: &Arc<Node>, record: &Record) -> Vec<(String, bool)> {
     let found = operate::survey(node, chunk.id).await;
     let mut places = Vec::new();
     for replica in &found.replicas {
-        let name = view.node(replica.node).map_or("?", |known| &known.name);
+        let name = name_of(node, &view, replica.node).unwrap_or("?");
         let place = |device: &str| match replica.node == node.id() {
             true => device.to_owned(),
             false => format!("{name}:{device}"),
@@ -263,6 +264,12 @@ async fn places(node: &Arc<Node>, record: &Record) -> Vec<(String, bool)> {
         }
     }
     places
+}
+
+/// What a node is called. A node that has just started knows itself before it knows that it is a member.
+fn name_of<'a>(node: &'a Node, view: &'a View, id: NodeId) -> Option<&'a str> {
+    let ours = (id == node.id()).then_some(node.identity.name.as_str());
+    ours.or_else(|| Some(view.node(id)?.name.as_str()))
 }
 
 /// Takes a chunk out of the pool. Its bytes go when nothing else refers to them.
@@ -344,6 +351,9 @@ impl Standing {
 
 /// The node at the end of a move, which must live.
 fn end_of(node: &Node, work: &Work) -> Result<NodeRecord, Failure> {
+    if work.node == node.identity.name {
+        return Ok(node.record());
+    }
     let view = node.members.view();
     let record = view.named(&work.node)?;
     if record.state == NodeState::Dead {
@@ -425,8 +435,8 @@ pub(crate) async fn holder(node: &Arc<Node>, record: &Record) -> Result<String, 
     let whole: Vec<&ReplicaRecord> = found.replicas.iter().filter(|replica| replica.is_whole()).collect();
     let ours = whole.iter().find(|replica| replica.node == node.id());
     let view = node.members.view();
-    let holder = ours.or(whole.first()).and_then(|replica| view.node(replica.node));
-    holder.map(|holder| holder.name.clone()).ok_or_else(|| {
+    let holder = ours.or(whole.first()).and_then(|replica| name_of(node, &view, replica.node));
+    holder.map(str::to_owned).ok_or_else(|| {
         let text = format!("no live node has all of chunk '{}'", record.id);
         failure::unavailable(text, "what was in memory alone is gone with its node").into()
     })
@@ -437,10 +447,8 @@ pub(crate) async fn progress(node: &Arc<Node>, work: &Work) -> f64 {
     let Body::Chunk(chunk) = &work.body else { return 0.0 };
     let view = node.members.view();
     let found = operate::survey(node, chunk.id).await;
-    let there = found
-        .replicas
-        .iter()
-        .find(|replica| view.node(replica.node).is_some_and(|known| known.name == work.node));
+    let is_end = |replica: &&ReplicaRecord| name_of(node, &view, replica.node) == Some(work.node.as_str());
+    let there = found.replicas.iter().find(is_end);
     let pieces = there.map_or(0, |replica| replica.pieces_on(work.device));
     f64::from(pieces) / f64::from(chunk.geometry.pieces().max(1))
 }

@@ -222,7 +222,9 @@ impl Running {
 /// Enters the cluster; what is given ends when the node may not be a member any more.
 async fn membership(node: &Arc<Node>) -> Result<Option<JoinHandle<Option<StopReason>>>, StopReason> {
     match &node.seat {
-        Seat::Head(_) => {
+        Seat::Head(head) => {
+            // Whoever comes through the doors finds it among the members.
+            cluster::look_round(node, head);
             node.life.spawn(cluster::preside(node.clone()));
             Ok(None)
         }
@@ -468,4 +470,32 @@ fn open_door(node: &Arc<Node>, sockets: Sockets, data_dir: &DataDir) -> Result<J
     let place = sockets.local_path.display();
     tracing::info!("listening on {} (node '{name}', reached at {address}) and {place}", sockets.address);
     Ok(accepting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Flags;
+
+    #[test]
+    fn a_head_knows_itself_when_its_doors_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = Flags {
+            data_dir: Some(folder.path().to_owned()),
+            listen: Some("127.0.0.1:0".into()),
+            name: Some("n1".into()),
+            max_memory: Some("64MB".into()),
+            cores: Some(1),
+            ..Flags::default()
+        };
+        let settings = Settings::of_flags(flags).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut running = Running::start(settings, None).await.unwrap();
+            running.enter().await.unwrap();
+            // Nothing that was spawned has run on this thread since then.
+            assert_eq!(running.members(), [("n1".to_owned(), true)]);
+            running.stop().await;
+        });
+    }
 }

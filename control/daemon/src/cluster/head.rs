@@ -122,7 +122,7 @@ pub(crate) async fn preside(node: Arc<Node>) {
 }
 
 /// One look at who is there.
-pub(super) fn look_round(node: &Arc<Node>, head: &Head) {
+pub(crate) fn look_round(node: &Arc<Node>, head: &Head) {
     let (record, now_ms) = (node.record(), node.clock.uptime_ms());
     let figures = figures_of(&record);
     let mut membership = head.lock();
