@@ -48,10 +48,18 @@ impl Collector {
         }
     }
 
-    /// Somebody has just fetched the chunk, and may be about to refer to it.
-    pub(crate) fn touch(&self, chunk: ChunkId) {
+    /// Somebody fetches the chunk, until what is returned is dropped, and may be about to refer to it. After its removal
+    /// nobody is.
+    pub(crate) fn touch(&self, chunk: ChunkId) -> Touched<'_> {
         let now_ms = self.now_ms();
         self.lock().ledger.touch(chunk, now_ms);
+        Touched { collector: self, chunk }
+    }
+
+    /// The chunk is removed from all nodes, so that what comes of it afterwards goes soon.
+    pub(crate) fn remove(&self, chunk: ChunkId) {
+        let now_ms = self.now_ms();
+        self.lock().ledger.remove(chunk, now_ms);
     }
 
     /// Keeps the chunk until it is released as often as it was held: somebody writes it and is going to refer to it. The
@@ -107,6 +115,24 @@ impl Collector {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A chunk that is being fetched.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Touched<'a> {
+    collector: &'a Collector,
+    chunk: ChunkId,
+}
+
+impl Drop for Touched<'_> {
+    fn drop(&mut self) {
+        let now_ms = self.collector.now_ms();
+        let is_removed = self.collector.lock().ledger.is_removed(&self.chunk, now_ms);
+        if is_removed {
+            self.collector.settle(self.chunk);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use flow::chunk::{ChunkId, Geometry};
 use flow::wire::Message;
 use flow::wire::control::{NodeId, NodeRecord, NodeState};
 use flow::wire::session::*;
+use tokio::task::JoinSet;
 
 pub(crate) use drain::drain;
 pub(crate) use place::{bring, place, take_back};
@@ -93,10 +94,34 @@ pub(crate) async fn remove(node: &Arc<Node>, remove: ChunkRemove) -> Result<Mess
     if !remove.force {
         check_unused(node, &remove, &holders).await?;
     }
-    let requests = holders
-        .iter()
-        .map(|holder| (holder.clone(), ChunkRemove { node: holder.name.clone(), ..remove.clone() }));
-    everywhere(node, requests, |node, remove| async move { here::remove(&node, remove).await }).await
+    let requests = holders.iter().map(|holder| (holder.clone(), remove.clone()));
+    let removed = everywhere(node, requests, |node, remove| async move { here::remove(&node, remove).await });
+    let removed = removed.await;
+    if remove.node.is_empty() && remove.device.is_none() {
+        remove_late(node, &remove, &holders).await;
+    }
+    removed
+}
+
+/// Lets all nodes that have nothing of a chunk know that it was removed: one that was asked to fetch it may begin
+/// afterwards, or have begun. Those that do not answer keep what comes for as long as any chunk that nobody refers to.
+async fn remove_late(node: &Arc<Node>, remove: &ChunkRemove, holders: &[NodeRecord]) {
+    let holders: BTreeSet<NodeId> = holders.iter().map(|holder| holder.node).collect();
+    let view = node.members.view();
+    let mut told = JoinSet::new();
+    for record in view.live().filter(|record| !holders.contains(&record.node)) {
+        if told.len() >= survey::NODES_AT_ONCE {
+            told.join_next().await;
+        }
+        let (node, record, remove) = (node.clone(), record.clone(), remove.clone());
+        told.spawn(async move {
+            match record.node == node.id() {
+                true => here::remove(&node, remove).await,
+                false => node.peers.ask(&record, remove, Some(REPORT_TIMEOUT)).await,
+            }
+        });
+    }
+    while told.join_next().await.is_some() {}
 }
 
 /// Refuses to drop what a key refers to or what is pinned, before anything is dropped anywhere.

@@ -2,7 +2,6 @@
 
 use std::io::Cursor;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use client::{Client, ClientError, PutOptions, Silent, Source};
@@ -13,13 +12,6 @@ use crate::bench::BenchError;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::noise;
-
-/// Most times that chunks are removed after a signal.
-const CLEAN_UPS_MAX: u32 = 40;
-/// Times in a row that nobody must have had any.
-const CLEAN_UPS_QUIET: u32 = 8;
-/// Time between two of them.
-const CLEAN_UP_PAUSE: Duration = Duration::from_millis(50);
 
 /// One run of a benchmark. Dropping it removes the keys that are still there.
 pub struct Run<'a> {
@@ -82,15 +74,9 @@ fn clean_up(client: &Client, prefix: &str) -> Result<(), ClientError> {
     let keys = client.list(prefix, "", LIST_ENTRIES_MAX)?.keys;
     let chunks = keys.iter().map(|key| client.info(&key.key)?.references()).collect::<Result<Vec<_>, _>>()?;
     client.remove(prefix, true)?;
-    // A node that was asked to fetch may begin after its part was removed, and have it again from another.
-    let (chunks, mut quiet) = (chunks.concat(), 0);
-    for _ in 0..CLEAN_UPS_MAX {
-        let removed = chunks.iter().filter(|chunk| client.remove_chunk(everywhere(chunk)).is_ok()).count();
-        quiet = if removed == 0 { quiet + 1 } else { 0 };
-        if quiet == CLEAN_UPS_QUIET {
-            break;
-        }
-        thread::sleep(CLEAN_UP_PAUSE);
+    for chunk in chunks.concat() {
+        // What nobody has need not go.
+        let _ = client.remove_chunk(everywhere(&chunk));
     }
     Ok(())
 }

@@ -13,6 +13,10 @@ const AGE_MS: u64 = 2_000;
 /// Any other chunk may belong to a key that is still being put, or to another cluster than the one that was joined by
 /// mistake. Milliseconds.
 const AGE_UNKNOWN_MS: u64 = 600_000;
+/// How long after a chunk was removed everywhere nobody is waited for who may refer to it, in milliseconds.
+const REMOVED_MS: u64 = 60_000;
+/// Removed chunks that are remembered; others have the time of those of which nothing is known.
+const REMOVED_MAX: usize = 65_536;
 
 /// What is known of each chunk on this node since it started.
 #[derive(Debug, Default)]
@@ -20,6 +24,9 @@ pub(super) struct Ledger {
     chunks: BTreeMap<ChunkId, Entry>,
     /// How often each chunk is held.
     held: BTreeMap<ChunkId, u32>,
+    /// Until when each chunk counts as removed. A node that was asked to fetch it before may begin afterwards, and find
+    /// another that has done the same.
+    removed: BTreeMap<ChunkId, u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -43,9 +50,25 @@ impl Entry {
 }
 
 impl Ledger {
-    /// Somebody has just fetched the chunk: what was known of it counts no more.
+    /// Somebody fetches the chunk: what was known of it counts no more, but that it was removed.
     pub(super) fn touch(&mut self, chunk: ChunkId, now_ms: u64) {
-        self.chunks.insert(chunk, Entry::at(now_ms, false));
+        self.chunks.insert(chunk, Entry::at(now_ms, self.is_removed(&chunk, now_ms)));
+    }
+
+    /// The chunk is removed from all nodes: what still comes of it is not wanted, unless it is written again.
+    pub(super) fn remove(&mut self, chunk: ChunkId, now_ms: u64) {
+        self.settle(chunk, now_ms);
+        if self.removed.len() >= REMOVED_MAX {
+            self.removed.retain(|_, until_ms| now_ms < *until_ms);
+        }
+        if self.removed.len() < REMOVED_MAX {
+            self.removed.insert(chunk, now_ms + REMOVED_MS);
+        }
+    }
+
+    /// Whether the chunk was removed from all nodes shortly before, and not written here since.
+    pub(super) fn is_removed(&self, chunk: &ChunkId, now_ms: u64) -> bool {
+        self.removed.get(chunk).is_some_and(|until_ms| now_ms < *until_ms)
     }
 
     /// Nobody is about to refer to the chunk who does not hold it.
@@ -55,6 +78,7 @@ impl Ledger {
 
     /// Somebody writes the chunk: it stays until it is released as often as it was held.
     pub(super) fn hold(&mut self, chunk: ChunkId) {
+        self.removed.remove(&chunk);
         *self.held.entry(chunk).or_default() += 1;
     }
 
@@ -93,7 +117,8 @@ impl Ledger {
         let mut unwanted = Vec::new();
         let mut before = std::mem::take(&mut self.chunks);
         for (chunk, referenced) in answers {
-            let mut entry = before.remove(&chunk).unwrap_or(Entry::at(now_ms, false));
+            let is_removed = self.is_removed(&chunk, now_ms);
+            let mut entry = before.remove(&chunk).unwrap_or(Entry::at(now_ms, is_removed));
             if referenced {
                 entry.is_settled = true;
                 entry.rounds_unreferenced = 0;
@@ -105,6 +130,7 @@ impl Ledger {
             }
             self.chunks.insert(chunk, entry);
         }
+        self.removed.retain(|_, until_ms| now_ms < *until_ms);
         before.retain(|_, entry| now_ms.saturating_sub(entry.touched_ms) < AGE_UNKNOWN_MS);
         // What is not here cannot be about to go.
         before.values_mut().for_each(|entry| entry.rounds_unreferenced = 0);
@@ -185,13 +211,34 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_its_removal_goes_soon_unless_it_is_written_again() {
+        let mut ledger = Ledger::default();
+        ledger.remove(CHUNK, 0);
+        ledger.on_round(std::iter::empty(), 1000);
+        ledger.touch(CHUNK, 50_000);
+        assert!(!round(&mut ledger, false, 51_000));
+        assert!(round(&mut ledger, false, 52_000));
+        ledger.touch(CHUNK, 53_000);
+        assert!(!round(&mut ledger, true, 54_000), "a key may refer to it again");
+        assert!(!round(&mut ledger, true, 59_000));
+        ledger.remove(CHUNK, 59_500);
+        ledger.hold(CHUNK);
+        ledger.release(CHUNK, 59_600);
+        assert!(!ledger.is_removed(&CHUNK, 59_700));
+        ledger.remove(CHUNK, 60_000);
+        assert!(ledger.is_removed(&CHUNK, 119_999));
+        assert!(!ledger.is_removed(&CHUNK, 120_000), "long afterwards it is a chunk like others");
+    }
+
+    #[test]
     fn what_is_gone_is_forgotten() {
         let mut ledger = Ledger::default();
         round(&mut ledger, true, 0);
         round(&mut ledger, false, 1000);
         ledger.on_round(std::iter::empty(), 2000);
         assert!(!ledger.is_about_to_drop());
+        ledger.remove(CHUNK, 2500);
         ledger.on_round(std::iter::empty(), 700_000);
-        assert!(ledger.chunks.is_empty());
+        assert!(ledger.chunks.is_empty() && ledger.removed.is_empty());
     }
 }

@@ -16,7 +16,7 @@ pub(crate) async fn fetch(node: &Arc<Node>, fetch: ChunkFetch) -> Result<Message
     check_geometry(fetch.chunk.geometry)?;
     let _busy = node.activity.begin();
     // It must stay until whoever wanted it here has done with it what they wanted.
-    node.collector.touch(fetch.chunk.id);
+    let _touched = node.collector.touch(fetch.chunk.id);
     let fetched = node.engine.fetch(fetch.chunk, fetch.device).await;
     Ok(fetched.map_err(|error| error.failure())?.into())
 }
@@ -38,9 +38,13 @@ pub(crate) async fn pin(node: &Arc<Node>, pin: ChunkPin) -> Result<Message, Fail
     if found { Ok(Done {}.into()) } else { Err(not_here(node, &pin.id)) }
 }
 
-/// Drops the local replica. Whether a key refers to the chunk was asked by whoever wants it dropped.
+/// Drops the local replica. Whether a key refers to the chunk was asked by whoever wants it dropped. Without a name, all
+/// nodes are asked to.
 pub(crate) async fn remove(node: &Arc<Node>, remove: ChunkRemove) -> Result<Message, Failure> {
     check_meant(node, &remove.node)?;
+    if remove.node.is_empty() && remove.device.is_none() {
+        node.collector.remove(remove.id);
+    }
     let dropped = node.engine.drop_replica(remove.id, remove.device, remove.force).await;
     if dropped.map_err(|error| error.failure())? {
         Ok(Done {}.into())

@@ -15,7 +15,7 @@ use crate::node::{Node, random_number};
 use crate::{failure, peers};
 
 /// Nodes that are asked at once.
-const NODES_AT_ONCE: usize = 128;
+pub(super) const NODES_AT_ONCE: usize = 128;
 /// Fewest entries that a node is asked for at once, however many nodes there are.
 const ENTRIES_MIN: u32 = 256;
 

@@ -99,6 +99,33 @@ fn what_is_needed_is_dropped_only_by_force() {
 }
 
 #[test]
+fn what_comes_to_a_node_after_its_removal_does_not_stay() {
+    let mut cluster = Cluster::start_with(3, |setup| setup.memory("128MB"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    write_noise(&file, 6, 5 << 20);
+    let chunk = put(&cluster.nodes[0], "key", &file, &[]);
+    let id = chunk.to_string();
+    let order = |node: &Node, words: &[&str]| shoal(node, [&["chunk"], words].concat());
+    order(&cluster.nodes[0], &["copy", &id, "--to", "n2:nvme"]).success();
+    // A node that is away while the chunk is removed everywhere has it still when it comes back.
+    cluster.nodes[1].kill();
+    order(&cluster.nodes[0], &["rm", &id, "--force"]).success();
+    shoal(&cluster.nodes[0], ["rm", "key"]).success();
+    cluster.nodes[1].restart();
+    suites::holds("the node is back", || places(&cluster.nodes[0], chunk).contains_key("n2"));
+    // Whoever asks another node to fetch it does so as if they had asked before.
+    order(&cluster.nodes[0], &["copy", &id, "--to", "n3:dram"]).success();
+    suites::holds("the third node has it no more", || !places(&cluster.nodes[0], chunk).contains_key("n3"));
+    assert!(places(&cluster.nodes[0], chunk)["n2"].1, "what was not removed is not collected so soon");
+    // Who puts it again means it.
+    assert_eq!(put(&cluster.nodes[2], "again", &file, &[]), chunk);
+    order(&cluster.nodes[0], &["copy", &id, "--to", "n1:nvme"]).success();
+    std::thread::sleep(std::time::Duration::from_secs(5)); // Not a condition, only rounds of the collector.
+    assert_eq!(places(&cluster.nodes[0], chunk).into_keys().collect::<Vec<_>>(), ["n1", "n2", "n3"]);
+}
+
+#[test]
 fn orders_that_cannot_be_followed_change_nothing() {
     let cluster = Cluster::start_with(2, |setup| setup.memory("128MB"));
     let [first, second] = &cluster.nodes[..] else { panic!("two nodes") };
