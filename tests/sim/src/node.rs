@@ -1,6 +1,6 @@
 //! One node and its part of the engine.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Deref;
 
 use flow::bitmap::Bitmap;
@@ -44,9 +44,9 @@ pub(crate) struct Seat {
     /// The same in their order, of those that came here.
     pub(crate) log: Vec<u32>,
     /// Whom it knows.
-    pub(crate) ties: Vec<Tie>,
+    pub(crate) ties: Ties,
     /// Slots in use, by grant.
-    pub(crate) slots: BTreeMap<u64, Slot>,
+    pub(crate) slots: Slots,
     /// Slots whose pieces are being written to the disk.
     pub(crate) unwritten: usize,
     /// Pieces in memory, the oldest first, where not all fit.
@@ -66,15 +66,89 @@ pub(crate) struct Seat {
     pub(crate) given_up: bool,
 }
 
+/// Whom a node knows in a swarm. The names lie close together, as they are searched with every piece of every acquaintance.
+#[derive(Debug, Default)]
+pub(crate) struct Ties {
+    peers: Vec<u32>,
+    ties: Vec<Tie>,
+}
+
 /// What two nodes are to each other in a swarm, as one of them sees it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tie {
-    /// The other.
-    pub(crate) peer: usize,
-    /// How much of this node's log it has heard.
-    pub(crate) heard: usize,
+    /// How much of this node's log the other has heard.
+    pub(crate) heard: u32,
     /// How many pieces it lacks, as far as this node has heard.
     pub(crate) lacks: u32,
+}
+
+impl Ties {
+    pub(crate) fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    pub(crate) fn find(&mut self, peer: usize) -> Option<&mut Tie> {
+        let at = self.peers.iter().position(|&known| known as usize == peer)?;
+        self.ties.get_mut(at)
+    }
+
+    /// Adds a tie to a peer that there is none to.
+    pub(crate) fn push(&mut self, peer: usize, tie: Tie) {
+        self.peers.push(peer as u32);
+        self.ties.push(tie);
+    }
+
+    pub(crate) fn remove(&mut self, peer: usize) {
+        if let Some(at) = self.peers.iter().position(|&known| known as usize == peer) {
+            self.peers.remove(at);
+            self.ties.remove(at);
+        }
+    }
+
+    pub(crate) fn peers(&self) -> impl Iterator<Item = usize> + '_ {
+        self.peers.iter().map(|&peer| peer as usize)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Tie)> {
+        self.peers.iter().map(|&peer| peer as usize).zip(&mut self.ties)
+    }
+}
+
+/// Slots in use, by rising number of their grants.
+#[derive(Debug, Default)]
+pub(crate) struct Slots(Vec<(u64, Slot)>);
+
+impl Slots {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes a slot for a grant whose number is higher than those before.
+    pub(crate) fn push(&mut self, grant: u64, slot: Slot) {
+        self.0.push((grant, slot));
+    }
+
+    pub(crate) fn find(&mut self, grant: u64) -> Option<&mut Slot> {
+        let at = self.at(grant)?;
+        self.0.get_mut(at).map(|(_, slot)| slot)
+    }
+
+    pub(crate) fn remove(&mut self, grant: u64) -> Option<Slot> {
+        self.at(grant).map(|at| self.0.remove(at).1)
+    }
+
+    /// Drops all slots that were granted to a peer.
+    pub(crate) fn forget(&mut self, peer: usize) {
+        self.0.retain(|(_, slot)| slot.peer != peer);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.0.iter().map(|(_, slot)| slot)
+    }
+
+    fn at(&self, grant: u64) -> Option<usize> {
+        self.0.binary_search_by_key(&grant, |(number, _)| *number).ok()
+    }
 }
 
 /// One slot in use.
@@ -94,8 +168,8 @@ impl Seat {
             fetch: None,
             verified: if is_origin { Bitmap::full(pieces) } else { Bitmap::new(pieces) },
             log: Vec::new(),
-            ties: Vec::new(),
-            slots: BTreeMap::new(),
+            ties: Ties::default(),
+            slots: Slots::default(),
             unwritten: 0,
             resident: VecDeque::new(),
             last_grant: None,
@@ -106,10 +180,6 @@ impl Seat {
             finished_ns: None,
             given_up: false,
         }
-    }
-
-    pub(crate) fn tie(&mut self, peer: usize) -> Option<&mut Tie> {
-        self.ties.iter_mut().find(|tie| tie.peer == peer)
     }
 }
 

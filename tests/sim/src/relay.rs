@@ -4,7 +4,7 @@
 //! death is noticed; nodes have memory without end; receivers stand in the trees by their racks; nothing needs to be
 //! agreed upon before the first byte is sent.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fastrand::Rng;
 use flow::bitmap::Bitmap;
@@ -66,6 +66,8 @@ struct Post {
     finished_ns: Option<u64>,
     /// What is to be sent to whom.
     children: BTreeMap<usize, Child>,
+    /// Who has something for it that waits until it joins.
+    parents: BTreeSet<usize>,
     /// Children for whom there is something, and room under way.
     ready: VecDeque<usize>,
     under_way: usize,
@@ -136,6 +138,7 @@ impl<'a> Relay<'a> {
             landing: Worker::default(),
             finished_ns: None,
             children: BTreeMap::new(),
+            parents: BTreeSet::new(),
             ready: VecDeque::new(),
             under_way: 0,
         });
@@ -186,6 +189,9 @@ impl<'a> Relay<'a> {
 
     fn offer(&mut self, node: usize, to: usize, part: u32) {
         self.posts[node].children.entry(to).or_default().parts.push_back(part);
+        if !self.posts[to].joined {
+            self.posts[to].parents.insert(node);
+        }
         self.make_ready(node, to);
         self.pump(node);
     }
@@ -293,7 +299,7 @@ impl<'a> Relay<'a> {
             self.waiting.push_back(node);
             return (0..self.posts.len()).for_each(|leader| self.lead(leader));
         }
-        for parent in 0..self.posts.len() {
+        for parent in std::mem::take(&mut self.posts[node].parents) {
             self.make_ready(parent, node);
             self.pump(parent);
         }

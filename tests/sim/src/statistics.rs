@@ -1,5 +1,7 @@
 //! What several runs with different seeds say together.
 
+use std::fmt;
+
 /// A mean with its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
@@ -8,6 +10,16 @@ pub struct Estimate {
     /// Half of the width of the interval: the mean of all possible runs is within it in 95 of 100 cases, as far as runs
     /// are distributed normally. Zero for one run, of which nothing is known.
     pub margin: f64,
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.mean.is_finite(), self.margin > 0.0) {
+            (false, _) => f.write_str("never"),
+            (true, true) => write!(f, "{:.3} ± {:.3}", self.mean, self.margin),
+            (true, false) => write!(f, "{:.3}", self.mean),
+        }
+    }
 }
 
 /// Estimates the mean of all possible runs from some, by Student's distribution.
@@ -44,7 +56,9 @@ mod tests {
         let Estimate { mean, margin } = estimate(&[1.0, 2.0, 3.0, 4.0]);
         assert_eq!(mean, 2.5);
         assert!((margin - 3.182 * (5.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-9, "{margin}");
+        assert_eq!(Estimate { mean, margin }.to_string(), "2.500 ± 2.054");
         assert_eq!(estimate(&[7.0]), Estimate { mean: 7.0, margin: 0.0 });
+        assert_eq!(estimate(&[f64::INFINITY, 1.0]).to_string(), "never");
         assert_eq!(estimate(&[3.0; 40]), Estimate { mean: 3.0, margin: 0.0 });
     }
 }

@@ -28,6 +28,7 @@
 mod asking; // which piece from whom
 mod grants; // the open grants, and which pieces they stand for
 mod peer; // what is known of one source
+mod peers; // the sources that are known, by name
 mod picker; // one piece of a set
 mod sources; // who is asked at all
 mod stuck; // whether anybody is left who can help
@@ -39,6 +40,7 @@ use fastrand::Rng;
 
 use self::grants::Grants;
 use self::peer::{Peer, Stage};
+use self::peers::Peers;
 use crate::bitmap::Bitmap;
 use crate::limits::{GRANTS_PER_CHUNK, GRANTS_PER_PEER, PEERS_PER_RECEIVER, UPLOADS_AT_ONCE};
 use crate::time::Instant;
@@ -160,7 +162,7 @@ pub struct Fetch {
     holders: Vec<u8>,
     /// Pieces that some connected peer has, origins not counted.
     held: Bitmap,
-    peers: Vec<Peer>,
+    peers: Peers,
     banned: BTreeSet<NodeId>,
     /// Peers that were lost before they delivered anything, and until when they are not tried again.
     avoided: BTreeMap<NodeId, Instant>,
@@ -196,7 +198,7 @@ impl Fetch {
             have,
             holders: vec![0; pieces as usize],
             held: Bitmap::new(pieces),
-            peers: Vec::new(),
+            peers: Peers::default(),
             banned: BTreeSet::new(),
             avoided: BTreeMap::new(),
             grants: Grants::new(pieces, first_number),
@@ -264,7 +266,7 @@ impl Fetch {
     /// The tracker named peers.
     pub fn on_peers(&mut self, now: Instant, named: &[TrackerPeer]) {
         for peer in named {
-            if let Some(known) = self.peers.iter_mut().find(|known| known.node == peer.node) {
+            if let Some(known) = self.peers.find_mut(peer.node) {
                 known.near = peer.near;
                 continue;
             }
@@ -290,10 +292,10 @@ impl Fetch {
         let place = if fits { self.place_for(peer, near, have.is_full()) } else { None };
         let Some(at) = place else { return self.turn_away(peer) };
         self.count_holder(at, false);
+        self.peers.enter(at, Stage::Connected);
         let known = &mut self.peers[at];
         known.near = near;
         known.have = have;
-        known.stage = Stage::Connected;
         known.exhausted = false;
         self.count_holder(at, true);
         self.settled = false;
@@ -301,8 +303,7 @@ impl Fetch {
 
     /// A peer said that it has more pieces.
     pub fn on_have(&mut self, _now: Instant, peer: NodeId, pieces: &[u32]) {
-        let Some(known) = self.peers.iter_mut().find(|known| known.node == peer && known.is_connected())
-        else {
+        let Some(known) = self.peers.find_mut(peer).filter(|known| known.is_connected()) else {
             return;
         };
         let mut useful = false;
@@ -326,7 +327,7 @@ impl Fetch {
 
     /// The connection failed or closed, or the peer left: its grants have ended.
     pub fn on_lost(&mut self, now: Instant, peer: NodeId) {
-        if self.peers.iter().any(|known| known.node == peer && known.has_delivered()) {
+        if self.peers.find(peer).is_some_and(Peer::has_delivered) {
             self.ask_pause = ASK_PAUSE_MIN;
             self.ask_at = self.ask_at.min(now + ASK_PAUSE_MIN);
         } else {

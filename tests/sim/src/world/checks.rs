@@ -23,7 +23,7 @@ impl World<'_> {
     pub(super) fn check_grant(&mut self, node: usize, chunk: usize, peer: usize, grant: u64) {
         let seat = &self.nodes[node].seats[chunk];
         let settings = &self.scenario.settings;
-        let open = seat.slots.values().filter(|slot| !slot.draining);
+        let open = seat.slots.iter().filter(|slot| !slot.draining);
         let (count, to_peer) =
             open.fold((1, 1), |(all, one), slot| (all + 1, one + usize::from(slot.peer == peer)));
         let is_fresh = seat.last_grant.is_none_or(|last| grant > last);
@@ -80,7 +80,7 @@ impl World<'_> {
                 source.alive && source.heard && !self.network.separates(node, slot.peer)
             };
             let slots = receiver.seats.iter().filter(|seat| seat.finished_ns.is_some());
-            receiver.alive && receiver.heard && slots.flat_map(|seat| seat.slots.values()).any(is_kept)
+            receiver.alive && receiver.heard && slots.flat_map(|seat| seat.slots.iter()).any(is_kept)
         });
         if let Some(node) = kept {
             self.require(false, node, "has a grant that has not ended after all have finished");

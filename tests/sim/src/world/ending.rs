@@ -74,8 +74,8 @@ impl World<'_> {
 
     /// All that a node has to do with, each once.
     fn acquaintances(&self, node: usize) -> Vec<usize> {
-        let ties = self.nodes[node].seats.iter().flat_map(|seat| &seat.ties);
-        let mut peers: Vec<usize> = ties.map(|tie| tie.peer).collect();
+        let seats = &self.nodes[node].seats;
+        let mut peers: Vec<usize> = seats.iter().flat_map(|seat| seat.ties.peers()).collect();
         peers.sort_unstable();
         peers.dedup();
         peers

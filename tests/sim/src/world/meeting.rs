@@ -14,7 +14,7 @@ impl World<'_> {
         self.outcome.messages += 1;
         self.work(from, self.scenario.cluster.message_ns);
         let seat = &self.nodes[from].seats[chunk];
-        let letter = Letter { from, to, chunk, news: seat.log.len(), is_read: false, message };
+        let letter = Letter { from, to, chunk, news: seat.log.len() as u32, is_read: false, message };
         let at_ns = self.network.message_at_ns(self.queue.now_ns(), from, to);
         self.queue.plan(at_ns, Event::Message(Box::new(letter)));
     }
@@ -107,10 +107,10 @@ impl World<'_> {
 
     fn tie(&mut self, node: usize, peer: usize, chunk: usize, lacks: u32) {
         let seat = &mut self.nodes[node].seats[chunk];
-        let heard = seat.log.len();
-        match seat.tie(peer) {
+        let heard = seat.log.len() as u32;
+        match seat.ties.find(peer) {
             Some(tie) => tie.lacks = lacks,
-            None => seat.ties.push(Tie { peer, heard, lacks }),
+            None => seat.ties.push(peer, Tie { heard, lacks }),
         }
     }
 
@@ -126,12 +126,13 @@ impl World<'_> {
             return self.queue.plan(due_ns, Event::Flush { node, chunk });
         }
         seat.told_ns = Some(now_ns);
-        let upto = seat.log.len();
+        let upto = seat.log.len() as u32;
         let cluster = &self.scenario.cluster;
         let (mut told, mut is_far) = (0, [false; 2]);
-        for tie in seat.ties.iter().filter(|tie| tie.lacks > 0 && tie.heard < upto) {
+        let rack = cluster.rack(node);
+        for (peer, _) in seat.ties.iter_mut().filter(|(_, tie)| tie.lacks > 0 && tie.heard < upto) {
             told += 1;
-            is_far[usize::from(cluster.rack(tie.peer) != cluster.rack(node))] = true;
+            is_far[usize::from(cluster.rack(peer) != rack)] = true;
         }
         self.work(node, told * cluster.message_ns);
         let (near_ns, far_ns) = (cluster.latency_ns, cluster.latency_ns + cluster.spine_latency_ns);
@@ -142,24 +143,25 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn on_news(&mut self, from: usize, chunk: usize, upto: usize, far: bool) {
+    pub(super) fn on_news(&mut self, from: usize, chunk: usize, upto: u32, far: bool) {
         let cluster = &self.scenario.cluster;
+        let rack = cluster.rack(from);
         let mut later_ns = None;
         // Nothing that a peer learns changes at once whom this node knows.
         let mut ties = std::mem::take(&mut self.nodes[from].seats[chunk].ties);
-        for tie in &mut ties {
-            let is_meant = (cluster.rack(tie.peer) != cluster.rack(from)) == far;
-            if !is_meant || tie.lacks == 0 || tie.heard >= upto || !self.network.reaches(from, tie.peer) {
+        for (peer, tie) in ties.iter_mut() {
+            let is_meant = (cluster.rack(peer) != rack) == far;
+            if !is_meant || tie.lacks == 0 || tie.heard >= upto || !self.network.reaches(from, peer) {
                 continue;
             }
-            let stalled_ns = self.network.stalled_ns(from, tie.peer);
+            let stalled_ns = self.network.stalled_ns(from, peer);
             if stalled_ns > self.queue.now_ns() {
                 later_ns = later_ns.max(Some(stalled_ns));
                 continue;
             }
             let heard = std::mem::replace(&mut tie.heard, upto);
-            self.work(tie.peer, cluster.message_ns);
-            self.learn(from, tie.peer, chunk, heard, upto);
+            self.work(peer, cluster.message_ns);
+            self.learn(from, peer, chunk, heard, upto);
         }
         let seat = &mut self.nodes[from].seats[chunk];
         seat.ties = ties;
@@ -169,12 +171,12 @@ impl World<'_> {
     }
 
     /// A message brings the news that its sender had for its receiver.
-    fn hear(&mut self, from: usize, to: usize, chunk: usize, upto: usize) {
+    fn hear(&mut self, from: usize, to: usize, chunk: usize, upto: u32) {
         let seat = &mut self.nodes[from].seats[chunk];
         if seat.log.is_empty() {
             return;
         }
-        let Some(tie) = seat.tie(to) else { return };
+        let Some(tie) = seat.ties.find(to) else { return };
         let heard = tie.heard;
         if heard < upto && tie.lacks > 0 {
             tie.heard = upto;
@@ -183,7 +185,7 @@ impl World<'_> {
     }
 
     /// A node hears of pieces that another has.
-    fn learn(&mut self, from: usize, to: usize, chunk: usize, heard: usize, upto: usize) {
+    fn learn(&mut self, from: usize, to: usize, chunk: usize, heard: u32, upto: u32) {
         let now = self.now();
         let (source, receiver) = match from < to {
             true => {
@@ -196,10 +198,10 @@ impl World<'_> {
             }
         };
         let seat = &mut receiver.seats[chunk];
-        let Some(tie) = seat.tie(from) else { return };
-        tie.lacks = tie.lacks.saturating_sub((upto - heard) as u32);
+        let Some(tie) = seat.ties.find(from) else { return };
+        tie.lacks = tie.lacks.saturating_sub(upto - heard);
         if let Some(fetch) = seat.fetch.as_mut().filter(|_| receiver.alive) {
-            fetch.on_have(now, id(from), &source.seats[chunk].log[heard..upto]);
+            fetch.on_have(now, id(from), &source.seats[chunk].log[heard as usize..upto as usize]);
             self.drive(to, chunk);
         }
     }
@@ -217,7 +219,7 @@ impl World<'_> {
     pub(super) fn part(&mut self, node: usize, peer: usize, chunk: usize) {
         let now = self.now();
         self.untie(node, peer, chunk);
-        self.nodes[node].seats[chunk].slots.retain(|_, slot| slot.peer != peer);
+        self.nodes[node].seats[chunk].slots.forget(peer);
         if let Some(fetch) = self.fetching(node, chunk) {
             fetch.on_lost(now, id(peer));
         }
@@ -226,9 +228,9 @@ impl World<'_> {
     }
 
     pub(super) fn untie(&mut self, node: usize, peer: usize, chunk: usize) {
-        self.nodes[node].seats[chunk].ties.retain(|tie| tie.peer != peer);
+        self.nodes[node].seats[chunk].ties.remove(peer);
         let is_gone = !self.network.reaches(peer, node) || !self.network.reaches(node, peer);
-        if is_gone || self.nodes[node].seats.iter_mut().all(|seat| seat.tie(peer).is_none()) {
+        if is_gone || self.nodes[node].seats.iter_mut().all(|seat| seat.ties.find(peer).is_none()) {
             self.nodes[node].serve.on_lost(id(peer));
         }
         // What is under way still arrives, unless there is nobody for it to arrive at.

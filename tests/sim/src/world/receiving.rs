@@ -83,7 +83,7 @@ impl World<'_> {
                 self.check_grant(node, chunk, index(peer), grant);
                 let slot = Slot { peer: index(peer), arriving: false, draining: false };
                 let seat = &mut self.nodes[node].seats[chunk];
-                seat.slots.insert(grant, slot);
+                seat.slots.push(grant, slot);
                 seat.last_grant = Some(grant);
                 self.tell(node, index(peer), chunk, Message::Grant { grant, want });
             }
@@ -127,11 +127,11 @@ impl World<'_> {
     /// A grant has ended: its slot is free, or will be when the bytes that are arriving are through.
     pub(super) fn end(&mut self, node: usize, chunk: usize, grant: u64) {
         let slots = &mut self.nodes[node].seats[chunk].slots;
-        let Some(slot) = slots.get_mut(&grant) else { return };
+        let Some(slot) = slots.find(grant) else { return };
         if slot.arriving {
             slot.draining = true;
         } else {
-            slots.remove(&grant);
+            slots.remove(grant);
         }
     }
 
@@ -142,7 +142,7 @@ impl World<'_> {
         let (grant, piece) = (arriving.grant, arriving.piece);
         let Some(fetch) = self.fetching(to, chunk) else { return };
         if fetch.on_arriving(now, id(from), grant, piece) == Arrival::Accept {
-            let slot = self.nodes[to].seats[chunk].slots.get_mut(&grant);
+            let slot = self.nodes[to].seats[chunk].slots.find(grant);
             let ready = slot.is_some_and(|slot| {
                 let free = !slot.arriving && !slot.draining && slot.peer == from;
                 slot.arriving = true;
@@ -173,7 +173,7 @@ impl World<'_> {
         if !self.nodes[to].alive {
             return;
         }
-        let Some(slot) = self.nodes[to].seats[chunk].slots.remove(&arrived.grant) else { return };
+        let Some(slot) = self.nodes[to].seats[chunk].slots.remove(arrived.grant) else { return };
         self.require(
             slot.peer == arrived.from,
             to,

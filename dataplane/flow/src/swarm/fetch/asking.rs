@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use fastrand::Rng;
-
 use super::grants::Grant;
 use super::peer::{Peer, Stage};
 use super::{Action, Fetch, picker};
@@ -136,10 +134,15 @@ impl Fetch {
 
     /// The peer to ask next: one that keeps its deadlines, with the fewest grants, near rather than far.
     fn best_peer(&mut self, may: impl Fn(&Peer) -> bool) -> Option<usize> {
-        let rng = &mut self.rng;
-        let candidates = self.peers.iter().enumerate().filter(|(_, peer)| may(peer));
-        let key = |peer: &Peer, rng: &mut Rng| (peer.missed > 0, peer.open, !peer.near, rng.u32(..));
-        candidates.map(|(at, peer)| (key(peer, rng), at)).min().map(|(_, at)| at)
+        let mut best: Option<(u64, usize)> = None;
+        for (at, peer) in self.peers.iter().enumerate().filter(|(_, peer)| may(peer)) {
+            let [missed, far] = [peer.missed > 0, !peer.near].map(u64::from);
+            let key = missed << 63 | (peer.open as u64) << 33 | far << 32 | u64::from(self.rng.u32(..));
+            if best.is_none_or(|(least, _)| key < least) {
+                best = Some((key, at));
+            }
+        }
+        best.map(|(_, at)| at)
     }
 
     /// The pieces from which an origin may choose, more than `least` of them: if it can be, pieces that nobody else
@@ -163,7 +166,7 @@ impl Fetch {
         let old =
             |grant: &&Grant| grant.piece.is_none() && now.since(grant.opened) >= self.settings.deadline_min;
         let stale = self.grants.iter().filter(old).filter(|grant| {
-            let at = self.peers.iter().position(|peer| peer.node == grant.peer);
+            let at = self.peers.place(grant.peer);
             let wanted = at.and_then(|at| self.choice(at, 0)).map_or(0, |words| count(&words));
             wanted > 0 && wanted * 2 < grant.offered
         });

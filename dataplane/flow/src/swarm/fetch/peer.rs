@@ -87,6 +87,11 @@ impl Peer {
         self.stage == Stage::Connected
     }
 
+    /// Whether it is connected, or about to be, since the tracker named it.
+    pub(super) fn is_outgoing(&self) -> bool {
+        !self.incoming && self.stage != Stage::Named
+    }
+
     /// Whether another grant may be opened towards it.
     pub(super) fn has_room(&self, now: Instant) -> bool {
         self.is_connected() && self.open < self.window && self.rest_until <= now

@@ -22,10 +22,10 @@ const ASK_PAUSE_MAX: Duration = Duration::from_secs(10);
 impl Fetch {
     /// The place of a peer that is connected: its own, or one of those for peers that come by themselves.
     pub(super) fn place_for(&mut self, node: NodeId, near: bool, complete: bool) -> Option<usize> {
-        if let Some(at) = self.peers.iter().position(|known| known.node == node) {
+        if let Some(at) = self.peers.place(node) {
             return Some(at);
         }
-        let incoming = self.peers.iter().filter(|peer| peer.incoming).count();
+        let incoming = self.peers.incoming();
         let active = self.peers.iter().filter(|peer| peer.stage != Stage::Named).count();
         if incoming >= self.settings.peers / 2 || active >= self.settings.peers {
             return None;
@@ -43,16 +43,14 @@ impl Fetch {
 
     /// Connects to a peer that the tracker named, if there is room.
     pub(super) fn connect(&mut self, now: Instant) -> Option<Action> {
-        let incoming = self.peers.iter().filter(|peer| peer.incoming).count();
-        let outgoing = |peer: &&Peer| !peer.incoming && peer.stage != Stage::Named;
-        let outgoing = self.peers.iter().filter(outgoing).count();
+        let (incoming, outgoing) = (self.peers.incoming(), self.peers.outgoing());
         let few_came = now >= self.began + ARRIVALS && incoming + outgoing < self.settings.peers * 7 / 12;
         if outgoing >= self.outgoing_max() && !few_came {
             return None;
         }
-        let named = self.peers.iter_mut().find(|peer| peer.stage == Stage::Named)?;
-        named.stage = Stage::Connecting(now + CONNECT_DEADLINE);
-        Some(Action::Connect { peer: named.node })
+        let at = self.peers.iter().position(|peer| peer.stage == Stage::Named)?;
+        self.peers.enter(at, Stage::Connecting(now + CONNECT_DEADLINE));
+        Some(Action::Connect { peer: self.peers[at].node })
     }
 
     /// Asks the tracker, if there is reason to and the last question is long enough ago.
@@ -66,7 +64,7 @@ impl Fetch {
     }
 
     pub(super) fn wants_peers(&self) -> bool {
-        let named = self.peers.iter().filter(|peer| !peer.incoming).count();
+        let named = self.peers.len() - self.peers.incoming();
         self.grants.len() == 0 || named < self.outgoing_max()
     }
 
@@ -92,7 +90,7 @@ impl Fetch {
         for number in self.grants.numbers(|grant| grant.peer == peer) {
             self.revoke(number);
         }
-        if self.peers.iter().any(|known| known.node == peer && known.stage != Stage::Named) {
+        if self.peers.find(peer).is_some_and(|known| known.stage != Stage::Named) {
             self.pending.push_back(Action::Disconnect { peer });
         }
         self.forget(peer);
@@ -110,7 +108,7 @@ impl Fetch {
 
     /// Refuses a peer, known or not.
     pub(super) fn turn_away(&mut self, peer: NodeId) {
-        if self.peers.iter().any(|known| known.node == peer && known.stage != Stage::Named) {
+        if self.peers.find(peer).is_some_and(|known| known.stage != Stage::Named) {
             self.disconnect(peer);
         } else {
             self.pending.push_back(Action::Disconnect { peer });
@@ -118,7 +116,7 @@ impl Fetch {
     }
 
     pub(super) fn forget(&mut self, peer: NodeId) {
-        if let Some(at) = self.peers.iter().position(|known| known.node == peer) {
+        if let Some(at) = self.peers.place(peer) {
             self.count_holder(at, false);
             self.peers.remove(at);
         }
@@ -139,12 +137,12 @@ impl Fetch {
     }
 
     pub(super) fn peer_mut(&mut self, node: NodeId) -> Option<&mut Peer> {
-        self.peers.iter_mut().find(|peer| peer.node == node)
+        self.peers.find_mut(node)
     }
 
     pub(super) fn patience(&self, node: NodeId) -> Duration {
         let least = self.settings.deadline_min;
-        self.peers.iter().find(|peer| peer.node == node).map_or(least, |peer| peer.patience(least))
+        self.peers.find(node).map_or(least, |peer| peer.patience(least))
     }
 
     /// Counts what a peer has among what is held, or takes it out again.

@@ -9,7 +9,7 @@ impl Fetch {
     /// it sent, or because it is connected and what it has is here.
     pub fn is_stuck(&self, holders: &[(NodeId, u32)]) -> bool {
         let of_use = |&(node, pieces): &(NodeId, u32)| {
-            let peer = self.peers.iter().find(|peer| peer.node == node && peer.is_connected());
+            let peer = self.peers.find(node).filter(|peer| peer.is_connected());
             let is_known = |peer: &super::Peer| {
                 let [theirs, ours] = [peer.have.words(), self.have.words()];
                 peer.have.count() >= pieces
@@ -23,7 +23,7 @@ impl Fetch {
     /// Those of `holders` that are connected and have more pieces than they told of: news were lost or overtaken, and
     /// they must be asked again.
     pub fn untold(&self, holders: &[(NodeId, u32)]) -> Vec<NodeId> {
-        let told = |node| self.peers.iter().find(|peer| peer.node == node && peer.is_connected());
+        let told = |node| self.peers.find(node).filter(|peer| peer.is_connected());
         let has_more =
             |&&(node, pieces): &&(NodeId, u32)| told(node).is_some_and(|peer| peer.have.count() < pieces);
         holders.iter().filter(has_more).map(|&(node, _)| node).collect()

@@ -1,0 +1,35 @@
+//! Prints what the simulated world says.
+
+mod order; // flags
+mod results; // runs that have ended, and the file that keeps them
+mod table; // one strategy, with all its columns
+mod tables; // all strategies beside each other, as they are published
+mod worlds; // what goes wrong in the worlds of the tables
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: sim table [RECEIVERS] [PIECES] [--seeds N] [--first-seed N] [--strategy NAME] [--world NAME]
+                 [--oversubscription X] [--gbps X]
+       sim tables --results FILE [--sizes RECEIVERSxPIECES,...] [--worlds NAME,...] [--seeds N] [--jobs N]
+
+worlds: equal, slow, dying, late, all; without --world and --worlds, each of them
+
+'tables' simulates what FILE lacks, on so many processors, adds each run to it as it ends, and then prints all that
+it has as Markdown. It can be ended at any time, and begun again.";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let done = match arguments.next().as_deref() {
+        Some("table") => table::Order::parse(arguments).map(|order| order.print()),
+        Some("tables") => tables::Order::parse(arguments).map(|order| order.print()),
+        _ => Err(USAGE.to_owned()),
+    };
+    match done.and_then(|done| done) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
