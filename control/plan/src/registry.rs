@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::membership::{FORGOTTEN_AFTER_MS, JoinError, Member, Snapshot, State, check};
+use crate::membership::{DEAD_AFTER_MS, FORGOTTEN_AFTER_MS, JoinError, Member, Snapshot, State, check};
 
 /// Between two renewals of a registration, in milliseconds. A lease outlives the loss of two.
 pub const RENEWAL_MS: u64 = 800;
@@ -114,6 +114,37 @@ impl Record {
     fn end(&mut self, now_ms: u64) {
         self.member.state = State::Dead;
         self.dead_since_ms.get_or_insert(now_ms);
+    }
+}
+
+/// Whether those who keep the registry are reached, by the signs of life that they give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    heard_ms: u64,
+    is_reached: bool,
+}
+
+impl Reach {
+    /// They have just been heard.
+    pub fn new(now_ms: u64) -> Self {
+        Self { heard_ms: now_ms, is_reached: true }
+    }
+
+    /// Whether they were reached when it was last looked.
+    pub fn is_reached(&self) -> bool {
+        self.is_reached
+    }
+
+    /// They have given a sign of life.
+    pub fn hear(&mut self, now_ms: u64) {
+        self.heard_ms = self.heard_ms.max(now_ms);
+    }
+
+    /// Whether they are reached, when that has changed since it was last looked.
+    pub fn look(&mut self, now_ms: u64) -> Option<bool> {
+        let is_reached = now_ms.saturating_sub(self.heard_ms) < DEAD_AFTER_MS;
+        let before = std::mem::replace(&mut self.is_reached, is_reached);
+        (before != is_reached).then_some(is_reached)
     }
 }
 

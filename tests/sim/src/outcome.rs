@@ -121,6 +121,16 @@ impl Outcome {
         }
     }
 
+    /// Notes bytes that go from a node of one rack to one of another, or the same.
+    pub(crate) fn carry(&mut self, [from, to]: [usize; 2], bytes: u64) {
+        if from == to {
+            self.racks[from].bytes_within += bytes;
+        } else {
+            self.racks[from].bytes_out += bytes;
+            self.racks[to].bytes_in += bytes;
+        }
+    }
+
     /// How long each survivor took from joining to the last piece, as a multiple of the ideal, sorted. Infinite where
     /// it never got all.
     pub fn times(&self, of: impl Fn(&Receiver) -> bool) -> Vec<f64> {

@@ -229,13 +229,7 @@ impl<'a> Relay<'a> {
         let rest = self.scenario.size_bytes.saturating_sub(u64::from(part) * self.part_bytes);
         let length = self.part_bytes.min(rest);
         let racks = [from, to].map(|node| self.scenario.cluster.rack(node));
-        match racks[0] == racks[1] {
-            true => self.outcome.racks[racks[0]].bytes_within += length,
-            false => {
-                self.outcome.racks[racks[0]].bytes_out += length;
-                self.outcome.racks[racks[1]].bytes_in += length;
-            }
-        }
+        self.outcome.carry(racks, length);
         let now_ns = self.queue.now_ns();
         self.posts[from].cpu.done_ns(now_ns, self.scenario.cluster.operation_ns);
         self.network.send(&mut self.queue, Piece { from, to, chunk: 0, grant: 0, piece: part, length });

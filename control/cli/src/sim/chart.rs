@@ -3,6 +3,7 @@
 use std::io;
 
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use super::figures::{Figures, Report};
@@ -19,6 +20,7 @@ const ORANGE_INK: RGBColor = RGBColor(214, 108, 18);
 const GREY_INK: RGBColor = RGBColor(150, 156, 164);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Wrong = DrawingAreaErrorKind<io::Error>;
 
 /// Draws a row for each strategy: percentiles of progress over time, and copies that came into each rack.
@@ -74,14 +76,7 @@ fn progress(area: &Area<'_>, figures: &Figures) -> Result<(), Wrong> {
         .draw_series(LineSeries::new(finished, ORANGE_INK.stroke_width(2)))?
         .label("share of receivers that have everything")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], ORANGE_INK.stroke_width(2)));
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .label_font((FONT, 15))
-        .background_style(WHITE.mix(0.8))
-        .border_style(GREY_INK)
-        .draw()?;
-    Ok(())
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
 fn racks(area: &Area<'_>, figures: &Figures) -> Result<(), Wrong> {
@@ -121,9 +116,14 @@ fn racks(area: &Area<'_>, figures: &Figures) -> Result<(), Wrong> {
         .draw_series(from_others)?
         .label("from other racks")
         .legend(|(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], ORANGE_INK.filled()));
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
+}
+
+/// Says in a corner what the colours are.
+fn legend<'a>(chart: &mut Chart<'a>, corner: SeriesLabelPosition) -> Result<(), Wrong> {
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(corner)
         .label_font((FONT, 15))
         .background_style(WHITE.mix(0.8))
         .border_style(GREY_INK)

@@ -1,6 +1,5 @@
 //! A node among equals: it registers in etcd, and follows who else has.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use flow::wire::control::{Join, NodeId, NodeRecord, NodeState};
 use flow::wire::frame::HEADER_LENGTH;
 use flow::wire::session::Failure;
 use flow::wire::{Header, control};
-use plan::membership::{DEAD_AFTER_MS, Snapshot};
-use plan::registry::{Outcome, Registration, Registry, Step};
+use plan::membership::Snapshot;
+use plan::registry::{Outcome, Reach, Registration, Registry, Step};
 use tokio::task::{AbortHandle, JoinError, JoinHandle};
 
 use super::figures::Known;
@@ -46,10 +45,7 @@ pub(crate) struct Equal {
     lease: Mutex<i64>,
     /// What keeps it so.
     keeping: OnceLock<AbortHandle>,
-    /// When etcd gave the last sign of life.
-    heard_ms: AtomicU64,
-    /// Whether that was lately.
-    reached: AtomicBool,
+    reach: Mutex<Reach>,
 }
 
 impl Equal {
@@ -75,14 +71,13 @@ impl Equal {
             registry: Mutex::new(Registry::new(NODES_MAX)),
             lease: Mutex::new(0),
             keeping: OnceLock::new(),
-            heard_ms: AtomicU64::new(0),
-            reached: AtomicBool::new(true),
+            reach: Mutex::new(Reach::new(0)),
         })
     }
 
     /// Whether etcd has given a sign of life lately.
     pub(crate) fn is_reached(&self) -> bool {
-        self.reached.load(Ordering::Relaxed)
+        self.reach().is_reached()
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
@@ -93,23 +88,26 @@ impl Equal {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn reach(&self) -> MutexGuard<'_, Reach> {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn hear(&self, now_ms: u64) {
-        self.heard_ms.fetch_max(now_ms, Ordering::Relaxed);
+        self.reach().hear(now_ms);
     }
 
     /// Tells when etcd is lost and found.
     fn look(&self, now_ms: u64) {
-        let reached = now_ms.saturating_sub(self.heard_ms.load(Ordering::Relaxed)) < DEAD_AFTER_MS;
-        let before = self.reached.swap(reached, Ordering::Relaxed);
+        let change = self.reach().look(now_ms);
         let address = &self.address;
-        match (before, reached) {
-            (true, false) => tracing::warn!(
+        match change {
+            Some(false) => tracing::warn!(
                 %address,
                 "etcd is out of reach: keys cannot be written, the members are those that were known last, and \
                  transfers go on"
             ),
-            (false, true) => tracing::info!(%address, "etcd is reached again"),
-            _ => {}
+            Some(true) => tracing::info!(%address, "etcd is reached again"),
+            None => {}
         }
     }
 }

@@ -201,3 +201,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn silence_for_as_long_as_makes_a_member_dead_is_told_once_and_so_is_its_end() {
+    let mut reach = Reach::new(100);
+    assert_eq!((reach.look(99 + DEAD_AFTER_MS), reach.is_reached()), (None, true));
+    assert_eq!((reach.look(100 + DEAD_AFTER_MS), reach.is_reached()), (Some(false), false));
+    assert_eq!(reach.look(200 + DEAD_AFTER_MS), None);
+    reach.hear(200 + DEAD_AFTER_MS);
+    reach.hear(50);
+    assert_eq!((reach.look(201 + DEAD_AFTER_MS), reach.is_reached()), (Some(true), true));
+}

@@ -41,13 +41,7 @@ impl World<'_> {
     fn send(&mut self, piece: Piece) {
         let Piece { from, to, length, .. } = piece;
         let racks = [from, to].map(|node| self.scenario.cluster.rack(node));
-        match racks[0] == racks[1] {
-            true => self.outcome.racks[racks[0]].bytes_within += length,
-            false => {
-                self.outcome.racks[racks[0]].bytes_out += length;
-                self.outcome.racks[racks[1]].bytes_in += length;
-            }
-        }
+        self.outcome.carry(racks, length);
         self.work(from, self.scenario.cluster.operation_ns);
         let seat = &self.nodes[from].seats[piece.chunk];
         let is_resident = !self.goes_through_disk() || seat.resident.contains(&piece.piece);
