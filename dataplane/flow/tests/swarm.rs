@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -387,4 +387,65 @@ fn an_origin_sends_every_piece_once_before_any_twice() {
         serve.on_sent(peer, grant);
     }
     assert_eq!(sent.len(), 200);
+}
+
+/// One piece on its way over a link that its receiver shares among all that is sent to it.
+struct Stream {
+    peer: NodeId,
+    grant: u64,
+    piece: u32,
+    quarters_left: u32,
+    taken: bool,
+}
+
+#[test]
+fn a_slow_receiver_does_not_revoke_for_ever_what_is_on_its_way_to_it() {
+    const QUARTER: Duration = Duration::from_millis(100);
+    let pieces = 5;
+    for seed in 0..20 {
+        let mut now = Instant::ZERO;
+        let mut fetch = Fetch::new(Settings::default(), Bitmap::new(pieces), seed, now);
+        let mut streams: VecDeque<Stream> = VecDeque::new();
+        let mut sent = 0;
+        while !fetch.have().is_full() {
+            assert!(now < Instant::ZERO + QUARTER * 4 * pieces * 6, "seed {seed}: {:?}", fetch.have());
+            while let Some(action) = fetch.poll(now, 64 - streams.len().min(64)) {
+                match action {
+                    Action::AskTracker => {
+                        let peer = |node| TrackerPeer { node, complete: false, near: true };
+                        fetch.on_peers(now, &(1..=24).map(peer).collect::<Vec<_>>());
+                    }
+                    Action::Connect { peer } => fetch.on_interest(now, peer, true, Bitmap::full(pieces)),
+                    Action::Grant { peer, grant, want: Want::Piece(piece) } => {
+                        sent += 1;
+                        streams.push_back(Stream { peer, grant, piece, quarters_left: 4, taken: false });
+                    }
+                    // The source has sent it all: the bytes come, and are of no use.
+                    Action::Revoke { grant, .. } => {
+                        streams
+                            .iter_mut()
+                            .filter(|stream| stream.grant == grant)
+                            .for_each(|it| it.taken = false);
+                    }
+                    _ => {}
+                }
+            }
+            let Some(mut stream) = streams.pop_front() else {
+                now = fetch.next_deadline().unwrap();
+                continue;
+            };
+            if stream.quarters_left == 4 {
+                let arrival = fetch.on_arriving(now, stream.peer, stream.grant, stream.piece);
+                stream.taken = arrival == Arrival::Accept;
+            }
+            now = now + QUARTER;
+            stream.quarters_left -= 1;
+            match stream.quarters_left {
+                0 if stream.taken => fetch.on_verified(now, stream.grant),
+                0 => {}
+                _ => streams.push_back(stream),
+            }
+        }
+        assert!(sent <= 6 * pieces, "seed {seed}: {sent} pieces were sent for {pieces}");
+    }
 }

@@ -31,6 +31,19 @@ fn slow_nodes_do_not_hold_the_others_up() {
 }
 
 #[test]
+fn who_is_far_slower_than_its_sources_gets_all_in_the_end() {
+    // One of them is 28 times slower, and asked all 42 sources for the five pieces again and again.
+    let faults = Faults {
+        slow: 0.27293483490153375,
+        straggling: 0.29407865217053636,
+        late: 0.1415018553824386,
+        ..Faults::default()
+    };
+    let cluster = Cluster { nodes_per_rack: 6, ..Cluster::default() };
+    run(&Scenario { faults, cluster, ..Scenario::of_pieces(0, 42, 5) });
+}
+
+#[test]
 fn dying_nodes_cost_what_they_were_sending() {
     let longest = table(Faults { dying: 0.01, ..Faults::default() }).longest();
     assert!(longest < 1.10, "{longest}");

@@ -16,9 +16,12 @@
 //!   origin that has grown old is renewed. Any other source is asked for one of the rarest pieces, by a random
 //!   sample, that are missing and not asked for elsewhere; a reader that goes through the chunk in order moves a
 //!   window, and pieces within it come first.
-//! - **Deadlines.** A grant may take three times what that source's grants took, at least a minimum, longer after
-//!   each miss. Then it is revoked and the piece is asked for elsewhere. A piece whose bytes are arriving is not
-//!   revoked at once: it may be asked for elsewhere beside it, and the first to be verified counts.
+//! - **Deadlines.** A grant may take three times what that source's grants took or what grants take here, at least a
+//!   minimum, and longer after each miss: of the source, or of all sources, since what they send to a slow receiver is
+//!   late because of each other. Then its piece may be asked for elsewhere. The grant stays, and the first piece to be
+//!   verified counts: the bytes may be on their way, and who would drop them and ask again and again would have nothing
+//!   in the end. It is revoked when another source's bytes arrive, or much later; one whose bytes are arriving, when that
+//!   takes a minute.
 //! - **Duplicates.** Only at the end, when everything missing is asked for and hardly anything arrives: a second grant
 //!   for a piece goes to another holder, and when the header of one comes, the other is revoked.
 //! - **More peers.** The tracker is asked when there are too few peers or nothing is under way, with growing pauses.
@@ -32,6 +35,7 @@ mod peers; // the sources that are known, by name
 mod picker; // one piece of a set
 mod sources; // who is asked at all
 mod stuck; // whether anybody is left who can help
+mod tempo; // how fast pieces come
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -41,20 +45,13 @@ use fastrand::Rng;
 use self::grants::Grants;
 use self::peer::{Peer, Stage};
 use self::peers::Peers;
+use self::tempo::Tempo;
 use crate::bitmap::Bitmap;
 use crate::limits::{GRANTS_PER_CHUNK, GRANTS_PER_PEER, PEERS_PER_RECEIVER, UPLOADS_AT_ONCE};
 use crate::time::Instant;
 use crate::wire::control::{NodeId, TrackerPeer};
 use crate::wire::data::Want;
 
-/// Time from grant to verified piece before any was measured.
-const PACE_START: Duration = Duration::from_millis(12);
-/// A source that declines rests for this part of the pace.
-const REST_DIVISOR: u32 = 12;
-/// Shortest rest of a source that declines.
-const REST_MIN: Duration = Duration::from_micros(50);
-/// Longest first rest of a source that declines.
-const REST_MAX: Duration = Duration::from_millis(20);
 /// First pause between two questions to the tracker.
 const ASK_PAUSE_MIN: Duration = Duration::from_millis(20);
 
@@ -171,10 +168,7 @@ pub struct Fetch {
     rng: Rng,
     first: Option<u32>,
     counters: Counters,
-    /// Moving average of the time from grant to verified piece, over pieces asked for by name.
-    pace: Duration,
-    /// Shortest time from grant to header of late, over the same.
-    delay: Duration,
+    tempo: Tempo,
     began: Instant,
     ask_at: Instant,
     ask_pause: Duration,
@@ -206,8 +200,7 @@ impl Fetch {
             rng,
             first: None,
             counters: Counters::default(),
-            pace: PACE_START,
-            delay: Duration::ZERO,
+            tempo: Tempo::new(),
             began: now,
             ask_at: now,
             ask_pause: ASK_PAUSE_MIN,
@@ -346,7 +339,7 @@ impl Fetch {
         }
         self.close(grant);
         self.reopen();
-        let rest = (self.pace / REST_DIVISOR).clamp(REST_MIN, REST_MAX);
+        let rest = self.tempo.rest();
         if self.peer_mut(peer).is_some_and(|known| known.declined(now, rest)) {
             self.pending.push_back(Action::Connect { peer });
         }
@@ -377,7 +370,7 @@ impl Fetch {
         if chosen {
             self.reopen();
         } else {
-            self.delay = if self.delay.is_zero() { took } else { took.min(self.delay * 513 / 512) };
+            self.tempo.header_came(took);
         }
         self.settled = false;
         Arrival::Accept
@@ -387,9 +380,7 @@ impl Fetch {
     pub fn on_verified(&mut self, now: Instant, grant: u64) {
         let Some(closed) = self.close(grant) else { return };
         let took = now.since(closed.opened);
-        if closed.offered == 0 {
-            self.pace = (self.pace * 7 + took) / 8;
-        }
+        self.tempo.verified(took, closed.offered == 0, self.settings.deadline_min);
         let window = self.settings.grants_per_peer;
         let mut origin = false;
         if let Some(known) = self.peer_mut(closed.peer) {

@@ -1,6 +1,7 @@
 //! Which piece is asked for from whom, and when that is withdrawn.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::grants::Grant;
 use super::peer::{Peer, Stage};
@@ -8,8 +9,10 @@ use super::{Action, Fetch, picker};
 use crate::time::Instant;
 use crate::wire::data::Want;
 
-/// A piece that arrives too slowly is given up after this many more deadlines.
+/// A grant of which nothing has arrived by its deadline is given up after this many more.
 const OVERDUE_FACTOR: u32 = 8;
+/// A piece that arrives too slowly is given up after so long: its slot is taken until then in any case.
+const ARRIVING_MAX: Duration = Duration::from_secs(60);
 /// An offer to an origin may wait in its queue for this many deadlines: it keeps no piece from being asked for.
 const OFFER_FACTOR: u32 = 16;
 /// Most pieces on the way, as a multiple of those that shall arrive at once.
@@ -41,7 +44,7 @@ impl Fetch {
                 return Some(action);
             }
         }
-        if self.grants.len() == self.grants.undecided() {
+        if self.grants.in_time() == self.grants.undecided() {
             self.renew_offers(now);
         }
         if let Some(revoke) = self.pending.pop_front() {
@@ -55,30 +58,36 @@ impl Fetch {
 
     /// Whether there are no more pieces missing than grants open.
     fn is_at_end(&self) -> bool {
-        (self.have.len() - self.have.count()) as usize <= self.grants.len()
+        (self.have.len() - self.have.count()) as usize <= self.grants.in_time()
     }
 
     /// At the end nothing else fills the link while a piece arrives slowly: it is asked for elsewhere sooner.
     fn hurry(&mut self, now: Instant) {
         for number in self.grants.numbers(|grant| grant.is_arriving() && self.hurry_at(grant) <= now) {
-            self.grants.overdue(number, now + self.settings.deadline_min * OVERDUE_FACTOR);
+            self.grants.overdue(number, now + ARRIVING_MAX);
             self.reopen();
         }
     }
 
     fn hurry_at(&self, grant: &Grant) -> Instant {
-        grant.opened + self.pace * 3
+        grant.opened + self.tempo.hurry()
     }
 
     /// Whether as many pieces are asked for by name as shall be: those that shall arrive at once, and twice those that
-    /// could arrive in the time that a grant and the header of its piece take.
+    /// could arrive in the time that a grant and the header of its piece take. While nothing comes in time, twice those
+    /// that shall arrive at once, with all that are late: they may be on their way, and hold up each other.
     pub(super) fn is_busy(&self) -> bool {
         let at_once = self.settings.pieces_at_once;
-        let (delay, pace) = (self.delay.as_micros() as usize, self.pace.as_micros() as usize);
-        let on_the_way = 2 * at_once * delay / pace.saturating_sub(delay).max(1);
-        let named = self.grants.len() - self.grants.undecided();
-        named >= at_once + on_the_way.min(ON_THE_WAY_MAX * at_once)
-            || self.grants.len() >= self.settings.grants_at_once
+        let [named, in_time] =
+            [self.grants.len(), self.grants.in_time()].map(|grants| grants - self.grants.undecided());
+        let is_busy = match self.tempo.is_doubted() {
+            true => named >= 2 * at_once,
+            false => {
+                let on_the_way = self.tempo.on_the_way(at_once);
+                in_time >= at_once + on_the_way.min(ON_THE_WAY_MAX * at_once)
+            }
+        };
+        is_busy || self.grants.len() >= self.settings.grants_at_once
     }
 
     /// Asks one peer for a piece that is missing and not asked for, or notes that it has none.
@@ -124,9 +133,9 @@ impl Fetch {
             Want::Piece(piece) => (Some(*piece), 0),
             Want::LeastSent(words) => (None, count(words)),
         };
+        let patience = self.patience(self.peers[at].node);
         let peer = &mut self.peers[at];
         peer.open += 1;
-        let patience = peer.patience(self.settings.deadline_min);
         let deadline = now + if piece.is_none() { patience * OFFER_FACTOR } else { patience };
         let grant = self.grants.open(peer.node, piece, offered, now, deadline);
         Action::Grant { peer: peer.node, grant, want }
@@ -249,10 +258,13 @@ impl Fetch {
         for grant in late {
             let patience = self.patience(grant.peer);
             if grant.is_arriving() {
+                self.grants.overdue(grant.number, now + ARRIVING_MAX);
+            } else if grant.piece.is_some() && !grant.overdue {
                 self.grants.overdue(grant.number, now + patience * OVERDUE_FACTOR);
             } else {
                 self.revoke(grant.number);
             }
+            self.tempo.missed_deadline(grant.opened, now);
             if let Some(peer) = self.peer_mut(grant.peer) {
                 peer.missed_deadline(grant.opened, now);
             }

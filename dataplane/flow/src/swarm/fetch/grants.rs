@@ -15,7 +15,7 @@ pub(super) struct Grant {
     pub(super) offered: u32,
     /// The header of the piece is here.
     pub(super) arriving: bool,
-    /// It arrives too slowly: its piece may be asked for elsewhere.
+    /// It missed its deadline: its piece may be asked for elsewhere.
     pub(super) overdue: bool,
     pub(super) opened: Instant,
     pub(super) deadline: Instant,
@@ -39,6 +39,7 @@ pub(super) struct Grants {
     /// Pieces whose bytes are arriving.
     arriving: Bitmap,
     undecided: usize,
+    overdue: usize,
     next_number: u64,
 }
 
@@ -50,12 +51,18 @@ impl Grants {
             doubled: Bitmap::new(pieces),
             arriving: Bitmap::new(pieces),
             undecided: 0,
+            overdue: 0,
             next_number: first_number,
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// Grants that have not missed their deadlines.
+    pub(super) fn in_time(&self) -> usize {
+        self.open.len() - self.overdue
     }
 
     pub(super) fn asked(&self) -> &Bitmap {
@@ -117,15 +124,16 @@ impl Grants {
             }
             grant.piece = Some(piece);
             grant.arriving = true;
+            self.overdue -= usize::from(std::mem::take(&mut grant.overdue));
             grant.deadline = deadline;
             self.recount(piece);
         }
     }
 
-    /// The grant arrives too slowly; it stays open until `deadline`.
+    /// The grant missed its deadline; it stays open until another.
     pub(super) fn overdue(&mut self, number: u64, deadline: Instant) {
         if let Some(at) = self.at(number) {
-            self.open[at].overdue = true;
+            self.overdue += usize::from(!std::mem::replace(&mut self.open[at].overdue, true));
             self.open[at].deadline = deadline;
             if let Some(piece) = self.open[at].piece {
                 self.recount(piece);
@@ -135,6 +143,7 @@ impl Grants {
 
     pub(super) fn close(&mut self, number: u64) -> Option<Grant> {
         let grant = self.open.remove(self.at(number)?);
+        self.overdue -= usize::from(grant.overdue);
         match grant.piece {
             Some(piece) => self.recount(piece),
             None => self.undecided -= 1,

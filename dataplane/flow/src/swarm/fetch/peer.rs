@@ -8,10 +8,6 @@ use crate::wire::control::NodeId;
 
 /// Grants that a source gets before it has delivered anything.
 const WINDOW_START: usize = 2;
-/// How often the deadline of a source that misses it doubles.
-const MISSED_MAX: u32 = 6;
-/// Longest time that a grant may take.
-const PATIENCE_MAX: Duration = Duration::from_secs(5);
 /// How often the rest of a source that declines doubles.
 const REST_DOUBLINGS_MAX: u32 = 2;
 
@@ -58,7 +54,7 @@ pub(super) struct Peer {
     missed_at: Instant,
     declines: u32,
     /// Moving average of the time from grant to verified piece.
-    service: Option<Duration>,
+    pub(super) service: Option<Duration>,
 }
 
 impl Peer {
@@ -95,12 +91,6 @@ impl Peer {
     /// Whether another grant may be opened towards it.
     pub(super) fn has_room(&self, now: Instant) -> bool {
         self.is_connected() && self.open < self.window && self.rest_until <= now
-    }
-
-    /// How long a grant may take: three times what grants took, longer after each deadline missed.
-    pub(super) fn patience(&self, least: Duration) -> Duration {
-        let usual = self.service.map_or(least, |service| (service * 3).max(least));
-        (usual * (1 << self.missed.min(MISSED_MAX))).min(PATIENCE_MAX.max(least))
     }
 
     /// Whether it ever delivered.

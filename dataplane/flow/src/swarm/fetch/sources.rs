@@ -65,7 +65,7 @@ impl Fetch {
 
     pub(super) fn wants_peers(&self) -> bool {
         let named = self.peers.len() - self.peers.incoming();
-        self.grants.len() == 0 || named < self.outgoing_max()
+        self.grants.in_time() == 0 || named < self.outgoing_max()
     }
 
     /// Makes room for a peer when nothing comes from those that are known.
@@ -140,9 +140,11 @@ impl Fetch {
         self.peers.find_mut(node)
     }
 
+    /// How long a grant to a peer may take.
     pub(super) fn patience(&self, node: NodeId) -> Duration {
-        let least = self.settings.deadline_min;
-        self.peers.find(node).map_or(least, |peer| peer.patience(least))
+        let peer = self.peers.find(node);
+        let (service, missed) = peer.map_or((None, 0), |peer| (peer.service, peer.missed));
+        self.tempo.patience(service, missed, self.settings.deadline_min)
     }
 
     /// Counts what a peer has among what is held, or takes it out again.
