@@ -36,6 +36,7 @@ mod route; // who passes a piece on to whom in them
 mod scenario; // one run
 pub mod statistics; // several runs
 mod strategy; // who sends to whom
+pub mod trial; // random clusters, and the simplest that fails
 mod world; // the swarm
 
 pub use cluster::Cluster;

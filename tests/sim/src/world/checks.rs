@@ -34,7 +34,7 @@ impl World<'_> {
         self.require(has_slot, node, "grants a slot that is in use");
     }
 
-    /// Some piece arrives somewhere while a source lives that has what somebody lacks.
+    /// Some piece arrives somewhere while a source lives that has what somebody lacks, and that it knows or can hear of.
     pub(super) fn check_progress(&mut self) {
         if self.queue.now_ns() < self.advanced_ns + STILL_MAX_NS {
             return;
@@ -49,12 +49,14 @@ impl World<'_> {
                     let theirs = &self.nodes[source].seats[chunk].verified;
                     let words = theirs.words().iter().zip(seat.verified.words());
                     source != node
+                        && (seat.ties.peers().any(|peer| peer == source) || self.is_tracked(node, chunk))
                         && self.network.reaches(source, node)
                         && words.clone().any(|(theirs, ours)| theirs & !ours != 0)
                 };
                 seat.joined && seat.finished_ns.is_none() && sources.iter().any(|source| helps(&source))
             };
-            receiver.alive && receiver.heard && (0..self.scenario.chunks).any(lacks)
+            // Those to whom a node lied want nothing to do with it, not even to send.
+            receiver.alive && receiver.heard && !receiver.lies && (0..self.scenario.chunks).any(lacks)
         });
         if let Some(node) = helped {
             self.require(false, node, "gets nothing, though somebody lives who has what it lacks");

@@ -78,6 +78,11 @@ impl World<'_> {
         self.nodes[tracker].alive && reaches && !self.trackers_are_silent()
     }
 
+    /// Whether some tracker of a chunk answers a node.
+    pub(super) fn is_tracked(&self, node: usize, chunk: usize) -> bool {
+        self.trackers.chosen[chunk].iter().any(|&tracker| self.answers(tracker, node))
+    }
+
     /// A node joins the swarm at the first tracker that answers, and at the other one when the first knows nobody.
     pub(super) fn on_asked(&mut self, node: usize, chunk: usize, attempt: u32) {
         if !self.nodes[node].alive {
