@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use suites::network;
 
+use crate::calibration::Calibration;
 use crate::conditions::{Conditions, congestion_control};
 use crate::failure::Failure;
 use crate::peers::copies::Receiving;
@@ -62,6 +63,8 @@ enum Part {
     /// Receive plain TCP
     #[command(hide = true)]
     Receive(Receiving),
+    /// Set the simulator beside real nodes over links of a fixed rate, and say how far it is off
+    Calibrate(Calibration),
 }
 
 /// Does what the command line says.
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.part {
         Some(Part::Receive(receiving)) => receiving.run().map(|()| ExitCode::SUCCESS),
+        Some(Part::Calibrate(calibration)) => calibration.run(print).map(|()| ExitCode::SUCCESS),
         None => arguments.call.run(),
     };
     done.unwrap_or_else(|failure| {

@@ -56,6 +56,9 @@ pub enum Failure {
         /// Where.
         place: String,
     },
+    /// The simulator refused a scenario, or found a promise broken.
+    #[error("the simulated broadcast failed: {0}")]
+    Simulated(String),
     /// A peer is not installed.
     #[error("{program} is missing; {remedy}")]
     Missing {

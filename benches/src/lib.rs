@@ -11,6 +11,7 @@ pub mod report; // medians, ratios, table and JSON
 pub mod runner; // rounds
 pub mod scenario; // what a comparison is
 
+mod calibration; // the simulator beside real nodes
 mod peers; // programs that do the same, and what it takes to run them
 mod scenarios; // the comparisons
 

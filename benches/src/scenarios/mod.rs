@@ -7,8 +7,8 @@ mod get; // a chunk into a program's own memory
 mod put; // a file onto disk
 mod stream; // one chunk to one node
 
-mod fetching; // what Shoal does in `stream` and `broadcast`
-mod linked; // what holds where there are links
+pub(crate) mod fetching; // what Shoal does in `stream` and `broadcast`
+pub(crate) mod linked; // what holds where there are links
 
 use broadcast::{Broadcast, Over};
 

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use client::{GetOptions, GetReport};
+use client::{GetOptions, GetReport, Priority};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -25,6 +25,7 @@ Examples:
   shoal get models/llama --dest /scratch/m
   shoal get backups/src.tar --dest - | tar x
   shoal get weights/step-100 --verify           Read everything back through BLAKE3
+  shoal get weights/step-100 --priority high    Before what is fetched for others
   shoal get weights/step-100 --consistency one  Also while the head is away, if the node has read it before")]
 pub struct Get {
     /// The name it is stored under
@@ -36,6 +37,9 @@ pub struct Get {
     /// Check the digest of every file as well, from end to end
     #[arg(long)]
     verify: bool,
+    /// How much it matters beside what else is fetched: low, normal, high or critical
+    #[arg(long, value_name = "PRIORITY", default_value_t)]
+    priority: Priority,
     /// How fresh the version must be
     #[arg(long, value_enum, default_value = "quorum")]
     consistency: Consistency,
@@ -61,6 +65,7 @@ impl Get {
         let dest = self.dest.clone().unwrap_or_else(|| default_dest(&self.key).into());
         let to_stdout = dest.as_os_str() == "-";
         let client = global.connect()?;
+        client.set_priority(self.priority);
         let options = GetOptions { verify: self.verify, consistency: self.consistency.into() };
         let begin = Instant::now();
         let bar = self.bar(global, to_stdout);

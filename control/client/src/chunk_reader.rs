@@ -50,7 +50,8 @@ enum Bytes<'c> {
 impl<'c> ChunkReader<'c> {
     /// Opens a chunk.
     pub(crate) fn open(connection: &'c Connection, chunk: ChunkReference) -> Result<Self, ClientError> {
-        let ChunkOpened { handle, .. } = connection.call(ChunkOpen { chunk })?;
+        let ChunkOpened { handle, .. } =
+            connection.call(ChunkOpen { chunk, priority: connection.priority() })?;
         let given = Bitmap::new(chunk.geometry.pieces());
         Ok(Self { connection, handle, geometry: chunk.geometry, given })
     }

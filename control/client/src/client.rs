@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flow::chunk::ChunkId;
+use flow::swarm::Priority;
 use flow::wire::handshake::Token;
 use flow::wire::session::{
     ChunkFetch, ChunkFetched, ChunkList, ChunkListing, ChunkPin, ChunkPlace, ChunkReference, ChunkRemove,
@@ -84,6 +85,12 @@ impl Client {
     /// Name of the node.
     pub fn node(&self) -> &str {
         self.connection.node()
+    }
+
+    /// How much what this client reads matters beside what is fetched for others, from here on: chunks that must come from
+    /// other nodes come sooner or later. What is on its way keeps its priority.
+    pub fn set_priority(&self, priority: Priority) {
+        self.connection.set_priority(priority);
     }
 
     /// Whether the connection lives and was not cancelled, as far as is known.
@@ -257,7 +264,7 @@ impl Client {
 
     /// Brings a replica of a chunk to the node of this connection; returns when it is there and verified.
     pub fn fetch(&self, chunk: ChunkReference, device: Device) -> Result<ChunkFetched, ClientError> {
-        self.connection.call(ChunkFetch { chunk, device })
+        self.connection.call(ChunkFetch { chunk, device, priority: self.connection.priority() })
     }
 
     /// Lets the node read a chunk that it has, and check every piece; returns the BLAKE3 digest that the bytes have.

@@ -8,11 +8,13 @@ use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use flow::limits::{CLIENT_OPERATIONS_AT_ONCE, FRAME_BODY_MAX, PIECE_SIZE_MAX};
+use flow::swarm::Priority;
 use flow::wire::frame::{FLAG_MORE, FLAG_REPLY, HEADER_LENGTH};
 use flow::wire::handshake::Token;
 use flow::wire::{Header, Message};
@@ -30,6 +32,8 @@ pub(crate) struct Connection {
     router: Arc<Router>,
     arena: Option<Arena>,
     reader: Option<JoinHandle<()>>,
+    /// How much what is fetched for this connection matters: the place in the list of priorities.
+    priority: AtomicU8,
 }
 
 /// The node's arena as this process sees it.
@@ -74,12 +78,23 @@ impl Connection {
             })
         };
         let reader = Some(reader.map_err(connect_error)?);
-        Ok(Self { node: welcome.name, socket, writing: Mutex::default(), router, arena, reader })
+        let priority = AtomicU8::new(Priority::Normal as u8);
+        Ok(Self { node: welcome.name, socket, writing: Mutex::default(), router, arena, reader, priority })
     }
 
     /// Name of the node.
     pub(crate) fn node(&self) -> &str {
         &self.node
+    }
+
+    /// How much what is fetched for this connection matters.
+    pub(crate) fn priority(&self) -> Priority {
+        let place = usize::from(self.priority.load(Ordering::Relaxed));
+        Priority::ALL.get(place).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn set_priority(&self, priority: Priority) {
+        self.priority.store(priority as u8, Ordering::Relaxed);
     }
 
     /// Whether pieces are shared in memory; otherwise they travel on the connection.

@@ -62,4 +62,5 @@ pub use upload_memory::Memory;
 pub use view::View;
 
 pub use flow::chunk::{ChunkId, Geometry};
+pub use flow::swarm::Priority;
 pub use flow::wire::handshake::Token;

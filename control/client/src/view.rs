@@ -89,7 +89,8 @@ impl Held {
     /// Opens a chunk and waits until all of it is in memory; gives where its pieces lie.
     fn open(&mut self, chunk: ChunkReference) -> Result<Vec<Range<u64>>, ClientError> {
         let connection = self.client.connection();
-        let ChunkOpened { handle, .. } = connection.call(ChunkOpen { chunk })?;
+        let ChunkOpened { handle, .. } =
+            connection.call(ChunkOpen { chunk, priority: connection.priority() })?;
         self.handles.push(handle);
         let (geometry, limit) = (chunk.geometry, PIECES_PER_CHUNK as u32);
         let mut pieces: Vec<Option<Range<u64>>> = vec![None; geometry.pieces() as usize];

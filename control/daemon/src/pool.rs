@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::{CatalogError, Condition, Consistency, Entry, Operation, Put, Scan, Write};
+use flow::swarm::Priority;
 use flow::wire::control::{NodeId, NodeRecord, NodeState, ReplicaRecord};
 use flow::wire::session::{ChunkPin, ChunkPlace, ChunkReference, Device, Failure, FailureCode};
 
@@ -24,7 +25,7 @@ pub(crate) use device::{device_of, device_on, is_on};
 use record::place_of;
 pub(crate) use record::{Body, Record};
 pub(crate) use source::{SourceError, Sources};
-pub(crate) use tasks::{Priority, State, TaskError, TaskShown, Tasks, Work};
+pub(crate) use tasks::{State, TaskError, TaskShown, Tasks, Work};
 
 /// What the names of all entries begin with.
 const PREFIX: &str = "gswarm-pool/";
@@ -305,6 +306,7 @@ pub(crate) async fn delete(node: &Arc<Node>, id: &str, force: bool) -> Result<()
 pub(crate) async fn carry_out(
     node: &Arc<Node>,
     work: &Work,
+    priority: Priority,
     stands: impl FnOnce() -> bool,
 ) -> Result<(), Failure> {
     let device = work.device;
@@ -320,7 +322,7 @@ pub(crate) async fn carry_out(
         from: work.from.clone(),
     };
     // What is in memory alone would go when room is wanted.
-    let brought = operate::bring(node, place, device == Device::Dram).await?;
+    let brought = operate::bring(node, place, device == Device::Dram, priority).await?;
     match stands() {
         true if !work.removes_source => return Ok(()),
         true => brought.take_sources(node).await?,

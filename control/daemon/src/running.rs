@@ -10,6 +10,7 @@ use std::time::Duration;
 use catalog::Catalog;
 use engine::{Engine, Event, Executors, Sharing, StartError};
 use flow::chunk::ChunkId;
+use flow::swarm::Priority;
 use flow::wire::control::NodeId;
 use flow::wire::session::{
     ChunkFetch, ChunkFetched, ChunkReference, ChunkVerified, ChunkVerify, Device, Failure,
@@ -197,7 +198,7 @@ impl Running {
 
     /// Brings a chunk into its memory.
     pub async fn fetch(&self, chunk: ChunkReference) -> Result<ChunkFetched, Failure> {
-        let fetch = ChunkFetch { chunk, device: Device::Dram };
+        let fetch = ChunkFetch { chunk, device: Device::Dram, priority: Priority::Normal };
         peers::expect("ChunkFetch", operate::here::fetch(&self.node, fetch).await?)
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use client::kv::Scan;
 use client::{Address, ChunkId, Client, GetOptions, PutOptions, PutReport, Silent, Source, Token};
+use flow::swarm::NoPriority;
 use flow::wire::control::ReplicaRecord;
 use flow::wire::session::{ChunkPin, ChunkPlace, ChunkRemove, Device, NoDevice};
 use plan::manifest::{FileKind, Shape};
@@ -54,12 +55,20 @@ impl Connection {
 #[pymethods]
 impl Connection {
     #[new]
-    #[pyo3(signature = (address, token=None, timeout=None))]
-    fn new(py: Python<'_>, address: &str, token: Option<&str>, timeout: Option<f64>) -> PyResult<Self> {
+    #[pyo3(signature = (address, token=None, timeout=None, priority="normal"))]
+    fn new(
+        py: Python<'_>,
+        address: &str,
+        token: Option<&str>,
+        timeout: Option<f64>,
+        priority: &str,
+    ) -> PyResult<Self> {
+        let priority = priority.parse().map_err(|wrong: NoPriority| error::invalid(&wrong.to_string()))?;
         let address = Address::parse(address).map_err(|failed| error::raise(&failed))?;
         let token = token.map(Token::new);
         let connect = move || Client::connect(&address, token.as_ref());
         let client = Arc::new(blocking::connect(py, Deadline::after(timeout), connect)?);
+        client.set_priority(priority);
         Ok(Self { client, process: std::process::id() })
     }
 

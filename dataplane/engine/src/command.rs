@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flow::chunk::ChunkId;
+use flow::swarm::Priority;
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
 use flow::wire::session::{ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, SlotRef};
 use memory::Mapping;
@@ -114,6 +115,7 @@ pub(crate) enum Command {
 
     Open {
         chunk: ChunkReference,
+        priority: Priority,
         reply: Reply<HandleGiven<ChunkOpened>>,
     },
     Next {
@@ -136,6 +138,7 @@ pub(crate) enum Command {
     Fetch {
         chunk: ChunkReference,
         device: Device,
+        priority: Priority,
         reply: Reply<ChunkFetched>,
     },
     Verify {

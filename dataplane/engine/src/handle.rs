@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use flow::chunk::ChunkId;
+use flow::swarm::Priority;
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
 use flow::wire::session::{
     ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, GpuRecord, SlotRef,
@@ -219,8 +220,8 @@ impl Handle {
     }
 
     /// Opens a chunk for reading and begins to fetch what is not here.
-    pub async fn open(&self, chunk: ChunkReference) -> Result<ChunkOpened, EngineError> {
-        let given = self.ask(self.owner(&chunk.id), |reply| Command::Open { chunk, reply }).await;
+    pub async fn open(&self, chunk: ChunkReference, priority: Priority) -> Result<ChunkOpened, EngineError> {
+        let given = self.ask(self.owner(&chunk.id), |reply| Command::Open { chunk, priority, reply }).await;
         given.map(HandleGiven::take)
     }
 
@@ -246,8 +247,13 @@ impl Handle {
     }
 
     /// Brings a replica here and keeps it on `device`.
-    pub async fn fetch(&self, chunk: ChunkReference, device: Device) -> Result<ChunkFetched, EngineError> {
-        self.ask(self.owner(&chunk.id), |reply| Command::Fetch { chunk, device, reply }).await
+    pub async fn fetch(
+        &self,
+        chunk: ChunkReference,
+        device: Device,
+        priority: Priority,
+    ) -> Result<ChunkFetched, EngineError> {
+        self.ask(self.owner(&chunk.id), |reply| Command::Fetch { chunk, device, priority, reply }).await
     }
 
     /// Reads all of a local chunk and gives the BLAKE3 digest that the bytes have.

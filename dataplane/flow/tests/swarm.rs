@@ -8,6 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use flow::bitmap::Bitmap;
 use flow::chunk::ChunkId;
+use flow::swarm::Priority;
 use flow::swarm::Settings;
 use flow::swarm::fetch::{Action, Arrival, Fetch};
 use flow::swarm::serve::{Holdings, Serve, Upload};
@@ -240,6 +241,11 @@ proptest! {
                         waiting.remove(&(peer, grant));
                     }
                 }
+                6 if rng.bool() => {
+                    if let Some(priority) = rng.choice(Priority::ALL) {
+                        serve.on_preference(peer, CHUNK, priority);
+                    }
+                }
                 6 if rng.u8(0..4) == 0 => {
                     serve.on_lost(peer);
                     waiting.retain(|(holder, _)| *holder != peer);
@@ -351,6 +357,67 @@ fn a_lone_receiver_has_all_slots_until_another_comes() {
         assert!(matches!(next, Some(Upload::Send { peer, .. }) if peer == expected), "{next:?}");
         assert_eq!(poll(&mut serve), None);
     }
+}
+
+#[test]
+fn what_is_urgent_waits_for_the_next_slot_and_what_is_not_for_its_share() {
+    let holdings = Everything(Bitmap::full(64));
+    let mut serve = Serve::new(2);
+    let grant = |serve: &mut Serve, peer, number: u64| {
+        serve.on_grant(Instant::ZERO, peer, CHUNK, number, Want::Piece(number as u32 % 64))
+    };
+    let poll = |serve: &mut Serve| match serve.poll(Instant::ZERO, &holdings) {
+        Some(Upload::Send { peer, grant, .. }) => Some((peer, grant)),
+        _ => None,
+    };
+    serve.on_preference(2, CHUNK, Priority::High);
+    serve.on_preference(3, CHUNK, Priority::Low);
+    for number in [0, 1] {
+        grant(&mut serve, 1, number).unwrap();
+        assert_eq!(poll(&mut serve), Some((1, number)));
+    }
+    // All slots are taken: what is as usual is refused, what matters more waits, and so does one that matters less.
+    assert!(grant(&mut serve, 1, 2).is_err());
+    grant(&mut serve, 2, 3).unwrap();
+    grant(&mut serve, 3, 4).unwrap();
+    assert!(grant(&mut serve, 3, 5).is_err());
+    serve.on_sent(1, 0);
+    assert_eq!(poll(&mut serve), Some((2, 3)));
+    // Four are as usual for each that matters least, and more than twice as many matter most: not always is one of them
+    // waiting when a slot is free.
+    let (mut sending, mut sent) = (vec![(1, 1), (2, 3)], [0u64; 4]);
+    for number in 6..2106 {
+        for peer in 1..=3 {
+            let _ = grant(&mut serve, peer, number * 4 + peer);
+        }
+        let (peer, ended) = sending.remove(0);
+        serve.on_sent(peer, ended);
+        let next = poll(&mut serve).unwrap();
+        sending.push(next);
+        sent[next.0 as usize] += 1;
+    }
+    assert!(sent[1].abs_diff(4 * sent[3]) < 10 && sent[2] > 2 * sent[1], "{sent:?}");
+}
+
+#[test]
+fn what_waits_already_moves_when_it_matters_more() {
+    let holdings = Everything(Bitmap::full(64));
+    let mut serve = Serve::new(1);
+    let want = || Want::LeastSent(holdings.0.words().to_vec());
+    for (peer, number) in [(1, 0), (2, 1), (3, 2)] {
+        serve.on_grant(Instant::ZERO, peer, CHUNK, number, want()).unwrap();
+    }
+    let poll = |serve: &mut Serve| match serve.poll(Instant::ZERO, &holdings) {
+        Some(Upload::Send { peer, grant, .. }) => Some((peer, grant)),
+        _ => None,
+    };
+    let first = poll(&mut serve).unwrap();
+    let last = (1..=3).rfind(|peer| *peer != first.0).unwrap();
+    serve.on_preference(last, CHUNK, Priority::Critical);
+    serve.on_sent(first.0, first.1);
+    assert_eq!(poll(&mut serve), Some((last, last - 1)));
+    serve.on_lost(last);
+    assert!(poll(&mut serve).is_some_and(|(peer, _)| peer != last && peer != first.0));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use flow::bitmap::Bitmap;
+use flow::swarm::Priority;
 use flow::wire::control::TrackerPeer;
 use flow::wire::data::Want;
 
@@ -80,6 +81,8 @@ pub(crate) struct Letter {
 pub(crate) enum Message {
     /// "This is what I have", and whether the other's pieces are asked for.
     Interest { have: Bitmap, reply: bool },
+    /// "This chunk matters so much to me."
+    Preference { priority: Priority },
     /// "I do not take part."
     Leave,
     /// A slot is ready.

@@ -43,7 +43,7 @@ pub use cluster::Cluster;
 pub use faults::{Faults, Partition};
 pub use outcome::{Failure, Outcome, Rack, Receiver, Violation, percentile};
 pub use progress::{Point, Progress};
-pub use scenario::{CHUNKS_MAX, PIECES_MAX, Refused, Scenario};
+pub use scenario::{CHUNKS_MAX, Flow, PIECES_MAX, Refused, Scenario};
 pub use strategy::{Strategy, UnknownStrategy};
 
 /// Runs a scenario until every survivor has all, or nothing happens any more.

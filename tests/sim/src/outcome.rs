@@ -40,6 +40,8 @@ pub struct Outcome {
 pub struct Receiver {
     /// Its rack.
     pub rack: usize,
+    /// Which of the chunks, those of the flows last.
+    pub chunk: usize,
     /// When it joined, in nanoseconds.
     pub joined_ns: u64,
     /// When it had all, on its GPUs where it has some, in nanoseconds.

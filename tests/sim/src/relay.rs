@@ -367,6 +367,7 @@ impl<'a> Relay<'a> {
             outcome.degree_max = outcome.degree_max.max(post.children.len() + 1);
             outcome.receivers.push(Receiver {
                 rack,
+                chunk: 0,
                 joined_ns: fate.joins_ns,
                 finished_ns: post.finished_ns,
                 died: !post.alive,

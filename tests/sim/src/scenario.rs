@@ -2,7 +2,7 @@
 
 use flow::chunk::Geometry;
 use flow::limits::{NODES_MAX, UPLOADS_AT_ONCE};
-use flow::swarm::Settings;
+use flow::swarm::{Priority, Settings};
 
 use crate::cluster::{Cluster, time_ns};
 use crate::faults::Faults;
@@ -29,6 +29,8 @@ pub struct Scenario {
     /// Chunks that every receiver fetches: versions of the same, each of which begins while those before it are under
     /// way.
     pub chunks: usize,
+    /// What every receiver fetches besides, from the same origins.
+    pub flows: Vec<Flow>,
     /// Who sends to whom.
     pub strategy: Strategy,
     /// The machines and their network.
@@ -41,6 +43,17 @@ pub struct Scenario {
     pub uploads_at_once: usize,
     /// Slots of a receiver of the swarm, for each chunk.
     pub slots: usize,
+}
+
+/// A chunk that every receiver fetches beside the one that the scenario is about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Flow {
+    /// Bytes of the chunk; its pieces are as large as the scenario's.
+    pub size_bytes: u64,
+    /// When a receiver begins to want it after it has joined, as a multiple of the scenario's ideal time.
+    pub begins: f64,
+    /// How much it matters; what the scenario is about matters as usual.
+    pub priority: Priority,
 }
 
 /// A scenario that cannot be run.
@@ -62,6 +75,7 @@ impl Scenario {
             size_bytes,
             piece_bytes,
             chunks: 1,
+            flows: Vec::new(),
             strategy: Strategy::Swarm,
             cluster: Cluster::default(),
             faults: Faults::default(),
@@ -93,10 +107,20 @@ impl Scenario {
                 "{receivers} receivers, {origins} origins; from 1 to {NODES_MAX} of each"
             ));
         }
-        if !(1..=CHUNKS_MAX).contains(&self.chunks) {
-            return refuse(format!("{} chunks; from 1 to {CHUNKS_MAX}", self.chunks));
+        if self.chunks == 0 || self.transfers() > CHUNKS_MAX {
+            return refuse(format!("{} chunks; from 1 to {CHUNKS_MAX}", self.transfers()));
         }
-        if self.strategy != Strategy::Swarm && (self.chunks > 1 || self.origins > 1) {
+        for flow in &self.flows {
+            let fits =
+                Geometry::new(flow.size_bytes, self.piece_bytes).is_ok_and(|cut| cut.pieces() <= PIECES_MAX);
+            if !fits || !(0.0..=1000.0).contains(&flow.begins) {
+                return refuse(format!(
+                    "a flow of {} bytes at {} times the ideal",
+                    flow.size_bytes, flow.begins
+                ));
+            }
+        }
+        if self.strategy != Strategy::Swarm && (self.transfers() > 1 || self.origins > 1) {
             return refuse(format!("strategy {} knows one chunk and one origin", self.strategy));
         }
         if self.slots == 0 || self.uploads_at_once == 0 {
@@ -118,10 +142,42 @@ impl Scenario {
         (self.origins + self.receivers).div_ceil(self.cluster.nodes_per_rack.max(1))
     }
 
-    /// Bytes of a piece.
-    pub(crate) fn length(&self, piece: u32) -> u64 {
+    /// How many chunks there are, those of the flows included. They come after the scenario's own.
+    pub(crate) fn transfers(&self) -> usize {
+        self.chunks + self.flows.len()
+    }
+
+    fn flow(&self, chunk: usize) -> Option<&Flow> {
+        self.flows.get(chunk.checked_sub(self.chunks)?)
+    }
+
+    fn bytes_of(&self, chunk: usize) -> u64 {
+        self.flow(chunk).map_or(self.size_bytes, |flow| flow.size_bytes)
+    }
+
+    /// How many pieces one of the chunks has.
+    pub(crate) fn pieces_of(&self, chunk: usize) -> u32 {
+        self.bytes_of(chunk).div_ceil(u64::from(self.piece_bytes)) as u32
+    }
+
+    /// How much one of the chunks matters.
+    pub(crate) fn priority_of(&self, chunk: usize) -> Priority {
+        self.flow(chunk).map_or(Priority::Normal, |flow| flow.priority)
+    }
+
+    /// How long after it has joined a receiver begins to want one of the chunks, in nanoseconds. Of several versions,
+    /// each comes half an ideal time after the last.
+    pub(crate) fn begins_ns(&self, chunk: usize) -> u64 {
+        match self.flow(chunk) {
+            Some(flow) => (flow.begins * self.ideal_ns() as f64) as u64,
+            None => chunk as u64 * self.ideal_ns() / 2,
+        }
+    }
+
+    /// Bytes of a piece of one of the chunks.
+    pub(crate) fn length(&self, chunk: usize, piece: u32) -> u64 {
         let piece_bytes = u64::from(self.piece_bytes);
-        piece_bytes.min(self.size_bytes.saturating_sub(u64::from(piece) * piece_bytes))
+        piece_bytes.min(self.bytes_of(chunk).saturating_sub(u64::from(piece) * piece_bytes))
     }
 
     /// The time that all bytes of a chunk take through an ordinary node's cards, in nanoseconds.
@@ -133,7 +189,7 @@ impl Scenario {
     /// α log₂ N`, where α is the time that one piece takes from one node to the next. No more than twice as many nodes
     /// can have a piece after α.
     pub fn bound_ns(&self) -> u64 {
-        let hop_ns = time_ns(self.length(0), self.cluster.node_gbps()) + self.cluster.latency_ns;
+        let hop_ns = time_ns(self.length(0, 0), self.cluster.node_gbps()) + self.cluster.latency_ns;
         self.ideal_ns() + (hop_ns as f64 * (self.receivers as f64).log2()) as u64
     }
 }

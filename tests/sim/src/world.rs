@@ -29,7 +29,7 @@ const AFTERMATH_NS: u64 = 10_000_000_000;
 /// Runs a scenario until every survivor has all, or nothing happens any more.
 pub(crate) fn run(scenario: &Scenario) -> Result<Outcome, Violation> {
     let mut world = World::new(scenario);
-    let ideal_ns = scenario.ideal_ns() * scenario.chunks as u64;
+    let ideal_ns = scenario.ideal_ns() * scenario.transfers() as u64;
     let limit_ns = ideal_ns * GIVE_UP.0 + GIVE_UP.1 * 1_000_000_000;
     while world.unfinished > 0
         && world.violation.is_none()
@@ -97,7 +97,7 @@ impl<'a> World<'a> {
             nodes: Vec::new(),
             trackers: Trackers::new(scenario, rng.u64(..)),
             fates,
-            unfinished: scenario.receivers * scenario.chunks,
+            unfinished: scenario.receivers * scenario.transfers(),
             advanced_ns: 0,
             violation: None,
             outcome: Outcome::new(scenario),
@@ -124,7 +124,9 @@ impl<'a> World<'a> {
         let uploads = scenario.uploads_at_once * scenario.cluster.nics;
         self.nodes.push(Node {
             serve: Serve::new(uploads),
-            seats: (0..scenario.chunks).map(|_| Seat::new(scenario.pieces(), is_origin)).collect(),
+            seats: (0..scenario.transfers())
+                .map(|chunk| Seat::new(scenario.pieces_of(chunk), is_origin))
+                .collect(),
             cpu: Worker::default(),
             landing: Worker::default(),
             reading: Worker::default(),
@@ -139,7 +141,7 @@ impl<'a> World<'a> {
         if let Some(mute_ns) = fate.mute_ns {
             self.queue.plan(mute_ns, Event::Mute(node));
         }
-        for chunk in 0..scenario.chunks {
+        for chunk in 0..scenario.transfers() {
             match is_origin {
                 true => self.queue.plan(0, Event::Finished { node, chunk }),
                 false => self.queue.plan(self.joins_ns(node, chunk), Event::Join { node, chunk }),
@@ -147,9 +149,9 @@ impl<'a> World<'a> {
         }
     }
 
-    /// When a receiver begins to want a chunk, in nanoseconds. Of several, each comes half an ideal time after the last.
+    /// When a receiver begins to want a chunk, in nanoseconds.
     fn joins_ns(&self, node: usize, chunk: usize) -> u64 {
-        self.fates[node].joins_ns + chunk as u64 * self.scenario.ideal_ns() / 2
+        self.fates[node].joins_ns + self.scenario.begins_ns(chunk)
     }
 
     fn now(&self) -> Instant {
@@ -192,7 +194,10 @@ impl<'a> World<'a> {
         }
         let origins = self.scenario.origins;
         let living = self.nodes.iter().skip(origins).filter(|node| node.alive && node.heard);
-        let had = living.flat_map(|node| &node.seats).map(|seat| seat.verified.count()).collect();
+        let had = living
+            .flat_map(|node| node.seats.iter().take(self.scenario.chunks))
+            .map(|seat| seat.verified.count())
+            .collect();
         let due_ns = self.outcome.progress.note(self.queue.now_ns(), self.scenario.pieces(), had);
         self.queue.plan(due_ns, Event::Sample);
         self.check_progress();
@@ -207,7 +212,8 @@ impl<'a> World<'a> {
             for (chunk, seat) in node.seats.iter().enumerate() {
                 outcome.receivers.push(Receiver {
                     rack,
-                    joined_ns: fate.joins_ns + chunk as u64 * scenario.ideal_ns() / 2,
+                    chunk,
+                    joined_ns: fate.joins_ns + scenario.begins_ns(chunk),
                     finished_ns: seat.finished_ns,
                     died: !node.alive || !node.heard,
                     slowness: fate.slowness,

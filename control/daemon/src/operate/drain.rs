@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flow::chunk::ChunkId;
+use flow::swarm::Priority;
 use flow::wire::Message;
 use flow::wire::control::{NodeId, ReplicaRecord};
 use flow::wire::session::*;
@@ -115,7 +116,8 @@ async fn carry_out(node: &Arc<Node>, moves: Vec<Copy>) -> Result<(), Failure> {
                 plan::placement::Device::Dram => Device::Dram,
                 plan::placement::Device::Nvme => Device::Nvme,
             };
-            copy(&node, target, &source, device, one.pinned).await.map(drop)
+            // Nobody waits for these bytes but whoever drains the node.
+            copy(&node, target, &source, (device, Priority::Low), one.pinned).await.map(drop)
         });
     }
     while let Some(copied) = copies.join_next().await {

@@ -17,7 +17,7 @@ pub(crate) async fn fetch(node: &Arc<Node>, fetch: ChunkFetch) -> Result<Message
     let _busy = node.activity.begin();
     // It must stay until whoever wanted it here has done with it what they wanted.
     let _touched = node.collector.touch(fetch.chunk.id);
-    let fetched = node.engine.fetch(fetch.chunk, fetch.device).await;
+    let fetched = node.engine.fetch(fetch.chunk, fetch.device, fetch.priority).await;
     Ok(fetched.map_err(|error| error.failure())?.into())
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use flow::chunk::ChunkId;
+use flow::swarm::Priority;
 use flow::wire::Message;
 use flow::wire::control::{NodeRecord, NodeState, ReplicaRecord};
 use flow::wire::session::*;
@@ -13,7 +14,7 @@ use crate::{failure, peers};
 
 /// Copies or moves a chunk. The source goes only when the copy has been read back and is right.
 pub(crate) async fn place(node: &Arc<Node>, place: ChunkPlace) -> Result<Message, Failure> {
-    let brought = bring(node, place, false).await?;
+    let brought = bring(node, place, false, Priority::Normal).await?;
     if brought.place.remove_source {
         brought.take_sources(node).await?;
     }
@@ -32,7 +33,12 @@ pub(crate) struct Brought {
 }
 
 /// Copies a chunk, and reads the copy back. It is pinned there if it must be, or if a replica is that the copy is to replace.
-pub(crate) async fn bring(node: &Arc<Node>, place: ChunkPlace, pinned: bool) -> Result<Brought, Failure> {
+pub(crate) async fn bring(
+    node: &Arc<Node>,
+    place: ChunkPlace,
+    pinned: bool,
+    priority: Priority,
+) -> Result<Brought, Failure> {
     let target = named(node, &place.node).await?;
     let from = if place.from.is_empty() { None } else { Some(named(node, &place.from).await?) };
     if target.state == NodeState::Draining {
@@ -52,7 +58,7 @@ pub(crate) async fn bring(node: &Arc<Node>, place: ChunkPlace, pinned: bool) -> 
     })?;
     let takes_pin = place.remove_source && sources(&found, &place, &from).any(|replica| replica.pinned);
     let is_pinned = pinned || takes_pin;
-    let fetched = copy(node, &target, source, place.device, is_pinned).await?;
+    let fetched = copy(node, &target, source, (place.device, priority), is_pinned).await?;
     Ok(Brought { place, target, from, found, is_pinned, fetched })
 }
 
@@ -102,16 +108,16 @@ pub(super) async fn copy(
     node: &Arc<Node>,
     target: &NodeRecord,
     source: &ReplicaRecord,
-    device: Device,
+    (device, priority): (Device, Priority),
     pinned: bool,
 ) -> Result<ChunkFetched, Failure> {
     let ReplicaRecord { chunk: id, geometry, descriptor_digest, .. } = *source;
     let chunk = ChunkReference { id, geometry, descriptor_digest };
     // Copying may take as long as it takes; that the target is gone shows in the connection.
     let answer = if target.node == node.id() {
-        here::fetch(node, ChunkFetch { chunk, device }).await?
+        here::fetch(node, ChunkFetch { chunk, device, priority }).await?
     } else {
-        node.peers.ask(target, ChunkFetch { chunk, device }, None).await?
+        node.peers.ask(target, ChunkFetch { chunk, device, priority }, None).await?
     };
     let fetched: ChunkFetched = peers::expect("ChunkFetch", answer)?;
     if pinned {

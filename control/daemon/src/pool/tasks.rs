@@ -1,8 +1,10 @@
 //! Moves that go on: which comes next, how far it is, how it ended.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flow::swarm::Priority;
 use flow::wire::session::Device;
 use tokio::task::JoinHandle;
 
@@ -28,15 +30,6 @@ pub(crate) struct Work {
     /// The node that it comes from; empty for any.
     pub(crate) from: String,
     pub(crate) removes_source: bool,
-}
-
-/// Which of those that wait come first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Priority {
-    Critical,
-    High,
-    Normal,
-    Low,
 }
 
 /// How a move stands.
@@ -176,8 +169,8 @@ impl Tasks {
     fn start_next(&self, node: &Arc<Node>) {
         loop {
             let mut all = self.lock();
-            let Some((number, work)) = all.take_next() else { return };
-            let carried = tokio::spawn(run(node.clone(), number, work));
+            let Some((number, work, priority)) = all.take_next() else { return };
+            let carried = tokio::spawn(run(node.clone(), number, work, priority));
             if let Some(task) = all.tasks.get_mut(&number) {
                 task.running = Some(carried);
             }
@@ -205,14 +198,14 @@ impl Tasks {
 }
 
 /// Carries out one move.
-async fn run(node: Arc<Node>, number: u64, work: Work) {
+async fn run(node: Arc<Node>, number: u64, work: Work, priority: Priority) {
     let _busy = node.activity.begin();
     let done = async {
         let before = super::look_ahead(&node, &work).await?;
         if let Some(task) = node.tasks.lock().tasks.get_mut(&number) {
             task.before = Some(before);
         }
-        super::carry_out(&node, &work, || node.tasks.settle(number)).await
+        super::carry_out(&node, &work, priority, || node.tasks.settle(number)).await
     };
     let state = done.await.map_or_else(|failure| State::Failed(failure.message), |()| State::Completed);
     node.tasks.end(&node, number, state);
@@ -242,7 +235,7 @@ async fn undo(node: Arc<Node>, number: u64, running: JoinHandle<()>) {
 
 impl All {
     /// The move that comes next, which runs from then on; `None` while as many run as may, or none waits.
-    fn take_next(&mut self) -> Option<(u64, Work)> {
+    fn take_next(&mut self) -> Option<(u64, Work, Priority)> {
         let running = self.tasks.values().filter(|task| task.shown.state == State::Running).count();
         // What is brought to where something is being taken away would go with it.
         let undone = self.tasks.values().filter(|task| task.is_undone).map(|task| task.shown.work.clone());
@@ -253,11 +246,11 @@ impl All {
             .tasks
             .iter_mut()
             .filter(|(_, task)| task.shown.state == State::Pending && is_free(&task.shown.work));
-        let next = waiting.min_by_key(|(number, task)| (task.shown.priority, **number));
+        let next = waiting.min_by_key(|(number, task)| (Reverse(task.shown.priority), **number));
         let (number, task) = next.filter(|_| running < RUNNING_MAX)?;
         task.shown.state = State::Running;
         task.shown.started_ms = Some(Clock::calendar_ms());
-        Some((*number, task.shown.work.clone()))
+        Some((*number, task.shown.work.clone(), task.shown.priority))
     }
 
     fn forget_old(&mut self) {
@@ -317,7 +310,7 @@ mod tests {
             if let Some(task) = ended.and_then(|ended| all.tasks.get_mut(&ended)) {
                 task.end(State::Completed);
             }
-            all.take_next().map(|(number, _)| number)
+            all.take_next().map(|(number, ..)| number)
         };
         assert_eq!([next(None), next(None), next(None)], [Some(5), Some(3), None]);
         assert_eq!([next(Some(3)), next(None)], [Some(2), None]);
@@ -331,10 +324,10 @@ mod tests {
         let task = all.tasks.get_mut(&1).unwrap();
         task.end(State::Cancelled);
         (task.is_undone, task.shown.work.id) = (true, "2".into());
-        assert_eq!(all.take_next().map(|(number, _)| number), Some(3));
-        assert_eq!(all.take_next().map(|(number, _)| number), None);
+        assert_eq!(all.take_next().map(|(number, ..)| number), Some(3));
+        assert_eq!(all.take_next().map(|(number, ..)| number), None);
         all.tasks.get_mut(&1).unwrap().is_undone = false;
-        assert_eq!(all.take_next().map(|(number, _)| number), Some(2));
+        assert_eq!(all.take_next().map(|(number, ..)| number), Some(2));
     }
 
     #[test]

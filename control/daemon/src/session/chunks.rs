@@ -96,7 +96,7 @@ impl Session {
         operate::check_geometry(open.chunk.geometry)?;
         let session = self.clone();
         let opened = carried_out(async move {
-            let opened = session.node.engine.open(open.chunk).await?;
+            let opened = session.node.engine.open(open.chunk, open.priority).await?;
             let (pieces, busy) = (open.chunk.geometry.pieces(), session.node.activity.begin());
             if !session.holdings.add_reading(opened.handle, pieces, busy) {
                 session.node.engine.close(opened.handle).await?;

@@ -1,4 +1,5 @@
 use flow::chunk::{ChunkId, Geometry};
+use flow::swarm::Priority;
 use flow::verify::{Digest, checksum_of};
 use flow::wire::Header;
 use flow::wire::frame::FLAG_MORE;
@@ -133,7 +134,8 @@ fn a_chunk_goes_in_and_out_over_the_wire() {
         let mut client = world.connect(Bytes::OnTheWire);
         let (bytes, id) = content((2 << 20) + 77);
         let chunk = put(&mut client, &bytes, id).await;
-        let ChunkOpened { handle, local_pieces } = client.ask(ChunkOpen { chunk }).await;
+        let ChunkOpened { handle, local_pieces } =
+            client.ask(ChunkOpen { chunk, priority: Priority::Normal }).await;
         assert_eq!(local_pieces, 3);
         let mut read = vec![0; bytes.len()];
         let mut received = 0;
@@ -175,7 +177,7 @@ fn a_chunk_goes_in_and_out_through_the_arena() {
         let sealed: ChunkSealed = client.ask(ChunkSeal { handle, id, size: 100_000 }).await;
         let ChunkSealed { geometry, descriptor_digest } = sealed;
         let chunk = ChunkReference { id, geometry, descriptor_digest };
-        let ChunkOpened { handle, .. } = client.ask(ChunkOpen { chunk }).await;
+        let ChunkOpened { handle, .. } = client.ask(ChunkOpen { chunk, priority: Priority::Normal }).await;
         let PieceViews { slots } = client.ask(PieceNext { handle, first: 0, count: 1, limit: 9 }).await;
         assert_eq!(world.node.mapping.read(slots[0].offset, bytes.len()), Some(&bytes[..]));
         client.ask::<Done>(PieceRelease { handle, pieces: vec![0] }).await;
@@ -267,8 +269,14 @@ fn a_stopping_node_begins_nothing() {
         world.node.activity.drain(std::time::Duration::ZERO).await;
         let create = ChunkCreate { size: 1, piece_size: 1 << 20, durable: false };
         assert_eq!(client.refusal(create).await, FailureCode::Draining);
-        assert_eq!(client.refusal(ChunkOpen { chunk }).await, FailureCode::Draining);
-        assert_eq!(client.refusal(ChunkFetch { chunk, device: Device::Dram }).await, FailureCode::Draining);
+        assert_eq!(
+            client.refusal(ChunkOpen { chunk, priority: Priority::Normal }).await,
+            FailureCode::Draining
+        );
+        assert_eq!(
+            client.refusal(ChunkFetch { chunk, device: Device::Dram, priority: Priority::Normal }).await,
+            FailureCode::Draining
+        );
         assert_eq!(Geometry::of(1000), Ok(chunk.geometry));
         client.end().await;
     });

@@ -7,6 +7,7 @@ use catalog::{Consistency, Entry, Operation, Put, Scan, Write};
 use engine::{Held, HeldContent};
 use flow::chunk::{ChunkId, Geometry};
 use flow::limits::INLINE_VALUE_MAX;
+use flow::swarm::Priority;
 use flow::values::spread;
 use flow::wire::session::{ChunkReference, Device};
 use plan::manifest::{ChunkEntry, Extent, FileEntry, FileKind, Files, Manifest, Shape};
@@ -137,7 +138,7 @@ pub(super) async fn rekeep(node: &Arc<Node>, key: &str, keep: Keep) -> Result<Op
     node.collector.hold(chunk.id).await;
     let moved = async {
         if keep == Keep::Durable {
-            node.engine.fetch(chunk, Device::Nvme).await?;
+            node.engine.fetch(chunk, Device::Nvme, Priority::Normal).await?;
         }
         replace(node, key, Value { keep, ..value }, old).await
     };
@@ -203,8 +204,8 @@ async fn leave_gpu(node: &Arc<Node>, old: Option<&Held>, keep: Keep) -> Result<(
 async fn keep_chunk(node: &Arc<Node>, chunk: ChunkReference, keep: Keep) -> Result<HeldContent, ValueError> {
     node.collector.hold(chunk.id).await;
     let kept = async {
-        node.engine.fetch(chunk, keep.device()).await?;
-        node.engine.open(chunk).await
+        node.engine.fetch(chunk, keep.device(), Priority::Normal).await?;
+        node.engine.open(chunk, Priority::Normal).await
     };
     let gpu = if let Keep::Gpu(index) = keep { Some(index) } else { None };
     match kept.await {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use engine::EngineError;
 use flow::chunk::{ChunkId, Geometry};
+use flow::swarm::Priority;
 use flow::verify::checksum_of;
 use flow::wire::session::{ChunkReference, Device, FilledPiece, SlotRef};
 use hyper::body::Bytes;
@@ -194,7 +195,7 @@ impl Drop for View {
 
 impl Opened {
     pub(super) async fn open(node: &Arc<Node>, chunk: ChunkReference) -> Result<Arc<Self>, EngineError> {
-        let opened = node.engine.open(chunk).await?;
+        let opened = node.engine.open(chunk, Priority::Normal).await?;
         Ok(Arc::new(Self { node: node.clone(), chunk, handle: opened.handle }))
     }
 

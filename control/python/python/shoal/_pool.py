@@ -67,11 +67,14 @@ _thread = _Thread()
 class Pool:
     """Carries calls out, each on a connection of its own, and again where that is safe."""
 
-    def __init__(self, address: str, token: str | None, timeout: float | None, retries: int) -> None:
+    def __init__(
+        self, address: str, token: str | None, timeout: float | None, retries: int, priority: str
+    ) -> None:
         self.address = address
         self.timeout = timeout
         self._token = token
         self._retries = retries
+        self._priority = priority
         self._lock = threading.Lock()
         self._idle: list[_shoal.Connection] = []
         self._process = os.getpid()
@@ -96,11 +99,11 @@ class Pool:
                 # A node that was restarted has ended them.
                 if connection.is_open:
                     return connection
-        return _shoal.Connection(self.address, self._token, timeout)
+        return _shoal.Connection(self.address, self._token, timeout, self._priority)
 
     def fresh(self) -> _shoal.Connection:
         """A connection of the caller's own."""
-        return _shoal.Connection(self.address, self._token, self.timeout)
+        return _shoal.Connection(self.address, self._token, self.timeout, self._priority)
 
     def give_back(self, connection: _shoal.Connection) -> None:
         with self._lock:

@@ -109,7 +109,9 @@ class Watch:
 
 @final
 class Connection:
-    def __new__(cls, address: str, token: str | None = None, timeout: float | None = None) -> Connection: ...
+    def __new__(
+        cls, address: str, token: str | None = None, timeout: float | None = None, priority: str = "normal"
+    ) -> Connection: ...
     @property
     def node(self) -> str: ...
     @property

@@ -77,9 +77,15 @@ class Client:
         timeout: float | None = None,
         retries: int = 3,
         allow_pickle: bool = False,
+        priority: str = "normal",
     ) -> None:
         self._client = _client.Client(
-            address, token=token, timeout=timeout, retries=retries, allow_pickle=allow_pickle
+            address,
+            token=token,
+            timeout=timeout,
+            retries=retries,
+            allow_pickle=allow_pickle,
+            priority=priority,
         )
         self._runner = _Runner()
         #: Small values in the catalog.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Keys that are asked for at once.
 _PAGE = 1000
+#: The lowest first.
+_PRIORITIES = ("low", "normal", "high", "critical")
 
 
 class Client:
@@ -36,6 +38,8 @@ class Client:
         can have heard of.
     :param allow_pickle: whether values are stored and read with pickle where nothing else fits. Reading one runs whatever
         code its writer chose.
+    :param priority: how much what it reads matters beside what else is fetched in the cluster: ``"low"``, ``"normal"``,
+        ``"high"`` or ``"critical"``.
 
     >>> with Client() as client:
     ...     put = client.put("greetings/en", {"text": "hello"})
@@ -51,15 +55,24 @@ class Client:
         timeout: float | None = None,
         retries: int = 3,
         allow_pickle: bool = False,
+        priority: str = "normal",
     ) -> None:
         if retries < 0:
             raise InvalidInput("a call is made again 0 times or more")
+        if priority not in _PRIORITIES:
+            raise InvalidInput(f"a priority is one of {', '.join(_PRIORITIES)}")
         text = default_address() if address is None else os.fspath(address)
         token = default_token() if token is None else token
-        self._pool = Pool(text, token, timeout, retries)
+        self._pool = Pool(text, token, timeout, retries, priority)
         self._allow_pickle = allow_pickle
         self._again = partial(
-            type(self), text, token=token, timeout=timeout, retries=retries, allow_pickle=allow_pickle
+            type(self),
+            text,
+            token=token,
+            timeout=timeout,
+            retries=retries,
+            allow_pickle=allow_pickle,
+            priority=priority,
         )
         #: Small values in the catalog.
         self.kv = Kv(self._pool)

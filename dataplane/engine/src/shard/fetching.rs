@@ -9,6 +9,7 @@ use flow::bitmap::Bitmap;
 use flow::chunk::{ChunkId, Descriptor};
 use flow::eviction::would_crowd;
 use flow::limits::GRANTS_PER_CHUNK;
+use flow::swarm::Priority;
 use flow::swarm::fetch::{Action, Fetch, Settings};
 use flow::swarm::patience::Patience;
 use flow::time::Instant;
@@ -37,6 +38,7 @@ pub(super) struct Fetching {
     pub(super) fetch: RefCell<Fetch>,
     pub(super) leases: RefCell<HashMap<u64, (NodeId, Lease)>>,
     pub(super) arriving: Cell<u32>,
+    pub(super) priority: Cell<Priority>,
     waiters: RefCell<Vec<flume::Sender<Result<ChunkFetched, EngineError>>>>,
     pieces_local: u32,
     started: Instant,
@@ -71,10 +73,12 @@ impl Shard {
         self: &Rc<Self>,
         replica: &Rc<Replica>,
         device: Device,
+        priority: Priority,
     ) -> flume::Receiver<Result<ChunkFetched, EngineError>> {
         let (waiter, outcome) = flume::bounded(1);
-        if let Some(fetching) = self.fetches.borrow().get(&replica.id) {
+        if let Some(fetching) = &self.fetches.borrow().get(&replica.id).cloned() {
             fetching.waiters.borrow_mut().push(waiter);
+            self.prefer(fetching, priority);
             return outcome;
         }
         let have = replica.state.borrow().have.clone();
@@ -87,6 +91,7 @@ impl Shard {
             leases: RefCell::default(),
             arriving: Cell::new(0),
             waiters: RefCell::new(vec![waiter]),
+            priority: Cell::new(priority),
             started: now,
             patience: RefCell::new(Patience::new(now)),
             spoilers: RefCell::default(),
@@ -97,6 +102,7 @@ impl Shard {
         });
         replica.failure.take();
         self.fetches.borrow_mut().insert(replica.id, fetching.clone());
+        self.share_out();
         self.fetch_started.notify();
         let (all, free) = (self.arena.size(), self.arena.free_bytes());
         let crowds = !device.is_gpu() && would_crowd(replica.geometry.size(), all, free);
@@ -139,7 +145,7 @@ impl Shard {
     /// goes on; when it ends, this is asked again.
     pub(super) fn mend(self: &Rc<Self>, replica: &Rc<Replica>) {
         if replica.descriptor.get().is_some() && !replica.is_complete() {
-            drop(self.start_fetch(replica, Device::Dram));
+            drop(self.start_fetch(replica, Device::Dram, Priority::Normal));
         }
     }
 
@@ -276,6 +282,7 @@ impl Shard {
         if replica.descriptor.get().is_none() {
             writer.message(Describe { chunk: *chunk });
         }
+        self.tell_preference(writer, chunk);
         let have = replica.state.borrow().have.words().to_vec();
         writer.message(Interest { chunk: *chunk, pieces: replica.geometry.pieces(), have, reply: true });
     }
@@ -376,6 +383,7 @@ impl Shard {
             return;
         }
         self.fetches.borrow_mut().remove(&replica.id);
+        self.share_out();
         self.revoke_all(fetching);
         let holding = match replica.state.borrow().have.count() {
             0 => Holding::None,

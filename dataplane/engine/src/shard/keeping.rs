@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flow::chunk::ChunkId;
 use flow::eviction::{self, Standing, Step};
+use flow::swarm::Priority;
 use flow::verify::Digest;
 use flow::wire::control::Holding;
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
@@ -27,13 +28,19 @@ const ASKER_LOOK: Duration = Duration::from_millis(100);
 /// Pieces on their way to NVMe at once when a replica is copied there.
 const COPIES_AT_ONCE: u32 = 8;
 
+/// Who waits for a chunk to be here, and how much it matters to them.
+pub(super) struct Asker {
+    pub(super) reply: Reply<ChunkFetched>,
+    pub(super) priority: Priority,
+}
+
 impl Shard {
     /// Brings a replica here, onto `device`.
     pub(super) async fn bring(
         self: Rc<Self>,
         chunk: ChunkReference,
         device: Device,
-        asker: Reply<ChunkFetched>,
+        asker: Asker,
     ) -> Result<ChunkFetched, EngineError> {
         let replica = self.replica_for(&chunk)?;
         if device.is_gpu() {
@@ -56,13 +63,13 @@ impl Shard {
         self: &Rc<Self>,
         replica: &Rc<Replica>,
         device: Device,
-        asker: &Reply<ChunkFetched>,
+        asker: &Asker,
     ) -> Result<ChunkFetched, EngineError> {
         if replica.is_complete() {
             let pieces_local = replica.geometry.pieces();
             return Ok(ChunkFetched { pieces_local, ..nothing_fetched() });
         }
-        let outcome = self.start_fetch(replica, device);
+        let outcome = self.start_fetch(replica, device, asker.priority);
         self.outcome_for(asker, replica, outcome).await
     }
 
@@ -71,7 +78,7 @@ impl Shard {
         self: &Rc<Self>,
         replica: &Rc<Replica>,
         device: Device,
-        asker: Reply<ChunkFetched>,
+        asker: Asker,
     ) -> Result<ChunkFetched, EngineError> {
         let was_in_memory = replica.state.borrow().dram_count > 0;
         let region = match self.give_region(replica, device).await {
@@ -108,7 +115,7 @@ impl Shard {
     /// hold its slots for ever.
     async fn outcome_for(
         self: &Rc<Self>,
-        asker: &Reply<ChunkFetched>,
+        asker: &Asker,
         replica: &Rc<Replica>,
         outcome: flume::Receiver<Result<ChunkFetched, EngineError>>,
     ) -> Result<ChunkFetched, EngineError> {
@@ -119,7 +126,7 @@ impl Shard {
             };
             match or(async { Some(outcome.recv_async().await) }, pause).await {
                 Some(outcome) => return outcome.map_err(|_| EngineError::Stopping)?,
-                None if asker.is_disconnected() => break,
+                None if asker.reply.is_disconnected() => break,
                 None => {}
             }
         }

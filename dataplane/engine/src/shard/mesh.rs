@@ -219,6 +219,7 @@ impl Shard {
             Message::LaneClosed(closed) => self.on_lane_closed(connection, closed.lane),
             Message::LaneGrant(granted) => self.on_lane_grant(connection, granted),
             Message::PieceWritten(written) => self.on_piece_written(peer, &written)?,
+            Message::Preference(preference) => self.on_preference(peer, &preference),
             Message::Revoke(revoke) => self.on_revoked(connection, revoke.grant),
             Message::Decline(decline) => self.on_declined(peer.node, &decline),
             Message::Leave(leave) => self.on_leave(peer, &leave.chunk),

@@ -13,6 +13,7 @@ mod lanes; // lanes to other shards: how they come and go
 mod mesh; // connections to other shards
 mod on_gpu; // chunks on GPUs
 mod pieces; // one piece: from memory, from NVMe, into both
+mod preferring; // what comes first of all that is on its way here
 mod reading; // chunks that clients read
 mod replica; // what is here of one chunk
 mod serving; // pieces on their way out
@@ -33,6 +34,7 @@ use flow::wire::control::ReplicaRecord;
 use flow::wire::session::ChunkOpened;
 use memory::Arena;
 
+use self::keeping::Asker;
 use crate::command::{Command, HandleGiven};
 use crate::gpu::Gpus;
 use crate::notify::Notify;
@@ -135,8 +137,8 @@ impl Shard {
             Command::Abort { handle, reply } => drop(reply.send(self.abort(handle))),
             Command::Adopt { chunk, reply } => drop(reply.send(self.adopt(*chunk))),
 
-            Command::Open { chunk, reply } => {
-                let opened = self.clone().open(&chunk);
+            Command::Open { chunk, priority, reply } => {
+                let opened = self.clone().open(&chunk, priority);
                 let given = |opened: ChunkOpened| {
                     let handle = opened.handle;
                     HandleGiven::to_read(opened, handle, self.commands())
@@ -149,8 +151,8 @@ impl Shard {
             Command::Release { handle, pieces, reply } => drop(reply.send(self.release(handle, &pieces))),
             Command::Close { handle, reply } => drop(reply.send(self.close(handle))),
 
-            Command::Fetch { chunk, device, reply } => {
-                let asker = reply.clone();
+            Command::Fetch { chunk, device, priority, reply } => {
+                let asker = Asker { reply: reply.clone(), priority };
                 answer!(reply, self.bring(chunk, device, asker))
             }
             Command::Verify { id, reply } => answer!(reply, self.verify(id)),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use flow::bitmap::Bitmap;
+use flow::swarm::Priority;
 use flow::wire::session::{ChunkOpened, ChunkReference, Device, SlotRef};
 use memory::SharedLease;
 
@@ -25,11 +26,15 @@ pub(super) struct Reading {
 }
 
 impl Shard {
-    pub(super) fn open(self: Rc<Self>, chunk: &ChunkReference) -> Result<ChunkOpened, EngineError> {
+    pub(super) fn open(
+        self: Rc<Self>,
+        chunk: &ChunkReference,
+        priority: Priority,
+    ) -> Result<ChunkOpened, EngineError> {
         let replica = self.replica_for(chunk)?;
         let local_pieces = replica.state.borrow().have.count();
         if !replica.is_complete() {
-            self.start_fetch(&replica, Device::Dram);
+            self.start_fetch(&replica, Device::Dram, priority);
         }
         replica.readers.set(replica.readers.get() + 1);
         replica.last_used.set(self.number());

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use flow::bitmap::Bitmap;
 use flow::chunk::ChunkId;
+use flow::swarm::Priority;
 use flow::swarm::serve::{Holdings, Upload};
 use flow::wire::control::NodeId;
-use flow::wire::data::{Decline, Description, Grant, Interest, Leave, PieceData, Want};
+use flow::wire::data::{Decline, Description, Grant, Interest, Leave, PieceData, Preference, Want};
 use futures_lite::future::yield_now;
 use memory::SharedLease;
 
@@ -48,12 +49,23 @@ impl Shard {
             state.have.words().to_vec()
         };
         if reply {
+            self.tell_preference(writer, &chunk);
             writer.message(Interest { chunk, pieces, have: words, reply: false });
         }
         self.on_source_interest(peer.node, &chunk, bitmap);
     }
 
+    /// A peer says how much a chunk matters to it.
+    pub(super) fn on_preference(self: &Rc<Self>, peer: PeerShard, preference: &Preference) {
+        let Preference { chunk, priority } = *preference;
+        if self.replica(&chunk).is_some() {
+            self.serve.borrow_mut().on_preference(peer.node, chunk, priority);
+            self.pump();
+        }
+    }
+
     pub(super) fn on_leave(self: &Rc<Self>, peer: PeerShard, chunk: &ChunkId) {
+        self.serve.borrow_mut().on_preference(peer.node, *chunk, Priority::Normal);
         if let Some(replica) = self.replica(chunk) {
             replica.state.borrow_mut().interested.remove(&peer);
         }

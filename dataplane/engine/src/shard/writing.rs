@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use flow::chunk::{ChunkId, Descriptor, Geometry};
+use flow::swarm::Priority;
 use flow::wire::control::Holding;
 use flow::wire::session::{ChunkReference, Device, FilledPiece, SlotRef};
 use memory::{Lease, SharedLease};
@@ -260,7 +261,7 @@ impl Shard {
             }
         }
         self.tell(Event::Holding { chunk: id, holding: Holding::Complete });
-        Ok(self.clone().open(&chunk)?.handle)
+        Ok(self.clone().open(&chunk, Priority::Normal)?.handle)
     }
 
     /// Adds what was written to what is here already.

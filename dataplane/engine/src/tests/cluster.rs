@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flow::chunk::{ChunkId, Geometry};
+use flow::swarm::Priority;
 use flow::verify::{Digest, checksum_of};
 use flow::wire::control::{Holding, TrackerPeer};
 use flow::wire::session::{ChunkReference, Device, FilledPiece};
@@ -327,7 +328,7 @@ pub fn get(handle: &Handle, chunk: ChunkReference) -> Result<Vec<u8>, EngineErro
         memory::Mapping::map_shared(handle.arena().read_only_fd(), handle.arena().size(), false).unwrap();
     let mut content = vec![0; chunk.geometry.size() as usize];
     block_on(async {
-        let reading = handle.open(chunk).await?.handle;
+        let reading = handle.open(chunk, Priority::Normal).await?.handle;
         let outcome = loop {
             let slots = match handle.next(reading, 0, chunk.geometry.pieces(), 16).await {
                 Ok(slots) if slots.is_empty() => break Ok(content),

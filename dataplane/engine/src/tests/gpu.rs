@@ -1,5 +1,6 @@
 //! Chunks on GPUs, which are stand-ins here.
 
+use flow::swarm::Priority;
 use flow::wire::session::Device;
 use futures_lite::future::block_on;
 
@@ -32,7 +33,7 @@ fn a_chunk_passes_through_little_memory_onto_a_gpu_and_to_another_node() {
     let content = bytes(1, 100 * PIECE);
     let chunk = put_on(cluster.handle(1), &content, Device::AnyGpu).unwrap();
     assert_eq!(places(cluster.handle(1)), (0, 0, vec![(0, 100)]));
-    let fetched = block_on(cluster.handle(2).fetch(chunk, GPU)).unwrap();
+    let fetched = block_on(cluster.handle(2).fetch(chunk, GPU, Priority::Normal)).unwrap();
     assert_eq!(fetched.pieces_local, 0);
     assert_eq!(places(cluster.handle(2)), (0, 0, vec![(0, 100)]));
     assert_eq!(block_on(cluster.handle(2).verify(chunk.id)), Ok(chunk.id));
@@ -56,7 +57,7 @@ fn a_chunk_moves_between_the_devices_of_a_node() {
     let content = bytes(2, 5 * PIECE + 77);
     let chunk = put(handle, &content, false).unwrap();
     let drop = |device, force| block_on(handle.drop_replica(chunk.id, Some(device), force)).unwrap();
-    let bring = |device| block_on(handle.fetch(chunk, device)).unwrap();
+    let bring = |device| block_on(handle.fetch(chunk, device, Priority::Normal)).unwrap();
     bring(GPU);
     assert_eq!(places(handle), (6, 0, vec![(0, 6)]), "what was in memory before stays there");
     drop(Device::Dram, false);
@@ -87,16 +88,22 @@ fn what_does_not_fit_a_gpu_leaves_nothing_behind() {
     let full = |gpu| EngineError::GpuFull { gpu, wanted: 3 << 20, free: 2 << 20, limit: 6 << 20 };
     assert_eq!(put_on(cluster.handle(1), &large, Device::AnyGpu), Err(full(0)));
     let chunk = put(cluster.handle(2), &large, false).unwrap();
-    assert_eq!(block_on(cluster.handle(1).fetch(chunk, GPU)), Err(full(0)));
+    assert_eq!(block_on(cluster.handle(1).fetch(chunk, GPU, Priority::Normal)), Err(full(0)));
     let none = |wanted| EngineError::NoGpu { wanted, count: 1 };
-    assert_eq!(block_on(cluster.handle(1).fetch(chunk, Device::Gpu(1))), Err(none(Device::Gpu(1))));
+    assert_eq!(
+        block_on(cluster.handle(1).fetch(chunk, Device::Gpu(1), Priority::Normal)),
+        Err(none(Device::Gpu(1)))
+    );
     assert_eq!(
         (used(cluster.handle(1)), block_on(cluster.handle(1).replicas(Some(chunk.id)))),
         (vec![4], Ok(vec![]))
     );
     // A chunk that nobody has brings no memory of a GPU to stay taken either.
     block_on(cluster.handle(2).drop_replica(chunk.id, None, false)).unwrap();
-    assert!(matches!(block_on(cluster.handle(2).fetch(chunk, GPU)), Err(EngineError::Unavailable { .. })));
+    assert!(matches!(
+        block_on(cluster.handle(2).fetch(chunk, GPU, Priority::Normal)),
+        Err(EngineError::Unavailable { .. })
+    ));
     assert_eq!(used(cluster.handle(2)), [0]);
     cluster.stop();
 }

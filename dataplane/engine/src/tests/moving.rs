@@ -1,5 +1,6 @@
 //! Chunks from engine to engine.
 
+use flow::swarm::Priority;
 use flow::wire::session::Device;
 use futures_lite::future::block_on;
 
@@ -12,7 +13,7 @@ fn a_chunk_reaches_nvme_through_little_memory() {
     let cluster = Cluster::new(&[1, 1], 32 << 20);
     let content = bytes(1, 100 << 20);
     let chunk = put(cluster.handle(1), &content, true).unwrap();
-    block_on(cluster.handle(2).fetch(chunk, Device::Nvme)).unwrap();
+    block_on(cluster.handle(2).fetch(chunk, Device::Nvme, Priority::Normal)).unwrap();
     assert!(get(cluster.handle(2), chunk).unwrap() == content);
     let directory = cluster.stop();
     let files = std::fs::read_dir(directory.path().join("2/chunks")).unwrap().count();
@@ -24,7 +25,7 @@ fn damage_on_disk_is_mended_from_another_engine() {
     let cluster = Cluster::new(&[1, 1], 128 << 20);
     let content = bytes(1, 8 << 20);
     let chunk = put(cluster.handle(1), &content, true).unwrap();
-    block_on(cluster.handle(2).fetch(chunk, Device::Dram)).unwrap();
+    block_on(cluster.handle(2).fetch(chunk, Device::Dram, Priority::Normal)).unwrap();
     flip_byte(cluster.directory.path(), 1, (5 << 20) + 1);
     block_on(cluster.handle(1).drop_replica(chunk.id, Some(Device::Dram), false)).unwrap();
     assert!(get(cluster.handle(1), chunk).unwrap() == content);
@@ -41,11 +42,17 @@ fn what_nobody_has_and_what_nobody_sends_rightly_is_told_apart() {
     let chunk = put(cluster.handle(1), &bytes(1, 6 << 20), false).unwrap();
     let senders = vec![("n1".to_owned(), 3)];
     let spoiled = EngineError::Spoiled { chunk: chunk.id, pieces: 0, of: 6, senders };
-    assert_eq!(block_on(cluster.handle(2).fetch(chunk, Device::Dram)), Err(spoiled.clone()));
+    assert_eq!(
+        block_on(cluster.handle(2).fetch(chunk, Device::Dram, Priority::Normal)),
+        Err(spoiled.clone())
+    );
     assert_eq!(get(cluster.handle(2), chunk), Err(spoiled));
     block_on(cluster.handle(1).drop_replica(chunk.id, None, false)).unwrap();
     let missing = EngineError::Unavailable { chunk: chunk.id, pieces: 0, of: 6 };
-    assert_eq!(block_on(cluster.handle(2).fetch(chunk, Device::Dram)), Err(missing.clone()));
+    assert_eq!(
+        block_on(cluster.handle(2).fetch(chunk, Device::Dram, Priority::Normal)),
+        Err(missing.clone())
+    );
     assert_eq!(get(cluster.handle(2), chunk), Err(missing));
     cluster.stop();
 }
@@ -57,7 +64,7 @@ fn a_fetch_that_nobody_wants_any_more_ends() {
     block_on(cluster.handle(1).drop_replica(chunk.id, None, false)).unwrap();
     block_on(async {
         let handle = cluster.handle(2);
-        let reading = handle.open(chunk).await.unwrap().handle;
+        let reading = handle.open(chunk, Priority::Normal).await.unwrap().handle;
         assert!(handle.replicas(Some(chunk.id)).await.unwrap()[0].fetching);
         handle.close(reading).await.unwrap();
         assert_eq!(handle.replicas(Some(chunk.id)).await, Ok(vec![]));
@@ -72,10 +79,10 @@ fn what_was_in_memory_before_reaches_the_file_too() {
     let chunk = put(cluster.handle(1), &content, true).unwrap();
     block_on(async {
         let handle = cluster.handle(2);
-        let reading = handle.open(chunk).await.unwrap().handle;
+        let reading = handle.open(chunk, Priority::Normal).await.unwrap().handle;
         handle.next(reading, 0, chunk.geometry.pieces(), 1).await.unwrap();
         handle.close(reading).await.unwrap();
-        handle.fetch(chunk, Device::Nvme).await.unwrap();
+        handle.fetch(chunk, Device::Nvme, Priority::Normal).await.unwrap();
         assert_eq!(handle.replicas(Some(chunk.id)).await.unwrap()[0].nvme_pieces, 24);
         assert_eq!(handle.drop_replica(chunk.id, Some(Device::Dram), false).await, Ok(true));
         assert_eq!(handle.verify(chunk.id).await, Ok(chunk.id));

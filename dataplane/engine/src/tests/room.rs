@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flow::swarm::Priority;
 use flow::wire::session::Device;
 use futures_lite::future::{block_on, poll_once};
 
@@ -53,7 +54,7 @@ fn a_durable_chunk_larger_than_memory_is_written_and_read() {
 fn a_large_chunk_that_memory_has_room_for_needs_no_file() {
     let cluster = Cluster::new(&[1, 1], 64 << 20);
     let chunk = put(cluster.handle(1), &bytes(1, 40 << 20), false).unwrap();
-    block_on(cluster.handle(2).fetch(chunk, Device::Dram)).unwrap();
+    block_on(cluster.handle(2).fetch(chunk, Device::Dram, Priority::Normal)).unwrap();
     let record = block_on(cluster.handle(2).replicas(Some(chunk.id))).unwrap().remove(0);
     assert_eq!((record.dram_pieces, record.nvme_pieces), (40, 0));
     cluster.stop();
@@ -94,7 +95,7 @@ fn a_handle_that_nobody_waited_for_keeps_nothing() {
     let chunk = put(handle, &bytes(1, 40 << 20), false).unwrap();
     // Dropped before the shard has heard of it, after it has answered, or between.
     for delay_us in [0, 50, 100, 200, 500, 1000, 2000, 5000, 20_000, 50_000] {
-        let mut opening = Box::pin(handle.open(chunk));
+        let mut opening = Box::pin(handle.open(chunk, Priority::Normal));
         if let Some(opened) = block_on(poll_once(&mut opening)) {
             block_on(handle.close(opened.unwrap().handle)).unwrap();
         }

@@ -251,6 +251,12 @@ impl Fetch {
         self.counters
     }
 
+    /// So many pieces shall be asked for by name at once from here on.
+    pub fn set_pieces_at_once(&mut self, pieces_at_once: usize) {
+        let before = std::mem::replace(&mut self.settings.pieces_at_once, pieces_at_once);
+        self.settled &= pieces_at_once == before;
+    }
+
     /// A reader wants the pieces from `first` on before all others, or any order will do.
     pub fn want_next(&mut self, first: Option<u32>) {
         self.first = first;

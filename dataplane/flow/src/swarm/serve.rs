@@ -5,11 +5,19 @@
 //! piece is sent. A grant for a named piece that would have to wait for an upload slot is refused at once: the receiver
 //! finds another source sooner than this one gets to it. Where the source may choose, it sends the piece that it has sent
 //! least often, and not one that this receiver was just sent.
+//!
+//! What matters more comes first, as [`Priority`] weighs it: each priority has a line of its own, and lines are served by
+//! weight. A grant is refused only for what matters as much, so that what is urgent waits for the next slot rather than for
+//! luck; and while others hold all slots, one grant of each lower priority may wait as well, so that it gets its share.
+
+mod counts; // how often the pieces of a chunk were sent
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 use std::time::Duration;
 
+use self::counts::Counts;
+use super::priority::{Priority, Shares};
 use crate::bitmap::Bitmap;
 use crate::chunk::ChunkId;
 use crate::limits::{GRANTS_PER_PEER, GRANTS_QUEUED_PER_PEER};
@@ -25,8 +33,8 @@ const RECENT_PER_PEER: usize = 2 * GRANTS_PER_PEER;
 const COUNTS_KEPT: Duration = Duration::from_secs(60);
 /// Most chunks whose counts are kept.
 const COUNTED_CHUNKS_MAX: usize = 1024;
-/// How often a piece is sent before all further times count the same.
-const LAYERS_MAX: usize = 32;
+/// Most chunks of which one receiver says how much they matter.
+const PREFERENCES_MAX: usize = 1024;
 
 /// What a shard can serve.
 pub trait Holdings {
@@ -71,22 +79,38 @@ pub enum Upload {
 #[derive(Debug)]
 pub struct Serve {
     uploads_at_once: usize,
+    lines: [Line; Priority::ALL.len()],
+    shares: Shares,
+    receivers: BTreeMap<NodeId, Receiver>,
+    counts: BTreeMap<ChunkId, Counts>,
+}
+
+/// What is sent and waits with one priority.
+#[derive(Debug, Default)]
+struct Line {
+    /// Pieces under way.
     uploads: usize,
     /// Grants queued for pieces that the receiver named.
     waiting: usize,
-    receivers: BTreeMap<NodeId, Receiver>,
     /// Receivers with grants queued, the next to be served first. Each is in it once.
     turns: VecDeque<NodeId>,
-    counts: BTreeMap<ChunkId, Counts>,
 }
 
 #[derive(Debug, Default)]
 struct Receiver {
-    queue: VecDeque<Queued>,
+    queues: [VecDeque<Queued>; Priority::ALL.len()],
     /// Grants whose pieces are under way.
-    sending: Vec<u64>,
+    sending: Vec<(u64, Priority)>,
     /// What it was sent last, by grant.
     recent: VecDeque<(u64, ChunkId, u32)>,
+    /// Chunks that do not matter to it as usual.
+    preferences: BTreeMap<ChunkId, Priority>,
+}
+
+impl Receiver {
+    fn is_sent(&self, grant: u64) -> bool {
+        self.sending.iter().any(|(sending, _)| *sending == grant)
+    }
 }
 
 #[derive(Debug)]
@@ -108,11 +132,29 @@ impl Serve {
     pub fn new(uploads_at_once: usize) -> Self {
         Self {
             uploads_at_once: uploads_at_once.max(1),
-            uploads: 0,
-            waiting: 0,
+            lines: Default::default(),
+            shares: Shares::default(),
             receivers: BTreeMap::new(),
-            turns: VecDeque::new(),
             counts: BTreeMap::new(),
+        }
+    }
+
+    /// A receiver says how much a chunk matters to it, until it says otherwise or is lost. It holds for what it has granted
+    /// already as well.
+    pub fn on_preference(&mut self, peer: NodeId, chunk: ChunkId, priority: Priority) {
+        if self.preference(peer, &chunk) == priority {
+            return;
+        }
+        let preferences = &mut self.receivers.entry(peer).or_default().preferences;
+        if priority == Priority::Normal {
+            preferences.remove(&chunk);
+        } else if preferences.len() < PREFERENCES_MAX || preferences.contains_key(&chunk) {
+            preferences.insert(chunk, priority);
+        } else {
+            return;
+        }
+        for queued in self.withdraw(peer, |queued| queued.chunk == chunk) {
+            self.enqueue(peer, queued, priority);
         }
     }
 
@@ -125,43 +167,76 @@ impl Serve {
         grant: u64,
         want: Want,
     ) -> Result<(), QueueFull> {
-        let named = matches!(want, Want::Piece(_));
-        if named && self.uploads + self.waiting >= self.uploads_at_once {
+        let priority = self.preference(peer, &chunk);
+        let queued = Queued { chunk, grant, want };
+        let known = self.receivers.get(&peer);
+        let length = known.map_or(0, |receiver| receiver.queues.iter().map(VecDeque::len).sum());
+        if length >= GRANTS_QUEUED_PER_PEER || (queued.is_named() && !self.has_room(priority)) {
             return Err(QueueFull { peer });
         }
-        let receiver = self.receivers.entry(peer).or_default();
-        if receiver.queue.len() >= GRANTS_QUEUED_PER_PEER {
-            return Err(QueueFull { peer });
-        }
-        if receiver.queue.is_empty() {
-            let at = match receiver.recent.is_empty() && receiver.sending.is_empty() {
-                true => (grant.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % (self.turns.len() + 1),
-                false => self.turns.len(),
-            };
-            self.turns.insert(at, peer);
-        }
-        receiver.queue.push_back(Queued { chunk, grant, want });
-        self.waiting += usize::from(named);
+        self.enqueue(peer, queued, priority);
         self.touch(now, chunk);
         Ok(())
     }
 
+    fn preference(&self, peer: NodeId, chunk: &ChunkId) -> Priority {
+        let known = self.receivers.get(&peer).and_then(|receiver| receiver.preferences.get(chunk));
+        known.copied().unwrap_or_default()
+    }
+
+    /// Whether a grant of a priority may wait: until the next upload slot, or, where higher priorities have them all, for
+    /// its share.
+    fn has_room(&self, priority: Priority) -> bool {
+        let taken = |lines: &[Line]| lines.iter().map(|line| line.uploads + line.waiting).sum::<usize>();
+        let at = priority as usize;
+        taken(&self.lines[at..]) < self.uploads_at_once
+            || (self.lines[at].waiting == 0 && taken(&self.lines[at + 1..]) > 0)
+    }
+
+    fn enqueue(&mut self, peer: NodeId, queued: Queued, priority: Priority) {
+        let line = &mut self.lines[priority as usize];
+        let receiver = self.receivers.entry(peer).or_default();
+        let queue = &mut receiver.queues[priority as usize];
+        if line.turns.is_empty() {
+            self.shares.begin(priority);
+        }
+        if queue.is_empty() {
+            let spread = (queued.grant.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
+            let at = match receiver.recent.is_empty() && receiver.sending.is_empty() {
+                true => spread % (line.turns.len() + 1),
+                false => line.turns.len(),
+            };
+            line.turns.insert(at, peer);
+        }
+        line.waiting += usize::from(queued.is_named());
+        queue.push_back(queued);
+    }
+
+    /// Takes grants out of the queues of a receiver.
+    fn withdraw(&mut self, peer: NodeId, is_meant: impl Fn(&Queued) -> bool) -> Vec<Queued> {
+        let Some(receiver) = self.receivers.get_mut(&peer) else { return Vec::new() };
+        let mut withdrawn = Vec::new();
+        for (queue, line) in receiver.queues.iter_mut().zip(&mut self.lines) {
+            let before = withdrawn.len();
+            for queued in std::mem::take(queue) {
+                match is_meant(&queued) {
+                    true => withdrawn.push(queued),
+                    false => queue.push_back(queued),
+                }
+            }
+            line.waiting -= withdrawn[before..].iter().filter(|queued| queued.is_named()).count();
+            if withdrawn.len() > before && queue.is_empty() {
+                line.turns.retain(|&turn| turn != peer);
+            }
+        }
+        withdrawn
+    }
+
     /// A grant is withdrawn. If its piece is under way, nothing changes.
     pub fn on_revoke(&mut self, peer: NodeId, grant: u64) {
-        let Some(receiver) = self.receivers.get_mut(&peer) else {
-            return;
-        };
-        let queued = receiver.queue.len();
-        let waiting = &mut self.waiting;
-        receiver.queue.retain(|queued| {
-            let kept = queued.grant != grant;
-            *waiting -= usize::from(!kept && queued.is_named());
-            kept
-        });
-        if queued > 0 && receiver.queue.is_empty() {
-            self.turns.retain(|&turn| turn != peer);
-        }
-        if let Some(at) = receiver.recent.iter().position(|sent| sent.0 == grant)
+        self.withdraw(peer, |queued| queued.grant == grant);
+        if let Some(receiver) = self.receivers.get_mut(&peer)
+            && let Some(at) = receiver.recent.iter().position(|sent| sent.0 == grant)
             && let Some((_, chunk, piece)) = receiver.recent.remove(at)
             && let Some(counts) = self.counts.get_mut(&chunk)
         {
@@ -171,12 +246,12 @@ impl Serve {
 
     /// A receiver is gone, and all that it waited for.
     pub fn on_lost(&mut self, peer: NodeId) {
+        self.withdraw(peer, |_| true);
         if let Some(receiver) = self.receivers.remove(&peer) {
-            self.uploads -= receiver.sending.len();
-            self.waiting -= receiver.queue.iter().filter(|queued| queued.is_named()).count();
-            self.turns.retain(|&turn| turn != peer);
-            let under_way = receiver.recent.iter().filter(|sent| receiver.sending.contains(&sent.0));
-            for &(_, chunk, piece) in under_way {
+            for (_, priority) in &receiver.sending {
+                self.lines[*priority as usize].uploads -= 1;
+            }
+            for &(_, chunk, piece) in receiver.recent.iter().filter(|sent| receiver.is_sent(sent.0)) {
                 if let Some(counts) = self.counts.get_mut(&chunk) {
                     counts.wasted(piece);
                 }
@@ -187,10 +262,10 @@ impl Serve {
     /// The piece of a grant is sent; its upload slot is free.
     pub fn on_sent(&mut self, peer: NodeId, grant: u64) {
         if let Some(receiver) = self.receivers.get_mut(&peer)
-            && let Some(at) = receiver.sending.iter().position(|&sending| sending == grant)
+            && let Some(at) = receiver.sending.iter().position(|(sending, _)| *sending == grant)
         {
-            receiver.sending.swap_remove(at);
-            self.uploads -= 1;
+            let (_, priority) = receiver.sending.swap_remove(at);
+            self.lines[priority as usize].uploads -= 1;
         }
     }
 
@@ -201,25 +276,33 @@ impl Serve {
 
     /// What to send next; called until there is nothing.
     pub fn poll(&mut self, now: Instant, holdings: &impl Holdings) -> Option<Upload> {
-        if self.uploads >= self.uploads_at_once {
+        let uploads: usize = self.lines.iter().map(|line| line.uploads).sum();
+        if uploads >= self.uploads_at_once {
             return None;
         }
-        let at = self.next_turn()?;
-        let peer = self.turns.remove(at)?;
+        let (priority, at) = self
+            .shares
+            .order()
+            .into_iter()
+            .find_map(|priority| Some((priority, self.next_turn(priority, uploads)?)))?;
+        let line = &mut self.lines[priority as usize];
+        let peer = line.turns.remove(at)?;
         let receiver = self.receivers.get_mut(&peer)?;
-        let next = receiver.queue.pop_front()?;
-        self.waiting -= usize::from(next.is_named());
-        let Queued { chunk, grant, want } = next;
-        if !receiver.queue.is_empty() {
-            self.turns.push_back(peer);
+        let queue = &mut receiver.queues[priority as usize];
+        let next = queue.pop_front()?;
+        line.waiting -= usize::from(next.is_named());
+        if !queue.is_empty() {
+            line.turns.push_back(peer);
         }
+        let Queued { chunk, grant, want } = next;
         let Some(piece) = self.choose(now, peer, chunk, grant, want, holdings.pieces(&chunk).as_deref())
         else {
             return Some(Upload::Decline { peer, chunk, grant });
         };
-        self.uploads += 1;
+        self.shares.sent(priority);
+        self.lines[priority as usize].uploads += 1;
         let receiver = self.receivers.get_mut(&peer)?;
-        receiver.sending.push(grant);
+        receiver.sending.push((grant, priority));
         receiver.recent.push_back((grant, chunk, piece));
         if receiver.recent.len() > RECENT_PER_PEER {
             receiver.recent.pop_front();
@@ -227,27 +310,29 @@ impl Serve {
         Some(Upload::Send { peer, chunk, grant, piece })
     }
 
-    /// Whose turn it is: the first to whom nothing is under way, or else the first who may have more.
-    fn next_turn(&self) -> Option<usize> {
+    /// Whose turn it is in a line: the first to whom nothing is under way, or else the first who may have more.
+    fn next_turn(&self, priority: Priority, uploads: usize) -> Option<usize> {
+        let turns = &self.lines[priority as usize].turns;
         let under_way =
             |peer: &NodeId| self.receivers.get(peer).map_or(usize::MAX, |receiver| receiver.sending.len());
-        let is_alone = |peer: &NodeId| self.turns.len() == 1 && under_way(peer) == self.uploads;
-        if self.turns.front().is_some_and(|peer| is_alone(peer) && self.wants_another(peer)) {
+        let waits = |peer: &NodeId| self.lines.iter().flat_map(|line| &line.turns).any(|other| other != peer);
+        let is_alone = |peer: &NodeId| under_way(peer) == uploads && !waits(peer);
+        if turns.front().is_some_and(|peer| is_alone(peer) && self.wants_another(peer, priority)) {
             return Some(0);
         }
-        let idle = self.turns.iter().position(|peer| under_way(peer) == 0);
-        idle.or_else(|| self.turns.iter().position(|peer| under_way(peer) < UPLOADS_PER_PEER))
+        let idle = turns.iter().position(|peer| under_way(peer) == 0);
+        idle.or_else(|| turns.iter().position(|peer| under_way(peer) < UPLOADS_PER_PEER))
     }
 
     /// Whether what a receiver waits for is something else than what is under way to it: who asks for a piece again
     /// because it is slow would only be slowed down by a second copy.
-    fn wants_another(&self, peer: &NodeId) -> bool {
+    fn wants_another(&self, peer: &NodeId, priority: Priority) -> bool {
         let Some(receiver) = self.receivers.get(peer) else { return false };
-        let Some(next) = receiver.queue.front() else { return false };
+        let Some(next) = receiver.queues[priority as usize].front() else { return false };
         let is_under_way = |piece: u32| {
             let mut recent = receiver.recent.iter();
             recent.any(|(grant, chunk, sent)| {
-                *sent == piece && *chunk == next.chunk && receiver.sending.contains(grant)
+                *sent == piece && *chunk == next.chunk && receiver.is_sent(*grant)
             })
         };
         match &next.want {
@@ -300,91 +385,6 @@ impl Serve {
         {
             self.counts.remove(&oldest);
         }
-        self.counts.insert(chunk, Counts { asked: now, layers: VecDeque::new() });
-    }
-}
-
-/// How often each piece of a chunk was sent.
-#[derive(Debug)]
-struct Counts {
-    asked: Instant,
-    /// Layer `n` has the pieces that were sent more than `n` times; what all have in common is cut off.
-    layers: VecDeque<Bitmap>,
-}
-
-impl Counts {
-    /// One of the pieces in `words` that were sent least often, rather not one of `recent`.
-    fn least_sent(&self, words: Vec<u64>, recent: impl Iterator<Item = u32>, grant: u64) -> Option<u32> {
-        let mut fresh = words.clone();
-        for piece in recent {
-            if let Some(word) = fresh.get_mut(piece as usize / 64) {
-                *word &= !(1 << (piece % 64));
-            }
-        }
-        self.lowest(&fresh, grant).or_else(|| self.lowest(&words, grant))
-    }
-
-    fn lowest(&self, words: &[u64], grant: u64) -> Option<u32> {
-        for layer in &self.layers {
-            let sent = layer.words();
-            let unsent = |at: usize| words[at] & !sent.get(at).copied().unwrap_or(0);
-            if let Some(piece) = any(words.len(), grant, unsent) {
-                return Some(piece);
-            }
-        }
-        any(words.len(), grant, |at| words[at])
-    }
-
-    /// A piece that was sent did not get anywhere.
-    fn wasted(&mut self, piece: u32) {
-        if let Some(layer) = self.layers.iter_mut().rev().find(|layer| layer.contains(piece)) {
-            layer.remove(piece);
-        }
-    }
-
-    fn sent(&mut self, piece: u32, pieces: u32) {
-        let depth = self.layers.iter().position(|layer| !layer.contains(piece)).unwrap_or(self.layers.len());
-        if depth == self.layers.len() && depth < LAYERS_MAX {
-            self.layers.push_back(Bitmap::new(pieces));
-        }
-        if let Some(layer) = self.layers.get_mut(depth) {
-            layer.insert(piece);
-        }
-        while self.layers.front().is_some_and(Bitmap::is_full) {
-            self.layers.pop_front();
-        }
-    }
-}
-
-/// Some piece in the words, a different one for each `salt`.
-fn any(words: usize, salt: u64, word_at: impl Fn(usize) -> u64) -> Option<u32> {
-    let spread = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let begin = (spread >> 32) as usize % words.max(1);
-    (begin..words).chain(0..begin).find_map(|at| {
-        let mut word = word_at(at);
-        if word == 0 {
-            return None;
-        }
-        // Each piece of the word as likely as any other: sources of a small chunk would otherwise choose the same one.
-        for _ in 0..(spread >> 26) as u32 % word.count_ones() {
-            word &= word - 1;
-        }
-        Some(at as u32 * 64 + word.trailing_zeros())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::any;
-
-    #[test]
-    fn no_piece_of_a_small_chunk_is_preferred() {
-        let mut chosen = [0; 24];
-        for grant in 0..2400 {
-            chosen[any(1, grant << 32 | grant, |_| (1 << 24) - 1).unwrap() as usize] += 1;
-        }
-        assert!(chosen.iter().all(|count| (50..=150).contains(count)), "{chosen:?}");
-        assert_eq!(any(2, 7, |_| 0), None);
-        assert_eq!(any(2, 7, |at| (at as u64) << 63), Some(127));
+        self.counts.insert(chunk, Counts::new(now));
     }
 }

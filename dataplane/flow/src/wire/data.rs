@@ -7,6 +7,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::chunk::{ChunkId, Descriptor};
+use crate::swarm::Priority;
 
 /// "I take part in this chunk's swarm, I have these pieces, tell me what you have." Answered by an `Interest`
 /// of the other side when `reply` is set; from then on both send [`Have`] until one sends [`Leave`].
@@ -153,4 +154,15 @@ pub struct PieceAt {
 pub struct PieceTaken {
     /// The grant of the piece.
     pub grant: u64,
+}
+
+/// How much a chunk matters to the sender beside others that it or anybody else asks the receiver of this message for. It
+/// holds for all its grants for the chunk, on lanes too, until it says otherwise or leaves the swarm; without it they
+/// are [`Priority::Normal`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Preference {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// How much it matters.
+    pub priority: Priority,
 }

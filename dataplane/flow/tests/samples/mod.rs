@@ -4,6 +4,7 @@
 //! entries are drawn in order, so that a new message type changes no vector of another.
 
 use flow::chunk::{ChunkId, Descriptor, Geometry};
+use flow::swarm::Priority;
 use flow::wire::Message;
 use flow::wire::catalog::*;
 use flow::wire::control::*;
@@ -182,6 +183,7 @@ choices! {
     ValueContent {
         |draw| ValueContent::Inline(Sample::sample(draw)), |draw| ValueContent::Chunk(Sample::sample(draw)),
     }
+    Priority { |_| Priority::Low, |_| Priority::Normal, |_| Priority::High, |_| Priority::Critical, }
     Device { |_| Device::Dram, |_| Device::Nvme, |draw| Device::Gpu(Sample::sample(draw)), |_| Device::AnyGpu, }
     // A code that came later is not among them: it would be drawn in place of others, and vectors that hold one would change.
     FailureCode {
@@ -267,6 +269,7 @@ messages! {
     LaneGrant { chunk grant want lane tag offset length }
     PieceWritten { chunk grant piece length }
     LaneOpen { lane answers rail address }
+    Preference { chunk priority }
 
     Join { record }
     Membership { epoch cluster nodes forgotten }
@@ -295,19 +298,19 @@ messages! {
     ChunkSeal { handle id size }
     ChunkSealed { geometry descriptor_digest }
     ChunkAbort { handle }
-    ChunkOpen { chunk }
     ChunkOpened { handle local_pieces }
     PieceNext { handle first count limit }
     PieceViews { slots }
     PieceRelease { handle pieces }
     ChunkClose { handle }
-    ChunkFetch { chunk device }
     ChunkFetched {
         elapsed_us pieces_local pieces_from_origin pieces_from_peers pieces_corrupt pieces_duplicate progress
     }
     ChunkVerify { id }
     ChunkVerified { digest }
     PieceBytes { handle piece length checksum }
+    ChunkOpen { chunk priority }
+    ChunkFetch { chunk device priority }
 
     ChunkList { chunk after }
     ChunkListing { replicas silent more }

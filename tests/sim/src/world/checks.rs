@@ -56,7 +56,8 @@ impl World<'_> {
                 seat.joined && seat.finished_ns.is_none() && sources.iter().any(|source| helps(&source))
             };
             // Those to whom a node lied want nothing to do with it, not even to send.
-            receiver.alive && receiver.heard && !receiver.lies && (0..self.scenario.chunks).any(lacks)
+            let may_be_helped = receiver.alive && receiver.heard && !receiver.lies;
+            may_be_helped && (0..self.scenario.transfers()).any(lacks)
         });
         if let Some(node) = helped {
             self.require(false, node, "gets nothing, though somebody lives who has what it lacks");

@@ -1,6 +1,7 @@
 //! How nodes meet, talk and part.
 
 use flow::bitmap::Bitmap;
+use flow::swarm::Priority;
 
 use super::{World, id};
 use crate::event::{Event, Letter, Message};
@@ -46,6 +47,10 @@ impl World<'_> {
         let now = self.now();
         match letter.message {
             Message::Interest { have, reply } => self.on_interest(from, to, chunk, have, reply),
+            Message::Preference { priority } => {
+                self.nodes[to].serve.on_preference(id(from), chunk_id(chunk), priority);
+                self.pump(to);
+            }
             Message::Leave => self.part(to, from, chunk),
             Message::Grant { grant, want } => {
                 let name = chunk_id(chunk);
@@ -77,10 +82,18 @@ impl World<'_> {
             let at_ns = self.queue.now_ns() + self.scenario.cluster.latency_ns;
             return self.queue.plan(at_ns, Event::Lost { at: from, peer: to });
         }
+        self.tell_preference(from, to, chunk);
         let have = self.nodes[from].seats[chunk].verified.clone();
-        let lacks = self.scenario.pieces();
+        let lacks = self.scenario.pieces_of(chunk);
         self.tie(from, to, chunk, lacks);
         self.tell(from, to, chunk, Message::Interest { have, reply: true });
+    }
+
+    fn tell_preference(&mut self, from: usize, to: usize, chunk: usize) {
+        let priority = self.scenario.priority_of(chunk);
+        if priority != Priority::Normal && self.fetching(from, chunk).is_some() {
+            self.tell(from, to, chunk, Message::Preference { priority });
+        }
     }
 
     fn on_interest(&mut self, from: usize, to: usize, chunk: usize, have: Bitmap, reply: bool) {
@@ -94,6 +107,7 @@ impl World<'_> {
         }
         self.tie(to, from, chunk, have.len() - have.count());
         if reply {
+            self.tell_preference(to, from, chunk);
             let have = self.nodes[to].seats[chunk].verified.clone();
             self.tell(to, from, chunk, Message::Interest { have, reply: false });
         }
@@ -210,7 +224,7 @@ impl World<'_> {
         if !self.nodes[at].alive || (self.network.reaches(at, peer) && self.network.reaches(peer, at)) {
             return;
         }
-        for chunk in 0..self.scenario.chunks {
+        for chunk in 0..self.scenario.transfers() {
             self.part(at, peer, chunk);
         }
     }
@@ -229,6 +243,7 @@ impl World<'_> {
 
     pub(super) fn untie(&mut self, node: usize, peer: usize, chunk: usize) {
         self.nodes[node].seats[chunk].ties.remove(peer);
+        self.nodes[node].serve.on_preference(id(peer), chunk_id(chunk), Priority::Normal);
         let is_gone = !self.network.reaches(peer, node) || !self.network.reaches(node, peer);
         if is_gone || self.nodes[node].seats.iter_mut().all(|seat| seat.ties.find(peer).is_none()) {
             self.nodes[node].serve.on_lost(id(peer));

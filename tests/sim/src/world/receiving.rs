@@ -6,7 +6,7 @@ use flow::swarm::{Action, Arrival, Fetch, Settings};
 use super::{World, id, index};
 use crate::cluster::time_ns;
 use crate::event::{Event, Message};
-use crate::node::Slot;
+use crate::node::{Seat, Slot};
 
 impl World<'_> {
     pub(super) fn fetching(&mut self, node: usize, chunk: usize) -> Option<&mut Fetch> {
@@ -22,17 +22,35 @@ impl World<'_> {
         if self.queue.now_ns() < self.joins_ns(node, chunk) + start_ns {
             return self.queue.plan(self.queue.now_ns() + start_ns, Event::Join { node, chunk });
         }
-        let have = Bitmap::new(self.scenario.pieces());
-        let number = (node * self.scenario.chunks + chunk) as u64;
+        let have = Bitmap::new(self.scenario.pieces_of(chunk));
+        let number = (node * self.scenario.transfers() + chunk) as u64;
         let seed = self.scenario.seed.wrapping_mul(1_000_003).wrapping_add(number);
-        let settings = &self.scenario.settings;
-        let pieces_at_once = settings.pieces_at_once * self.scenario.cluster.nics;
-        let settings = Settings { pieces_at_once, ..settings.clone() };
+        let pieces_at_once = self.pieces_at_once();
+        let settings = Settings { pieces_at_once, ..self.scenario.settings.clone() };
         let fetch = Fetch::new(settings, have, seed, self.now());
         let seat = &mut self.nodes[node].seats[chunk];
         seat.fetch = Some(fetch);
         seat.joined = true;
+        self.share_out(node);
         self.drive(node, chunk);
+    }
+
+    fn pieces_at_once(&self) -> usize {
+        self.scenario.settings.pieces_at_once * self.scenario.cluster.nics
+    }
+
+    /// Divides what a node asks for at once among its fetches.
+    fn share_out(&mut self, node: usize) {
+        let (scenario, all) = (self.scenario, self.pieces_at_once());
+        let seats = &mut self.nodes[node].seats;
+        let is_under_way = |seat: &Seat| seat.fetch.is_some() && seat.finished_ns.is_none();
+        let under_way = (0..).zip(seats.iter()).filter(|(_, seat)| is_under_way(seat));
+        let highest = under_way.map(|(chunk, _)| scenario.priority_of(chunk)).max().unwrap_or_default();
+        for (chunk, seat) in seats.iter_mut().enumerate() {
+            if let Some(fetch) = &mut seat.fetch {
+                fetch.set_pieces_at_once(scenario.priority_of(chunk).pieces_at_once(highest, all));
+            }
+        }
     }
 
     pub(super) fn on_wake(&mut self, node: usize, chunk: usize) {
@@ -120,6 +138,7 @@ impl World<'_> {
         if !seat.given_up {
             self.unfinished -= 1;
         }
+        self.share_out(node);
         let at_ns = now_ns + self.scenario.cluster.latency_ns;
         self.queue.plan(at_ns, Event::Finished { node, chunk });
     }

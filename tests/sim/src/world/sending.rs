@@ -27,7 +27,7 @@ impl World<'_> {
                     let chunk = self.number(chunk);
                     let held = self.nodes[node].seats[chunk].verified.contains(piece);
                     self.require(held, node, "sends a piece that it has not verified");
-                    let (to, length) = (index(peer), self.scenario.length(piece));
+                    let (to, length) = (index(peer), self.scenario.length(chunk, piece));
                     self.send(Piece { from: node, to, chunk, grant, piece, length });
                 }
             }
@@ -35,7 +35,7 @@ impl World<'_> {
     }
 
     fn number(&self, chunk: flow::chunk::ChunkId) -> usize {
-        (0..self.scenario.chunks).find(|&number| chunk_id(number) == chunk).unwrap_or(0)
+        (0..self.scenario.transfers()).find(|&number| chunk_id(number) == chunk).unwrap_or(0)
     }
 
     fn send(&mut self, piece: Piece) {

@@ -31,7 +31,7 @@ impl Trackers {
     pub(super) fn new(scenario: &Scenario, seed: u64) -> Self {
         let mut trackers = Self { seed, chosen: Vec::new(), known: BTreeMap::new() };
         let nodes = scenario.origins + scenario.receivers;
-        trackers.choose(scenario.chunks, |_| true, nodes);
+        trackers.choose(scenario.transfers(), |_| true, nodes);
         trackers
     }
 
@@ -155,10 +155,10 @@ impl World<'_> {
             return;
         }
         let nodes = &self.nodes;
-        let fresh = self.trackers.choose(self.scenario.chunks, |node| nodes[node].alive, nodes.len());
+        let fresh = self.trackers.choose(self.scenario.transfers(), |node| nodes[node].alive, nodes.len());
         for tracker in fresh {
             for node in 0..self.nodes.len() {
-                for chunk in 0..self.scenario.chunks {
+                for chunk in 0..self.scenario.transfers() {
                     if self.trackers.chosen[chunk].contains(&tracker) {
                         self.announce(tracker, node, chunk);
                     }

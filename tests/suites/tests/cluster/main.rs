@@ -42,6 +42,7 @@ macro_rules! each_way {
 mod broadcast; // one key on its way to several nodes
 
 mod everywhere; // every node answers for the whole cluster
+mod flows; // several chunks that share a link
 mod loss; // nodes that die while they send or receive
 mod versions; // keys that change while they are read
 

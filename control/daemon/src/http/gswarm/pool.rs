@@ -10,8 +10,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::body::Fields;
 use super::refusal::{Address, Refusal, Told, wrong};
 use crate::http::Api;
-use crate::pool::{self, Chunk, Given, PoolError, Priority, SourceError, Work};
+use crate::pool::{self, Chunk, Given, PoolError, SourceError, Work};
 use crate::values::ValueError;
+use flow::swarm::{NoPriority, Priority};
 
 /// Longest type, format, and name of a reference, in bytes.
 const WORD_LENGTH_MAX: usize = 200;
@@ -417,13 +418,9 @@ pub(in crate::http) async fn transfer(
 }
 
 fn priority_of(given: Option<String>) -> Result<Priority, Refusal> {
-    match given.as_deref().unwrap_or("normal") {
-        "critical" => Ok(Priority::Critical),
-        "high" => Ok(Priority::High),
-        "normal" => Ok(Priority::Normal),
-        "low" => Ok(Priority::Low),
-        _ => Err(Refusal::bad("a priority is critical, high, normal or low")),
-    }
+    given.map_or(Ok(Priority::Normal), |text| {
+        text.parse().map_err(|wrong: NoPriority| Refusal::bad(wrong.to_string()))
+    })
 }
 
 /// Takes a chunk out of the pool.

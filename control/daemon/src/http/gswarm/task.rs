@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::pool::Message;
 use super::refusal::{Address, Refusal, Told};
 use crate::http::Api;
-use crate::pool::{self, Priority, TaskError, TaskShown};
+use crate::pool::{self, TaskError, TaskShown};
 
 /// Tasks.
 #[derive(Debug, Serialize, ToSchema)]
@@ -120,12 +120,7 @@ impl TaskTold {
             task_id: task.id,
             chunk_id: task.work.id,
             target: format!("{}:{}", task.work.node, task.work.device),
-            priority: match task.priority {
-                Priority::Critical => "critical",
-                Priority::High => "high",
-                Priority::Normal => "normal",
-                Priority::Low => "low",
-            },
+            priority: task.priority.name(),
             status: task.state.name(),
             progress,
             created_at: seconds(task.created_ms),

@@ -1,5 +1,6 @@
 //! Fetches that nobody waits for any more.
 
+use flow::swarm::Priority;
 use flow::wire::data::{Grant, Interest, Leave, Revoke, Want};
 use flow::wire::session::Device;
 use futures_lite::future::{block_on, poll_once};
@@ -22,7 +23,7 @@ fn a_fetch_ends_when_whoever_asked_for_it_has_gone(way: Way) {
     let member = Member::join(&cluster, 9, way);
     let held = member.hold(&cluster, 1, 6 << 20, 1 << 20, true);
     for pieces_sent in [0, 1, 3] {
-        let mut fetch = Box::pin(handle.fetch(held.chunk, Device::Dram));
+        let mut fetch = Box::pin(handle.fetch(held.chunk, Device::Dram, Priority::Normal));
         assert_eq!(block_on(poll_once(&mut fetch)), None);
         let mut line = member.accept();
         line.introduce(&held);
@@ -56,7 +57,7 @@ fn a_fetch_goes_on_while_somebody_waits_for_it(way: Way) {
     let handle = cluster.handle(1);
     let member = Member::join(&cluster, 9, way);
     let held = member.hold(&cluster, 1, 6 << 20, 1 << 20, true);
-    let mut first = Box::pin(handle.fetch(held.chunk, Device::Dram));
+    let mut first = Box::pin(handle.fetch(held.chunk, Device::Dram, Priority::Normal));
     assert_eq!(block_on(poll_once(&mut first)), None);
     let mut line = member.accept();
     line.introduce(&held);
@@ -78,7 +79,7 @@ fn a_fetch_ends_when_its_readers_have_closed(way: Way) {
     let handle = cluster.handle(1);
     let member = Member::join(&cluster, 9, way);
     let held = member.hold(&cluster, 1, 6 << 20, 1 << 20, true);
-    let reading = block_on(handle.open(held.chunk)).unwrap().handle;
+    let reading = block_on(handle.open(held.chunk, Priority::Normal)).unwrap().handle;
     let mut line = member.accept();
     line.introduce(&held);
     give(&mut line, &held, 1);
@@ -105,7 +106,7 @@ fn what_a_cancelled_fetch_has_left_is_served(way: Way) {
     let handle = cluster.handle(1);
     let (source, receiver) = (Member::join(&cluster, 8, way), Member::join(&cluster, 9, way));
     let held = source.hold(&cluster, 1, 6 << 20, 1 << 20, true);
-    let mut fetch = Box::pin(handle.fetch(held.chunk, Device::Dram));
+    let mut fetch = Box::pin(handle.fetch(held.chunk, Device::Dram, Priority::Normal));
     assert_eq!(block_on(poll_once(&mut fetch)), None);
     let mut line = source.accept();
     line.introduce(&held);

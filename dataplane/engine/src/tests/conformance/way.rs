@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use flow::swarm::Priority;
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
 use futures_lite::future::block_on;
 
@@ -102,7 +103,7 @@ impl Way {
         eventually("the way is taken", || {
             let seed = 1000 + counter(receiver, "pieces_received");
             let chunk = put(source, &bytes(seed, 4096), false).unwrap();
-            block_on(receiver.fetch(chunk, Device::Dram)).unwrap();
+            block_on(receiver.fetch(chunk, Device::Dram, Priority::Normal)).unwrap();
             for handle in [source, receiver] {
                 block_on(handle.drop_replica(chunk.id, None, true)).unwrap();
             }
@@ -134,5 +135,5 @@ pub fn fetching(
     chunk: ChunkReference,
 ) -> std::thread::JoinHandle<Result<ChunkFetched, EngineError>> {
     let handle = handle.clone();
-    std::thread::spawn(move || block_on(handle.fetch(chunk, Device::Dram)))
+    std::thread::spawn(move || block_on(handle.fetch(chunk, Device::Dram, Priority::Normal)))
 }

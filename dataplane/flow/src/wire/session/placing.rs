@@ -5,6 +5,7 @@ use serde::Serialize as Json;
 
 use super::ChunkReference;
 use crate::chunk::ChunkId;
+use crate::swarm::Priority;
 use crate::wire::control::ReplicaRecord;
 
 /// Brings a replica of a chunk to this node and keeps it there; answered by [`ChunkFetched`] when it is all
@@ -15,6 +16,8 @@ pub struct ChunkFetch {
     pub chunk: ChunkReference,
     /// Where to keep it.
     pub device: Device,
+    /// How much it matters beside others that are fetched. Of several who want the chunk here, the highest counts.
+    pub priority: Priority,
 }
 
 /// Where bytes live on a node.

@@ -4,6 +4,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::SlotRef;
 use crate::chunk::{ChunkId, Geometry};
+use crate::swarm::Priority;
 
 /// What a manifest says of a chunk: enough to fetch it from anybody and know that it is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub struct ChunkReference {
 pub struct ChunkOpen {
     /// The chunk.
     pub chunk: ChunkReference,
+    /// How much it matters beside others that are fetched, as long as it is on its way.
+    pub priority: Priority,
 }
 
 /// The chunk is open.
