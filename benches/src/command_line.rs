@@ -1,5 +1,6 @@
 //! Flags, and the way through one call.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,8 +51,9 @@ struct Call {
     #[arg(long)]
     alone: bool,
     /// The Python of peers that are libraries for it: torch, ray, libtorrent, mooncake
-    #[arg(long, env = "SHOAL_PEERS_PYTHON", default_value = "python3", value_name = "PATH")]
-    peers_python: PathBuf,
+    /// [env: SHOAL_PEERS_PYTHON] [default: python3]
+    #[arg(long, value_name = "PATH")]
+    peers_python: Option<PathBuf>,
     /// Print the names of the scenarios and what they compare
     #[arg(long)]
     list: bool,
@@ -100,7 +102,7 @@ impl Call {
             folder: self.folder.unwrap_or_else(std::env::temp_dir),
             shrink: self.shrink,
             alone: self.alone,
-            peers_python: self.peers_python,
+            peers_python: peers_python(self.peers_python, std::env::var_os("SHOAL_PEERS_PYTHON")),
         };
         if chosen.iter().any(|scenario| scenario.lays_links()) {
             network::take_charge()?;
@@ -120,6 +122,12 @@ impl Call {
     }
 }
 
+/// What the flag says, else the variable, which counts as unset when it is empty.
+fn peers_python(flag: Option<PathBuf>, variable: Option<OsString>) -> PathBuf {
+    let variable = variable.filter(|path| !path.is_empty()).map(PathBuf::from);
+    flag.or(variable).unwrap_or_else(|| "python3".into())
+}
+
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(path, text).map_err(|source| Failure::Results { path: path.to_owned(), source })
 }
@@ -137,5 +145,16 @@ mod tests {
     fn the_flags_are_consistent() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_empty_variable_is_none() {
+        let python = |flag: Option<&str>, variable: Option<&str>| {
+            peers_python(flag.map(PathBuf::from), variable.map(OsString::from))
+        };
+        assert_eq!(python(None, None), PathBuf::from("python3"));
+        assert_eq!(python(None, Some("")), PathBuf::from("python3"));
+        assert_eq!(python(None, Some("/a")), PathBuf::from("/a"));
+        assert_eq!(python(Some("/b"), Some("/a")), PathBuf::from("/b"));
     }
 }

@@ -228,38 +228,45 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 import shoal
 from shoal.checkpoint import ShoalReader, ShoalWriter
 
-torch.manual_seed(5)
-whole = {name: torch.randn(101, 67) for name in ("rows", "columns", "all")}
-rank = int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
-mesh = init_device_mesh("cpu", (2,))
-client = shoal.Client(sys.argv[3])
+def main():
+    torch.manual_seed(5)
+    whole = {name: torch.randn(101, 67) for name in ("rows", "columns", "all")}
+    rank = int(sys.argv[2])
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    client = shoal.Client(sys.argv[3])
 
-def spread(rows, columns):
-    laid = {"rows": [Shard(rows)], "columns": [Shard(columns)], "all": [Replicate()]}
-    return {name: distribute_tensor(tensor.clone(), mesh, laid[name]) for name, tensor in whole.items()}
+    def spread(rows, columns):
+        laid = {"rows": [Shard(rows)], "columns": [Shard(columns)], "all": [Replicate()]}
+        return {name: distribute_tensor(tensor.clone(), mesh, laid[name]) for name, tensor in whole.items()}
 
-state = {**spread(0, 1), "step": 9, "own": torch.full((3,), rank)}
-dcp.save(state, storage_writer=ShoalWriter("ranks", client))
-found = spread(1, 0)
-for tensor in found.values():
-    tensor.to_local().zero_()
-dcp.load(found, storage_reader=ShoalReader("ranks", client))
-for name, tensor in whole.items():
-    assert torch.equal(found[name].full_tensor(), tensor), name
-try:
+    state = {**spread(0, 1), "step": 9, "own": torch.full((3,), rank)}
     dcp.save(state, storage_writer=ShoalWriter("ranks", client))
-except CheckpointException as error:
-    assert "overwrite=True" in str(error)
-else:
-    raise AssertionError("a checkpoint was overwritten")
-process = dcp.async_save(
-    state,
-    storage_writer=ShoalWriter("ranks", client, overwrite=True),
-    async_checkpointer_type=dcp.state_dict_saver.AsyncCheckpointerType.THREAD,
-)
-getattr(process, "upload_completion", process).result()
-dist.destroy_process_group()
+    found = spread(1, 0)
+    for tensor in found.values():
+        tensor.to_local().zero_()
+    dcp.load(found, storage_reader=ShoalReader("ranks", client))
+    for name, tensor in whole.items():
+        assert torch.equal(found[name].full_tensor(), tensor), name
+    try:
+        dcp.save(state, storage_writer=ShoalWriter("ranks", client))
+    except CheckpointException as error:
+        assert "overwrite=True" in str(error)
+    else:
+        raise AssertionError("a checkpoint was overwritten")
+    for way in dcp.state_dict_saver.AsyncCheckpointerType:
+        saved = dcp.async_save(
+            state,
+            storage_writer=ShoalWriter("ranks", client, overwrite=True),
+            async_checkpointer_type=way,
+        )
+        getattr(saved, "upload_completion", saved).result()
+        assert shoal.Client(sys.argv[3]).info("ranks/.metadata").version == 2 + list(type(way)).index(way)
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    # The process that saves begins with what this file defines.
+    main()
 """
 
 
