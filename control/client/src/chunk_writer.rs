@@ -167,8 +167,18 @@ impl<'c> ChunkWriter<'c> {
 
     /// Hands the first `length` bytes of a slot to the node; does not wait until the node has dealt with them.
     pub(crate) fn fill(&self, slot: Slot<'c>, length: usize) -> Result<(), ClientError> {
-        let bytes = &slot[..length];
-        let (piece, length, checksum) = (slot.piece, length as u32, checksum_of(bytes));
+        let checksum = checksum_of(&slot[..length]);
+        self.fill_checked(slot, length, checksum)
+    }
+
+    /// As [`ChunkWriter::fill`], of bytes whose checksum is known.
+    pub(crate) fn fill_checked(
+        &self,
+        slot: Slot<'c>,
+        length: usize,
+        checksum: u64,
+    ) -> Result<(), ClientError> {
+        let (piece, length) = (slot.piece, length as u32);
         let shares = self.connection.shares_memory();
         let at_once = if shares { (TOLD_AT_ONCE / self.geometry.piece_size()).max(1) } else { 1 } as usize;
         let mut fills;

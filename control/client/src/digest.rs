@@ -22,11 +22,36 @@ pub(crate) struct HashedPiece {
 impl HashedPiece {
     /// Hashes `bytes`, of which there must be some, as those that begin at `offset`, a multiple of the piece length.
     pub(crate) fn of(bytes: &[u8], offset: u64) -> Self {
+        let mut hasher = PieceHasher::at(offset);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+}
+
+/// Hashes a piece from its bytes, given in order.
+pub(crate) struct PieceHasher {
+    offset: u64,
+    hasher: Hasher,
+}
+
+impl PieceHasher {
+    /// Of the piece that begins at `offset`, a multiple of its length.
+    pub(crate) fn at(offset: u64) -> Self {
         let mut hasher = Hasher::new();
         hasher.set_input_offset(offset);
-        hasher.update(bytes);
+        Self { offset, hasher }
+    }
+
+    /// Takes the next bytes.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    /// The piece, of which there were some bytes.
+    pub(crate) fn finish(self) -> HashedPiece {
+        let Self { offset, hasher } = self;
         let alone = if offset == 0 { hasher.finalize().into() } else { [0; 32] };
-        Self { offset, length: bytes.len() as u64, subtree: hasher.finalize_non_root(), alone }
+        HashedPiece { offset, length: hasher.count(), subtree: hasher.finalize_non_root(), alone }
     }
 }
 

@@ -27,6 +27,7 @@ mod walk; // what is in a source, before anything is read
 mod packing; // which bytes of which file go into which chunk
 mod upload; // the workers that carry a plan out
 mod upload_memory; // bytes in memory → chunks
+mod stage; // memory on its way into a slot
 mod ordered; // bytes in order → chunks
 mod digest; // BLAKE3 of a chunk whose pieces are hashed in any order
 mod chunk_writer; // one chunk: slots leased, filled, sealed

@@ -10,6 +10,7 @@ use crate::chunk_writer::ChunkWriter;
 use crate::connection::Connection;
 use crate::digest::{HashedPiece, join};
 use crate::packing::cut_sizes;
+use crate::stage::{Stage, Staged};
 use crate::upload::{Full, Upload, UploadedStream, Worker, workers_for};
 use crate::{ClientError, Progress};
 
@@ -33,7 +34,7 @@ impl Memory for Vec<u8> {
     }
 }
 
-/// Uploads memory. Each byte is copied once, into the slot that it is to lie in, and hashed there: what another thread of
+/// Uploads memory. Each byte is read once, and hashed on its way to the slot that it is to lie in: what another thread of
 /// the caller writes meanwhile may or may not be part of what is put, but the digests are those of what was.
 pub(crate) fn upload_memory(
     connection: &Connection,
@@ -86,21 +87,19 @@ impl<'u> Chunk<'u> {
         all: Option<&Mutex<Vec<HashedPiece>>>,
     ) -> Result<(), ClientError> {
         let geometry = self.writer.geometry();
+        let mut stage = Stage::new();
         while !worker.stopped() {
             let Some(mut slot) = self.writer.next_slot()? else { break };
             let offset = slot.offset(geometry);
-            bytes.copy_to(self.start + offset, &mut slot);
-            let piece = HashedPiece::of(&slot, offset);
-            if let Some(all) = all {
-                let piece = match self.start {
-                    0 => piece.clone(),
-                    start => HashedPiece::of(&slot, start + offset),
-                };
-                lock(all).push(piece);
-            }
-            lock(&self.hashed).push(piece);
+            let offsets = [offset, self.start + offset];
+            let offsets = if all.is_some() { &offsets[..] } else { &offsets[..1] };
+            let read = |at: usize, part: &mut [u8]| bytes.copy_to(self.start + offset + at as u64, part);
+            let Staged { pieces, checksum } = stage.fill(&mut slot, offsets, read);
+            let mut pieces = pieces.into_iter();
+            lock(&self.hashed).extend(pieces.next());
+            all.into_iter().for_each(|all| lock(all).extend(pieces.next()));
             let length = slot.len();
-            self.writer.fill(slot, length)?;
+            self.writer.fill_checked(slot, length, checksum)?;
             worker.upload().progress.advance(length as u64);
             if self.filled.fetch_add(1, Ordering::AcqRel) + 1 == geometry.pieces() {
                 let id = join(std::mem::take(&mut *lock(&self.hashed)));

@@ -89,14 +89,20 @@ impl Held {
     /// Opens a chunk and waits until all of it is in memory; gives where its pieces lie.
     fn open(&mut self, chunk: ChunkReference) -> Result<Vec<Range<u64>>, ClientError> {
         let connection = self.client.connection();
-        let ChunkOpened { handle, .. } =
+        let ChunkOpened { handle, local_pieces } =
             connection.call(ChunkOpen { chunk, priority: connection.priority() })?;
         self.handles.push(handle);
         let (geometry, limit) = (chunk.geometry, PIECES_PER_CHUNK as u32);
+        let is_coming = local_pieces < geometry.pieces();
         let mut pieces: Vec<Option<Range<u64>>> = vec![None; geometry.pieces() as usize];
-        let mut missing = pieces.len();
+        let (mut missing, mut waits) = (pieces.len(), false);
         while missing > 0 {
-            let request = PieceNext { handle, first: 0, count: geometry.pieces(), limit };
+            // Pieces that come from other nodes are not asked for one by one, which would keep a core from receiving them: the
+            // last that is missing has come when many others have.
+            let last = pieces.iter().rposition(Option::is_none).filter(|_| waits);
+            let (first, count) = last.map_or((0, geometry.pieces()), |last| (last as u32, 1));
+            waits = is_coming && !waits;
+            let request = PieceNext { handle, first, count, limit };
             let PieceViews { slots } = connection.call(request)?;
             for slot in &slots {
                 let place = pieces.get_mut(slot.piece as usize).filter(|place| place.is_none());
