@@ -70,8 +70,10 @@ pub struct Totals {
 pub(crate) enum Command {
     /// What is there; reading it is a use.
     Get { key: String, at_ms: u64, reply: Reply<Option<Held>> },
-    /// Puts a value in place of what is there. `reserved` bytes of it are counted already.
-    Put { key: String, held: Held, reserved: u64, reply: Reply<()> },
+    /// Puts a value in place of what is there, and gives that. `reserved` bytes of it are counted already.
+    Put { key: String, held: Held, reserved: u64, reply: Reply<Option<Held>> },
+    /// Puts a value where nothing else has to be done for it; gives whether it did.
+    Swap { key: String, held: Held, reply: Reply<bool> },
     /// Removes what is there; gives it.
     Remove { key: String, reply: Reply<Option<Held>> },
     /// Removes what was used least recently until so many bytes are free or another shard has what goes next.
@@ -195,8 +197,28 @@ impl Handle {
         }
     }
 
-    /// Puts a value for which room was reserved.
-    pub async fn put_value(&self, key: &str, held: Held, room: Reservation) -> Result<(), EngineError> {
+    /// Counts `size` bytes for a value whatever it comes in place of, at once, where that leaves room for many others.
+    pub fn reserve_value_amply(&self, size: u64) -> Option<Reservation> {
+        let budget = self.budget.clone();
+        let is_ample = budget.used().saturating_add(size) <= budget.limit() / 2;
+        // A reservation that is made gives back what it says when it is dropped.
+        (is_ample && budget.try_add(size)).then(|| Reservation { budget, bytes: size })
+    }
+
+    /// Puts a value whose bytes are with it, if there is room and what it comes in place of has its bytes with it, too, or
+    /// is not there; gives whether it did. That it is looked at and replaced takes one answer of the shard.
+    pub async fn swap_value(&self, key: &str, held: Held) -> Result<bool, EngineError> {
+        let key_text = key.to_owned();
+        self.ask_values(key, |reply| Command::Swap { key: key_text, held, reply }).await
+    }
+
+    /// Puts a value for which room was reserved; gives what it replaces.
+    pub async fn put_value(
+        &self,
+        key: &str,
+        held: Held,
+        room: Reservation,
+    ) -> Result<Option<Held>, EngineError> {
         let key_text = key.to_owned();
         let reserved = room.bytes;
         // From here on the shard counts it, also when nobody waits for the answer any more.
@@ -207,7 +229,8 @@ impl Handle {
     /// Puts what is there anyway and has only to be counted, be there room for it or not.
     pub async fn put_value_anyway(&self, key: &str, held: Held) -> Result<(), EngineError> {
         let key_text = key.to_owned();
-        self.ask_values(key, |reply| Command::Put { key: key_text, held, reserved: 0, reply }).await
+        let put = |reply| Command::Put { key: key_text, held, reserved: 0, reply };
+        self.ask_values(key, put).await.map(drop)
     }
 
     /// Removes what is there under a key.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use catalog::{Consistency, Entry, Operation, Put, Scan, Write};
-use engine::{Held, HeldContent};
+use engine::{Held, HeldContent, Reservation};
 use flow::chunk::{ChunkId, Geometry};
 use flow::limits::INLINE_VALUE_MAX;
 use flow::swarm::Priority;
@@ -102,6 +102,9 @@ pub(super) async fn write(
     if_absent: bool,
 ) -> Result<(), ValueError> {
     let _order = node.values.lock(key).await;
+    if !if_absent && let Some(written) = write_simply(node, key, &value).await {
+        return written;
+    }
     // Looking at it is a use, so that it does not go to make room for what may fail to come in its place.
     let old = node.engine.value(key, Clock::calendar_ms()).await?;
     if if_absent && (old.is_some() || read_durable(node, key).await?.is_some()) {
@@ -111,6 +114,55 @@ pub(super) async fn write(
     let is_lost = matches!(value.keep, Keep::Gpu(index) if usize::from(index) >= node.engine.gpus().len());
     let value = if if_absent && is_lost { Value { keep: Keep::Pinned, ..value } } else { value };
     replace(node, key, value, old).await
+}
+
+/// Writes a small value as nearly all are written: what is there is small too, or nothing, and there is room. `None` where it
+/// is otherwise; then nothing was written. It takes one answer of the shard, where any other write takes several.
+async fn write_simply(node: &Arc<Node>, key: &str, value: &Value) -> Option<Result<(), ValueError>> {
+    let Content::Inline(bytes) = &value.content else { return None };
+    let size = size_of(key, value.keep, value.content.length());
+    match value.keep {
+        Keep::Gpu(_) => None,
+        Keep::Durable => {
+            let room = node.engine.reserve_value_amply(size)?;
+            Some(write_durable(node, key, value, room).await)
+        }
+        Keep::Memory | Keep::Pinned => {
+            // Else the catalog would have to be asked whether it has the key.
+            node.values.are_loaded.load(Ordering::Relaxed).then_some(())?;
+            let held = held(key, value, HeldContent::Inline(bytes.as_ref().into()));
+            match node.engine.swap_value(key, held).await {
+                Ok(true) => Some(Ok(())),
+                Ok(false) => None,
+                Err(error) => Some(Err(error.into())),
+            }
+        }
+    }
+}
+
+/// Writes a durable value, for which room was reserved, while the order of writes is held.
+async fn write_durable(
+    node: &Arc<Node>,
+    key: &str,
+    value: &Value,
+    room: Reservation,
+) -> Result<(), ValueError> {
+    let put = Operation::Put(durable(key, value)?);
+    node.catalog.write(Write { conditions: Vec::new(), operations: vec![put] }).await?;
+    let old = node.engine.put_value(key, held(key, value, HeldContent::Catalog), room).await?;
+    leave_gpu(node, old.as_ref(), value.keep).await
+}
+
+/// What a shard is told of a value.
+fn held(key: &str, value: &Value, content: HeldContent) -> Held {
+    Held {
+        content,
+        kind: value.kind as u8,
+        size: size_of(key, value.keep, value.content.length()),
+        is_fixed: value.keep != Keep::Memory,
+        ttl_ms: value.ttl_ms,
+        used_ms: Clock::calendar_ms(),
+    }
 }
 
 /// Keeps a value in another way; how it was kept before. Writes come before or after it, and its bytes stay the same.
@@ -149,22 +201,10 @@ pub(super) async fn rekeep(node: &Arc<Node>, key: &str, keep: Keep) -> Result<Op
 
 /// Puts a value in the place of what is there, while the order of writes is held.
 async fn replace(node: &Arc<Node>, key: &str, value: Value, old: Option<Held>) -> Result<(), ValueError> {
-    let now_ms = Clock::calendar_ms();
     let size = size_of(key, value.keep, value.content.length());
     let room = node.engine.reserve_value(size, old.as_ref()).await?;
-    let held = |content| Held {
-        content,
-        kind: value.kind as u8,
-        size,
-        is_fixed: value.keep != Keep::Memory,
-        ttl_ms: value.ttl_ms,
-        used_ms: now_ms,
-    };
     if value.keep == Keep::Durable {
-        let put = Operation::Put(durable(key, &value)?);
-        node.catalog.write(Write { conditions: Vec::new(), operations: vec![put] }).await?;
-        node.engine.put_value(key, held(HeldContent::Catalog), room).await?;
-        return leave_gpu(node, old.as_ref(), value.keep).await;
+        return write_durable(node, key, &value, room).await;
     }
     let content = match (&value.content, value.keep) {
         (Content::Inline(bytes), Keep::Gpu(index)) => {
@@ -180,7 +220,7 @@ async fn replace(node: &Arc<Node>, key: &str, value: Value, old: Option<Held>) -
         }
         return Err(error);
     }
-    node.engine.put_value(key, held(content), room).await?;
+    node.engine.put_value(key, held(key, &value, content), room).await?;
     leave_gpu(node, old.as_ref(), value.keep).await
 }
 

@@ -37,9 +37,9 @@ impl Shard {
         match command {
             Command::Get { key, at_ms, reply } => drop(reply.send(Ok(self.value(&key, at_ms)))),
             Command::Put { key, held, reserved, reply } => {
-                self.put_value(&key, held, reserved);
-                drop(reply.send(Ok(())));
+                drop(reply.send(Ok(self.put_value(&key, held, reserved))));
             }
+            Command::Swap { key, held, reply } => drop(reply.send(Ok(self.swap_value(&key, held)))),
             Command::Remove { key, reply } => drop(reply.send(Ok(self.remove_value(&key)))),
             Command::Evict { bytes, reply } => {
                 self.evict_values(bytes);
@@ -66,7 +66,18 @@ impl Shard {
         Some(shown(item, now))
     }
 
-    fn put_value(&self, key: &str, held: Held, reserved: u64) {
+    fn swap_value(&self, key: &str, held: Held) -> bool {
+        let old = self.value(key, held.used_ms);
+        let has_bytes = |held: &Held| matches!(held.content, HeldContent::Inline(_));
+        let wanted = held.size.saturating_sub(old.as_ref().map_or(0, |old| old.size));
+        if !has_bytes(&held) || !old.as_ref().is_none_or(has_bytes) || !self.values.budget.try_add(wanted) {
+            return false;
+        }
+        self.put_value(key, held, wanted);
+        true
+    }
+
+    fn put_value(&self, key: &str, held: Held, reserved: u64) -> Option<Held> {
         self.expire_values();
         let Held { content, kind, size, is_fixed, ttl_ms, used_ms } = held;
         let ends = ttl_ms.map(|ttl_ms| self.now() + Duration::from_millis(ttl_ms));
@@ -83,10 +94,12 @@ impl Shard {
         }
         let replaced_fixed = replaced.as_ref().filter(|item| item.is_fixed).map_or(0, |item| item.size);
         budget.exchange_fixed(if is_fixed { size } else { 0 }, replaced_fixed);
+        let old = replaced.as_ref().map(|item| shown(item, self.now()));
         replaced.into_iter().for_each(|item| self.let_value_go(item.value));
         if self.values.table.borrow().tally().keys > VALUES_PER_SHARD as u64 {
             self.drop_one();
         }
+        old
     }
 
     fn remove_value(&self, key: &str) -> Option<Held> {

@@ -10,3 +10,4 @@ mod rdma; // a link that is cut
 mod room; // memory that runs short
 mod stopping; // engines that stop
 mod storing; // chunks on one engine
+mod values; // small values on one engine
