@@ -6,6 +6,8 @@
 //! - **Which source.** The one with the fewest open grants among those that keep their deadlines, near before far. A
 //!   source begins with a small window of grants that grows with each delivery and shrinks with each deadline missed,
 //!   so that a lone source gets a pipeline deep enough for a stream never to idle, and a slow one holds few pieces back.
+//! - **Other racks.** As many grants towards them as their uplinks have room for, as long as somebody near can help: a few
+//!   more while pieces from afar come about as soon as those from nearby, half as many when one does not, and always one.
 //! - **How many.** As many pieces as a source sends at once, and no more. In a busy swarm each side then has as many
 //!   streams as the other and all links are full; grants that wait in a queue would hold pieces back that somebody
 //!   idle could send. A busy source declines, and the receiver goes elsewhere: to look for a free source costs two
@@ -34,6 +36,7 @@ mod peer; // what is known of one source
 mod peers; // the sources that are known, by name
 mod picker; // one piece of a set
 mod sources; // who is asked at all
+mod spine; // how much is asked for from other racks
 mod stuck; // whether anybody is left who can help
 mod tempo; // how fast pieces come
 
@@ -45,6 +48,7 @@ use fastrand::Rng;
 use self::grants::Grants;
 use self::peer::{Peer, Stage};
 use self::peers::Peers;
+use self::spine::Spine;
 use self::tempo::Tempo;
 use crate::bitmap::Bitmap;
 use crate::limits::{GRANTS_PER_CHUNK, GRANTS_PER_PEER, PEERS_PER_RECEIVER, UPLOADS_AT_ONCE};
@@ -169,6 +173,7 @@ pub struct Fetch {
     first: Option<u32>,
     counters: Counters,
     tempo: Tempo,
+    spine: Spine,
     began: Instant,
     ask_at: Instant,
     ask_pause: Duration,
@@ -201,6 +206,7 @@ impl Fetch {
             first: None,
             counters: Counters::default(),
             tempo: Tempo::new(),
+            spine: Spine::new(),
             began: now,
             ask_at: now,
             ask_pause: ASK_PAUSE_MIN,
@@ -392,6 +398,11 @@ impl Fetch {
         if let Some(known) = self.peer_mut(closed.peer) {
             known.delivered(took, window);
             origin = known.origin;
+            match known.near {
+                _ if origin || closed.offered > 0 => {}
+                true => self.spine.near_came(took),
+                false => self.spine.far_came(took),
+            }
         }
         let Some(piece) = closed.piece else { return };
         if !self.take(piece) {

@@ -23,6 +23,9 @@ impl World<'_> {
             self.give_up(node);
             self.nodes[node].heard = false;
             self.network.mute(node);
+            // The cluster misses it like a dead one. Who is connected to it must find out by itself.
+            let missed_ns = self.queue.now_ns() + self.scenario.faults.detection_ns;
+            self.queue.plan(missed_ns, Event::Missed(node));
         }
     }
 

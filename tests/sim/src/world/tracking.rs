@@ -35,18 +35,23 @@ impl Trackers {
         trackers
     }
 
-    /// Chooses the trackers among the nodes that are believed to live; returns those that were none before.
-    fn choose(&mut self, chunks: usize, lives: impl Fn(usize) -> bool, nodes: usize) -> Vec<NodeId> {
+    /// Chooses the trackers among the nodes that are believed to live; returns the chunks with trackers that did not track
+    /// them before.
+    fn choose(&mut self, chunks: usize, lives: impl Fn(usize) -> bool, nodes: usize) -> Vec<(usize, NodeId)> {
         let live: Vec<NodeId> = (0..nodes).filter(|&node| lives(node)).map(id).collect();
         let trackers_of =
             |chunk: usize| rendezvous::trackers(&chunk_id(chunk).0, live.iter().copied(), TRACKERS);
-        self.chosen = (0..chunks).map(trackers_of).collect();
+        let chosen: Vec<Vec<NodeId>> = (0..chunks).map(trackers_of).collect();
+        let before = std::mem::replace(&mut self.chosen, chosen);
         let mut fresh = Vec::new();
-        for &tracker in self.chosen.iter().flatten() {
-            self.known.entry(tracker).or_insert_with(|| {
-                fresh.push(tracker);
-                (Tracker::new(self.seed ^ tracker), Worker::default())
-            });
+        for (chunk, trackers) in self.chosen.iter().enumerate() {
+            for &tracker in trackers {
+                let seed = self.seed ^ tracker;
+                self.known.entry(tracker).or_insert_with(|| (Tracker::new(seed), Worker::default()));
+                if before.get(chunk).is_none_or(|before| !before.contains(&tracker)) {
+                    fresh.push((chunk, tracker));
+                }
+            }
         }
         fresh
     }
@@ -155,15 +160,10 @@ impl World<'_> {
             return;
         }
         let nodes = &self.nodes;
-        let fresh = self.trackers.choose(self.scenario.transfers(), |node| nodes[node].alive, nodes.len());
-        for tracker in fresh {
-            for node in 0..self.nodes.len() {
-                for chunk in 0..self.scenario.transfers() {
-                    if self.trackers.chosen[chunk].contains(&tracker) {
-                        self.announce(tracker, node, chunk);
-                    }
-                }
-            }
+        let lives = |node: usize| nodes[node].alive && nodes[node].heard;
+        let fresh = self.trackers.choose(self.scenario.transfers(), lives, nodes.len());
+        for (chunk, tracker) in fresh {
+            (0..self.nodes.len()).for_each(|node| self.announce(tracker, node, chunk));
         }
     }
 }

@@ -39,7 +39,11 @@ impl Fetch {
         if self.is_busy() {
             return None;
         }
-        while let Some(at) = self.best_peer(|peer| !peer.exhausted && peer.has_room(now)) {
+        loop {
+            let near_only = self.spine_is_busy(now);
+            let is_reached = |peer: &Peer| !near_only || !peer.is_far();
+            let may = |peer: &Peer| is_reached(peer) && !peer.exhausted && peer.has_room(now);
+            let Some(at) = self.best_peer(may) else { break };
             if let Some(action) = self.grant_to(at, now) {
                 return Some(action);
             }

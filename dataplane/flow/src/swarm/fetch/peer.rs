@@ -88,6 +88,12 @@ impl Peer {
         !self.incoming && self.stage != Stage::Named
     }
 
+    /// Whether what it sends crosses into this node's rack and could come from within it as well: what origins send
+    /// enters the swarm there alone.
+    pub(super) fn is_far(&self) -> bool {
+        !self.near && !self.origin
+    }
+
     /// Whether another grant may be opened towards it.
     pub(super) fn has_room(&self, now: Instant) -> bool {
         self.is_connected() && self.open < self.window && self.rest_until <= now
