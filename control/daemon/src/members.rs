@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flow::wire::control::{Membership, NodeId, NodeRecord, NodeState};
+use flow::wire::control::{MembersChanged, Membership, NodeId, NodeRecord, NodeState};
 use flow::wire::session::Failure;
 use tokio::sync::{Notify, watch};
 
@@ -20,30 +20,42 @@ pub(crate) struct View {
     pub(crate) epoch: u64,
     /// The cluster; zero until then.
     pub(crate) cluster: u64,
-    pub(crate) nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Views share the records of those who have not changed.
+    pub(crate) nodes: BTreeMap<NodeId, Arc<NodeRecord>>,
 }
 
 impl View {
     pub(crate) fn of(membership: Membership) -> Self {
-        let nodes = membership.nodes.into_iter().map(|record| (record.node, record)).collect();
+        let nodes = by_node(membership.nodes).collect();
         Self { epoch: membership.epoch, cluster: membership.cluster, nodes }
     }
 
+    /// This view as it is after a change; `None` when the change is one of another view.
+    pub(crate) fn after(&self, change: MembersChanged) -> Option<Self> {
+        if (change.since, change.cluster) != (self.epoch, self.cluster) {
+            return None;
+        }
+        let mut nodes = self.nodes.clone();
+        nodes.extend(by_node(change.nodes));
+        change.gone.iter().for_each(|gone| drop(nodes.remove(gone)));
+        Some(Self { epoch: change.epoch, cluster: self.cluster, nodes })
+    }
+
     pub(crate) fn node(&self, node: NodeId) -> Option<&NodeRecord> {
-        self.nodes.get(&node)
+        self.nodes.get(&node).map(|record| &**record)
     }
 
     /// The member of this name, or a refusal that says so.
     pub(crate) fn named(&self, name: &str) -> Result<&NodeRecord, Failure> {
         let found = self.nodes.values().find(|record| record.name == name);
-        found.ok_or_else(|| {
+        found.map(|record| &**record).ok_or_else(|| {
             failure::not_found(format!("no node is called '{name}'"), "`shoal node ls` lists the names")
         })
     }
 
     /// The members that are not dead.
     pub(crate) fn live(&self) -> impl Iterator<Item = &NodeRecord> {
-        self.nodes.values().filter(|record| record.state != NodeState::Dead)
+        self.nodes.values().map(|record| &**record).filter(|record| record.state != NodeState::Dead)
     }
 
     /// Whether `node` is a member that is not dead.
@@ -72,13 +84,19 @@ impl View {
     /// This view and the live members of `earlier` that it lacks.
     pub(crate) fn with_live_of(mut self, earlier: &View) -> View {
         let names: BTreeSet<&str> = self.nodes.values().map(|record| record.name.as_str()).collect();
-        let lacking = |record: &&NodeRecord| {
-            !self.nodes.contains_key(&record.node) && !names.contains(record.name.as_str())
+        let lacking = |record: &&Arc<NodeRecord>| {
+            record.state != NodeState::Dead
+                && !self.nodes.contains_key(&record.node)
+                && !names.contains(record.name.as_str())
         };
-        let kept: Vec<NodeRecord> = earlier.live().filter(lacking).cloned().collect();
+        let kept: Vec<Arc<NodeRecord>> = earlier.nodes.values().filter(lacking).cloned().collect();
         self.nodes.extend(kept.into_iter().map(|record| (record.node, record)));
         self
     }
+}
+
+fn by_node(records: Vec<NodeRecord>) -> impl Iterator<Item = (NodeId, Arc<NodeRecord>)> {
+    records.into_iter().map(|record| (record.node, Arc::new(record)))
 }
 
 /// The current view, for everybody to read and to wait on.
@@ -147,11 +165,7 @@ mod tests {
             memory_used: 0,
             nvme_used: 0,
         };
-        View {
-            epoch: 1,
-            cluster: 1,
-            nodes: nodes.iter().map(record).map(|record| (record.node, record)).collect(),
-        }
+        View { epoch: 1, cluster: 1, nodes: by_node(nodes.iter().map(record).collect()).collect() }
     }
 
     use NodeState::{Alive, Dead, Draining};
@@ -162,6 +176,20 @@ mod tests {
             view(&[(1, "a", 1, Alive), (2, "b", 1, Alive), (3, "c", 1, Draining), (4, "d", 1, Dead)]);
         let after = view(&[(1, "a", 1, Draining), (2, "b", 2, Alive), (4, "d", 1, Alive)]);
         assert_eq!(before.lost_in(&after), [2, 3]);
+    }
+
+    #[test]
+    fn a_view_follows_the_changes_that_begin_where_it_is() {
+        let before = view(&[(1, "a", 1, Alive), (2, "b", 1, Alive), (3, "c", 1, Alive)]);
+        let news = view(&[(2, "b", 1, Dead), (4, "d", 1, Alive)]).nodes;
+        let nodes = news.into_values().map(Arc::unwrap_or_clone).collect();
+        let change = MembersChanged { since: 1, epoch: 3, cluster: 1, nodes, gone: vec![3, 9], forgotten: 0 };
+        let after = before.after(change.clone()).unwrap();
+        assert_eq!((after.epoch, after.nodes.keys().copied().collect::<Vec<_>>()), (3, vec![1, 2, 4]));
+        assert_eq!([1, 2, 4].map(|node| after.is_live(node)), [true, false, true]);
+        assert!(Arc::ptr_eq(&before.nodes[&1], &after.nodes[&1]));
+        assert!(after.after(change.clone()).is_none(), "it has passed already");
+        assert!(before.after(MembersChanged { cluster: 2, ..change }).is_none());
     }
 
     #[test]

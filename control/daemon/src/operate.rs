@@ -60,7 +60,7 @@ pub(crate) async fn node_list(node: &Arc<Node>) -> Result<Message, Failure> {
     }
     // Without the head this node tells what it knew last, and that the head is not there.
     let view = node.members.view();
-    let mut nodes: Vec<NodeRecord> = view.nodes.values().cloned().collect();
+    let mut nodes: Vec<NodeRecord> = view.nodes.values().map(|record| NodeRecord::clone(record)).collect();
     nodes.iter_mut().filter(|record| record.head).for_each(|record| record.state = NodeState::Dead);
     if nodes.is_empty() {
         return Err(failure::head_away("this node has not joined the cluster yet"));

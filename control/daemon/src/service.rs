@@ -56,9 +56,7 @@ async fn serve_requests(
 async fn answer(node: &Arc<Node>, from: NodeId, message: Message) -> Result<Message, Failure> {
     match message {
         Message::Join(join) if join.record.node == from => cluster::join(node, join).map(Message::from),
-        Message::Heartbeat(beat) if beat.record.node == from => {
-            cluster::heartbeat(node, beat).await.map(Message::from)
-        }
+        Message::Beat(beat) if beat.node == from => cluster::heartbeat(node, beat).await,
         Message::TrackerAnnounce(announce) => trackers::on_announce(node, from, announce),
         Message::TrackerJoin(join) => trackers::on_join(node, from, join),
         Message::ReplicaQuery(query) => operate::report(node, query).await.map(Message::from),

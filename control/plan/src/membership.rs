@@ -4,7 +4,7 @@
 //! it answers with members and an epoch that grows whenever what the others must know has changed. Free memory
 //! and the like change all the time and do not count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A member is dead when it was silent for this long, in milliseconds.
 pub const DEAD_AFTER_MS: u64 = 3_000;
@@ -13,6 +13,8 @@ pub const DEAD_AFTER_MS: u64 = 3_000;
 const STOOD_STILL_MS: u64 = 1_000;
 /// A member is forgotten when it was silent for this long, in milliseconds.
 pub const FORGOTTEN_AFTER_MS: u64 = 3_600_000;
+/// Members whose end is remembered for those who ask what has changed; who has missed more is told of all members.
+const GONE_MAX: usize = 4096;
 /// Longest name of a node, in bytes.
 pub const NAME_LENGTH_MAX: usize = 64;
 /// Longest address or rack of a node, in bytes.
@@ -24,6 +26,10 @@ pub struct Membership {
     epoch: u64,
     nodes_max: usize,
     records: BTreeMap<u64, Record>,
+    /// Who is no member any more, and since which epoch; the latest come last.
+    gone: VecDeque<(u64, u64)>,
+    /// From this epoch on, `gone` has everybody.
+    remembered_from: u64,
     /// When time was last let pass.
     ticked_ms: Option<u64>,
 }
@@ -101,6 +107,17 @@ pub struct Snapshot {
     pub members: Vec<Member>,
 }
 
+/// What has changed between two epochs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// The later epoch.
+    pub epoch: u64,
+    /// Members that were not there before, or were others, by ascending node.
+    pub members: Vec<Member>,
+    /// Who is no member any more.
+    pub gone: Vec<u64>,
+}
+
 /// Why a node was not taken in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
@@ -176,13 +193,22 @@ struct Record {
     member: Member,
     draining: bool,
     heard_ms: u64,
+    /// The epoch since which it is as it is.
+    changed: u64,
 }
 
 impl Membership {
     /// No members. Epochs grow from `first_epoch`: a head passes the milliseconds since 1970, so that epochs
     /// grow over its restarts too and no node takes the members it knew before for the present ones.
     pub fn new(first_epoch: u64, nodes_max: usize) -> Self {
-        Self { epoch: first_epoch, nodes_max, records: BTreeMap::new(), ticked_ms: None }
+        Self {
+            epoch: first_epoch,
+            nodes_max,
+            records: BTreeMap::new(),
+            gone: VecDeque::new(),
+            remembered_from: first_epoch,
+            ticked_ms: None,
+        }
     }
 
     /// Takes a node in, or renews what is known of it. A dead node gives its name up to another that asks for
@@ -208,7 +234,7 @@ impl Membership {
         if known.is_none() && namesake.is_none() {
             self.make_room()?;
         }
-        namesake.and_then(|node| self.records.remove(&node));
+        namesake.into_iter().for_each(|node| self.remove(node));
         self.put(member, draining, now_ms);
         Ok(())
     }
@@ -234,6 +260,7 @@ impl Membership {
         if record.member.state == State::Dead {
             record.member.state = if record.draining { State::Draining } else { State::Alive };
             self.epoch += 1;
+            record.changed = self.epoch;
         }
         Ok(())
     }
@@ -247,6 +274,7 @@ impl Membership {
         if record.member.state == State::Alive {
             record.member.state = State::Draining;
             self.epoch += 1;
+            record.changed = self.epoch;
         }
         Ok(record.member.node)
     }
@@ -255,21 +283,22 @@ impl Membership {
     /// because the caller was frozen, is not held against members that lived.
     pub fn tick(&mut self, now_ms: u64) -> Vec<Change> {
         self.forgive_own_silence(now_ms);
-        let mut changes = Vec::new();
-        self.records.retain(|&node, record| {
+        let (mut changes, mut forgotten) = (Vec::new(), Vec::new());
+        for (&node, record) in &mut self.records {
             let silent_ms = now_ms.saturating_sub(record.heard_ms);
             let name = || record.member.name.clone();
             if silent_ms >= DEAD_AFTER_MS && record.member.state != State::Dead {
                 changes.push(Change::Died { node, name: name() });
                 record.member.state = State::Dead;
+                self.epoch += 1;
+                record.changed = self.epoch;
             }
-            let forgotten = silent_ms >= FORGOTTEN_AFTER_MS;
-            if forgotten {
+            if silent_ms >= FORGOTTEN_AFTER_MS {
                 changes.push(Change::Forgotten { node, name: name() });
+                forgotten.push(node);
             }
-            !forgotten
-        });
-        self.epoch += changes.len() as u64;
+        }
+        forgotten.into_iter().for_each(|node| self.remove(node));
         changes
     }
 
@@ -292,6 +321,18 @@ impl Membership {
     /// The members and the epoch.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot { epoch: self.epoch, members: self.members().cloned().collect() }
+    }
+
+    /// What has changed since an epoch; `None` when that is not known, and the asker must be told of all members.
+    pub fn changes_since(&self, epoch: u64) -> Option<Changes> {
+        if !(self.remembered_from..=self.epoch).contains(&epoch) {
+            return None;
+        }
+        let changed = self.records.values().filter(|record| record.changed > epoch);
+        let members = changed.map(|record| record.member.clone()).collect();
+        let gone = self.gone.iter().rev().take_while(|(since, _)| *since > epoch).map(|(_, node)| *node);
+        let gone = gone.filter(|node| !self.records.contains_key(node)).collect();
+        Some(Changes { epoch: self.epoch, members, gone })
     }
 
     /// The members, by ascending node.
@@ -323,8 +364,21 @@ impl Membership {
         let dead = self.records.values().filter(|record| record.member.state == State::Dead);
         let longest = dead.min_by_key(|record| record.heard_ms).map(|record| record.member.node);
         let longest = longest.ok_or(JoinError::Full { nodes_max: self.nodes_max })?;
-        self.records.remove(&longest);
+        self.remove(longest);
         Ok(())
+    }
+
+    fn remove(&mut self, node: u64) {
+        if self.records.remove(&node).is_none() {
+            return;
+        }
+        self.epoch += 1;
+        self.gone.push_back((self.epoch, node));
+        if self.gone.len() > GONE_MAX
+            && let Some((since, _)) = self.gone.pop_front()
+        {
+            self.remembered_from = since;
+        }
     }
 
     fn put(&mut self, mut member: Member, draining: bool, now_ms: u64) {
@@ -332,10 +386,10 @@ impl Membership {
         let known = self.records.get(&member.node).map(|record| &record.member);
         let unchanged =
             known.is_some_and(|known| Member { figures: member.figures, ..known.clone() } == member);
-        if !unchanged {
-            self.epoch += 1;
-        }
-        self.records.insert(member.node, Record { member, draining, heard_ms: now_ms });
+        let since = self.records.get(&member.node).map_or(0, |record| record.changed);
+        self.epoch += u64::from(!unchanged);
+        let changed = if unchanged { since } else { self.epoch };
+        self.records.insert(member.node, Record { member, draining, heard_ms: now_ms, changed });
     }
 }
 

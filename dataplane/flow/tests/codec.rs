@@ -13,7 +13,9 @@ use flow::wire::catalog::{
     CatalogCondition, CatalogContent, CatalogGet, CatalogOperation, CatalogPut, CatalogWrite, KeyVersion,
     ReadConsistency,
 };
-use flow::wire::control::{GpuPieces, Membership, NodeRecord, NodeState, ReplicaRecord, ReplicaReport};
+use flow::wire::control::{
+    GpuPieces, MembersChanged, Membership, NodeRecord, NodeState, ReplicaRecord, ReplicaReport,
+};
 use flow::wire::data::{Description, Grant, Interest, Want};
 use flow::wire::frame::{FLAG_MORE, HEADER_LENGTH, VERSION};
 use flow::wire::handshake::{Challenge, Hello, Role, Token, challenge, check, prove};
@@ -219,13 +221,22 @@ fn the_largest_messages_fit_their_frames() {
     let content = CatalogContent::Value(vec![0; (1400 << 10) / 128]);
     let put = CatalogPut { key: key.clone(), content, ttl_ms: Some(1), owner: Some("o".repeat(256)), labels };
     let (conditions, operations) = (vec![condition; 128], vec![CatalogOperation::Put(put); 128]);
-    let largest: [Message; 8] = [
+    let largest: [Message; 9] = [
         CatalogWrite { conditions, operations }.into(),
         CatalogGet { keys: vec![key; 1024], consistency: ReadConsistency::All, snapshot: 1 }.into(),
         Interest { chunk, pieces: PIECES_MAX, have: words(), reply: true }.into(),
         Grant { chunk, grant: 1, want: Want::LeastSent(words()) }.into(),
         Description { descriptor: Descriptor { id: chunk, geometry, checksums } }.into(),
-        Membership { epoch: 1, cluster: 1, nodes: vec![record; NODES_MAX], forgotten: 1 }.into(),
+        Membership { epoch: 1, cluster: 1, nodes: vec![record.clone(); NODES_MAX], forgotten: 1 }.into(),
+        MembersChanged {
+            since: 1,
+            epoch: 1,
+            cluster: 1,
+            nodes: vec![record; NODES_MAX],
+            gone: vec![1; NODES_MAX],
+            forgotten: 1,
+        }
+        .into(),
         ReplicaReport { more: true, replicas: page(entries) }.into(),
         ChunkListing { more: true, replicas: page(entries + NODES_MAX), silent }.into(),
     ];

@@ -359,7 +359,7 @@ fn equal_of(node: &Node) -> Option<&Equal> {
 pub(crate) async fn listing(node: &Arc<Node>, equal: &Equal) -> flow::wire::session::NodeListing {
     let view = node.members.view();
     let silent = equal.figures.refresh(node, &view).await;
-    let mut nodes: Vec<NodeRecord> = view.nodes.values().cloned().collect();
+    let mut nodes: Vec<NodeRecord> = view.nodes.values().map(|record| NodeRecord::clone(record)).collect();
     for record in &mut nodes {
         if record.node == node.id() {
             *record = node.record();

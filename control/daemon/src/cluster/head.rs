@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use catalog::Catalog;
 use flow::limits::NODES_MAX;
-use flow::wire::control::{self, Heartbeat, Join};
+use flow::wire::Message;
+use flow::wire::control::{self, Beat, Join, MembersChanged};
 use flow::wire::session::{Failure, NodeListing};
-use plan::membership::{HeartbeatError, JoinError, Membership};
+use plan::membership::{Changes, Figures, HeartbeatError, JoinError, Membership};
 use tokio::task::JoinHandle;
 
 use super::sweep::{renew, sweep};
@@ -46,13 +47,18 @@ impl Head {
         NodeListing { epoch: snapshot.epoch, nodes: snapshot.members.iter().map(record_of).collect() }
     }
 
-    fn membership_since(&self, known_epoch: Option<u64>) -> control::Membership {
+    fn membership(&self) -> control::Membership {
         let (cluster, forgotten) = (self.catalog.cluster_id(), self.forgotten.load(Ordering::Relaxed));
-        if let Some(epoch) = known_epoch.filter(|&epoch| epoch == self.lock().epoch()) {
-            return control::Membership { epoch, cluster, nodes: Vec::new(), forgotten };
-        }
         let NodeListing { epoch, nodes } = self.listing();
         control::Membership { epoch, cluster, nodes, forgotten }
+    }
+
+    /// What has changed since an epoch, if that is known.
+    fn changes_since(&self, since: u64) -> Option<MembersChanged> {
+        let Changes { epoch, members, gone } = self.lock().changes_since(since)?;
+        let (cluster, forgotten) = (self.catalog.cluster_id(), self.forgotten.load(Ordering::Relaxed));
+        let nodes = members.iter().map(record_of).collect();
+        Some(MembersChanged { since, epoch, cluster, nodes, gone, forgotten })
     }
 }
 
@@ -70,22 +76,23 @@ pub(crate) fn join(node: &Arc<Node>, join: Join) -> Result<control::Membership, 
         }
     })?;
     publish(node, head);
-    Ok(head.membership_since(None))
+    Ok(head.membership())
 }
 
 /// Notes a sign of life.
-pub(crate) async fn heartbeat(node: &Arc<Node>, beat: Heartbeat) -> Result<control::Membership, Failure> {
+pub(crate) async fn heartbeat(node: &Arc<Node>, beat: Beat) -> Result<Message, Failure> {
     let head = head_of(node)?;
-    let figures = figures_of(&beat.record);
+    let Beat { memory_limit, memory_used, nvme_used, .. } = beat;
+    let figures = Figures { memory_limit, memory_used, nvme_used };
     let now_ms = node.clock.uptime_ms();
-    let noted = head.lock().heartbeat(beat.record.node, beat.record.incarnation, figures, now_ms);
+    let noted = head.lock().heartbeat(beat.node, beat.incarnation, figures, now_ms);
     noted.map_err(|error| match error {
         HeartbeatError::Unknown { .. } => failure::not_found(error.to_string(), ""),
         HeartbeatError::Superseded { .. } => failure::conflict(error.to_string(), ""),
     })?;
     renew(&*head.catalog, &beat.leases).await;
     publish(node, head);
-    Ok(head.membership_since(Some(beat.epoch)))
+    Ok(head.changes_since(beat.epoch).map_or_else(|| head.membership().into(), Message::from))
 }
 
 /// Takes a node out of placement. The head itself stays: with its chunks elsewhere it still could not be stopped.
@@ -145,8 +152,10 @@ async fn sweep_once(node: Arc<Node>) {
 }
 
 fn publish(node: &Arc<Node>, head: &Head) {
-    if head.lock().epoch() != node.members.view().epoch {
-        apply(node, View::of(head.membership_since(None)));
+    let view = node.members.view();
+    if head.lock().epoch() != view.epoch {
+        let followed = head.changes_since(view.epoch).and_then(|change| view.after(change));
+        apply(node, followed.unwrap_or_else(|| View::of(head.membership())));
     }
 }
 

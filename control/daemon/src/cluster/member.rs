@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use flow::wire::Message;
-use flow::wire::control::{Heartbeat, Join, Membership};
+use flow::wire::control::{Beat, Join, NodeRecord};
 use flow::wire::session::{Failure, FailureCode};
 use plan::membership::DEAD_AFTER_MS;
 
@@ -14,8 +14,11 @@ use crate::members::View;
 use crate::node::{Node, Seat};
 use crate::peers::CallError;
 
-/// Time between two heartbeats.
+/// Time between two heartbeats, and in a cluster of many, where the head hears thousands of them in a second otherwise.
 const BEAT: Duration = Duration::from_millis(500);
+const BEAT_AMONG_MANY: Duration = Duration::from_secs(1);
+/// More members are many.
+const FEW: usize = 256;
 /// How long the head may take to answer one.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Leases are renewed with every so many heartbeats.
@@ -41,6 +44,8 @@ pub(crate) struct Follower {
     complained: bool,
     beats: u64,
     backoff: Duration,
+    /// The members as the head told of them last; none until it has, and when what it told did not fit.
+    told: View,
     before: Option<Before>,
     heard: Instant,
     /// What the head last told of versions that were forgotten.
@@ -63,6 +68,7 @@ impl Follower {
             complained: false,
             beats: 0,
             backoff: BACKOFF_MIN,
+            told: View::default(),
             before: None,
             heard: Instant::now(),
             forgotten: 0,
@@ -87,11 +93,21 @@ impl Follower {
         let answer = self.node.peers.call(&self.head, 0, &message, Some(BEAT_TIMEOUT)).await;
         match answer {
             Ok(Message::Membership(membership)) => {
-                self.take(membership);
-                Ok(BEAT)
+                let forgotten = membership.forgotten;
+                self.take(View::of(membership), forgotten);
+                Ok(self.beat())
+            }
+            Ok(Message::MembersChanged(change)) => {
+                let forgotten = change.forgotten;
+                let Some(view) = self.told.after(change) else {
+                    self.told = View::default();
+                    return Ok(BACKOFF_MIN);
+                };
+                self.take(view, forgotten);
+                Ok(self.beat())
             }
             Ok(Message::Failure(Failure { code: FailureCode::NotFound, .. })) if self.joined => {
-                self.joined = false;
+                (self.joined, self.told) = (false, View::default());
                 Ok(Duration::ZERO)
             }
             Ok(Message::Failure(Failure {
@@ -108,17 +124,20 @@ impl Follower {
         }
     }
 
-    fn heartbeat(&mut self) -> Message {
-        self.beats += 1;
-        // The epoch of a view that holds more than the head's own must not count as known.
-        let epoch = if self.before.is_some() { 0 } else { self.node.members.view().epoch };
-        self.before.take_if(|before| Instant::now() >= before.until);
-        let renews = self.beats.is_multiple_of(BEATS_PER_RENEWAL);
-        let leases = if renews { self.node.leases.all() } else { Vec::new() };
-        Heartbeat { record: self.node.record(), epoch, leases }.into()
+    fn beat(&self) -> Duration {
+        if self.told.nodes.len() > FEW { BEAT_AMONG_MANY } else { BEAT }
     }
 
-    fn take(&mut self, membership: Membership) {
+    fn heartbeat(&mut self) -> Message {
+        self.beats += 1;
+        let renews = self.beats.is_multiple_of(BEATS_PER_RENEWAL);
+        let leases = if renews { self.node.leases.all() } else { Vec::new() };
+        let NodeRecord { node, incarnation, memory_limit, memory_used, nvme_used, .. } = self.node.record();
+        Beat { node, incarnation, epoch: self.told.epoch, memory_limit, memory_used, nvme_used, leases }
+            .into()
+    }
+
+    fn take(&mut self, told: View, forgotten: u64) {
         if !self.joined {
             tracing::info!(head = self.head, "this node is a member of the cluster");
             let view = self.node.members.view();
@@ -135,17 +154,22 @@ impl Follower {
             crate::trackers::announce_anew(&self.node);
         }
         self.heard = Instant::now();
-        if std::mem::replace(&mut self.forgotten, membership.forgotten) != membership.forgotten {
+        if std::mem::replace(&mut self.forgotten, forgotten) != forgotten {
             self.node.collector.hurry();
         }
-        if membership.nodes.is_empty() {
+        let are_left = self.before.take_if(|before| Instant::now() >= before.until).is_some();
+        let are_same = told.epoch == std::mem::replace(&mut self.told, told).epoch;
+        if are_same && !are_left {
             return;
         }
-        let mut view = View::of(membership);
-        if let Some(before) = &self.before {
-            view = view.with_live_of(&before.view);
-        }
-        apply(&self.node, view);
+        let view = self.told.clone();
+        apply(
+            &self.node,
+            match &self.before {
+                Some(before) => view.with_live_of(&before.view),
+                None => view,
+            },
+        );
     }
 
     /// Notes whether the head answers, for those who ask.

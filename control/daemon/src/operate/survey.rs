@@ -84,7 +84,7 @@ async fn ask(node: &Arc<Node>, most: usize, query: impl Fn(usize) -> ReplicaQuer
     while let Some(Ok((record, report))) = asked.join_next().await {
         match report {
             Ok(report) => reports.push(report),
-            Err(_) => silent.push(record.name),
+            Err(_) => silent.push(record.name.clone()),
         }
     }
     silent.sort();

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -119,6 +119,27 @@ fn figures_do_not_change_the_epoch() {
 }
 
 #[test]
+fn who_has_missed_more_than_is_remembered_is_told_so() {
+    let mut members = Membership::new(7, 1);
+    members.join(node(1, "a", 1), 0).unwrap();
+    assert_eq!(members.changes_since(6), None, "an earlier head's");
+    assert_eq!(members.changes_since(members.epoch() + 1), None, "a later head's");
+    let told = members.changes_since(7).unwrap();
+    assert_eq!((told.epoch, told.members.len(), told.gone.len()), (members.epoch(), 1, 0));
+    let (early, mut now_ms) = (members.epoch(), 0);
+    for number in 2..=GONE_MAX as u64 + 2 {
+        for _ in 0..DEAD_AFTER_MS / 250 {
+            now_ms += 250;
+            members.tick(now_ms);
+        }
+        members.join(node(number, "a", 1), now_ms).unwrap();
+    }
+    assert_eq!(members.changes_since(early), None);
+    let told = members.changes_since(members.epoch() - 2).unwrap();
+    assert_eq!((told.members.len(), told.gone), (1, vec![GONE_MAX as u64 + 1]));
+}
+
+#[test]
 fn what_cannot_be_a_node_is_refused() {
     let good = node(1, "a", 1);
     for bad in [
@@ -168,10 +189,11 @@ fn visible(members: &Membership) -> Vec<Member> {
 
 proptest! {
     #[test]
-    fn any_history_keeps_the_promises(steps in prop::collection::vec(step(), 1..60)) {
+    fn any_history_keeps_the_promises(steps in prop::collection::vec((step(), any::<bool>()), 1..60)) {
         let mut members = Membership::new(1, 4);
+        let (mut told, mut told_epoch) = (BTreeMap::new(), 1);
         let mut now_ms = 0;
-        for step in steps {
+        for (step, asks) in steps {
             let (epoch, before) = (members.epoch(), visible(&members));
             match step {
                 Step::Join(number, name, incarnation) => {
@@ -206,6 +228,14 @@ proptest! {
             let names: BTreeSet<_> = members.members().map(|member| &member.name).collect();
             prop_assert_eq!(names.len(), members.members().count());
             prop_assert!(names.len() <= 4);
+            if asks {
+                let Changes { epoch, members: came, gone } = members.changes_since(told_epoch).unwrap();
+                told_epoch = epoch;
+                told.extend(came.into_iter().map(|member| (member.node, member)));
+                gone.iter().for_each(|gone| drop(told.remove(gone)));
+                let seen = told.values().map(|member| Member { figures: Figures::default(), ..member.clone() });
+                prop_assert_eq!(seen.collect::<Vec<_>>(), visible(&members));
+            }
         }
     }
 }

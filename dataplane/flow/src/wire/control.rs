@@ -55,18 +55,27 @@ pub struct Join {
     pub record: NodeRecord,
 }
 
-/// A node's sign of life to the head; answered by [`Membership`].
+/// A node's sign of life to the head; answered by [`MembersChanged`], or by [`Membership`] when the head does not know what
+/// has changed since that epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct Heartbeat {
-    /// The node, with its current figures.
-    pub record: NodeRecord,
-    /// The membership epoch that the node knows.
+pub struct Beat {
+    /// The node.
+    pub node: NodeId,
+    /// Which start of it, as in [`NodeRecord`].
+    pub incarnation: u64,
+    /// The membership epoch that the node knows; zero for none.
     pub epoch: u64,
+    /// Bytes of DRAM it may hold.
+    pub memory_limit: u64,
+    /// Bytes of DRAM in use.
+    pub memory_used: u64,
+    /// Bytes of chunks on its NVMe device.
+    pub nvme_used: u64,
     /// Version leases that clients of this node still hold.
     pub leases: Vec<u64>,
 }
 
-/// All members. `nodes` is empty when `epoch` is the one the asker already knows.
+/// All members.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct Membership {
     /// Grows with every change.
@@ -77,6 +86,23 @@ pub struct Membership {
     pub nodes: Vec<NodeRecord>,
     /// Versions of keys that were forgotten since the head started. When it grows, chunks may have lost their last
     /// reference.
+    pub forgotten: u64,
+}
+
+/// How the members differ from those of an earlier epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct MembersChanged {
+    /// The earlier epoch.
+    pub since: u64,
+    /// The present one.
+    pub epoch: u64,
+    /// The cluster, as in [`Membership`].
+    pub cluster: u64,
+    /// Members that came or are others than before.
+    pub nodes: Vec<NodeRecord>,
+    /// Who is no member any more.
+    pub gone: Vec<NodeId>,
+    /// As in [`Membership`].
     pub forgotten: u64,
 }
 

@@ -121,12 +121,13 @@ messages! {
 
     40 Join,
     41 Membership,
-    42 Heartbeat,
     43 TrackerAnnounce,
     44 TrackerJoin,
     45 TrackerPeers,
     46 ReplicaQuery,
     47 ReplicaReport,
+    48 Beat,
+    49 MembersChanged,
 
     62 KeyOpen,
     63 KeyEntry,

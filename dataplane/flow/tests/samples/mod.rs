@@ -273,12 +273,13 @@ messages! {
 
     Join { record }
     Membership { epoch cluster nodes forgotten }
-    Heartbeat { record epoch leases }
     TrackerAnnounce { node holdings }
     TrackerJoin { chunk node limit }
     TrackerPeers { chunk peers }
     ReplicaQuery { chunk after limit }
     ReplicaReport { replicas more }
+    Beat { node incarnation epoch memory_limit memory_used nvme_used leases }
+    MembersChanged { since epoch cluster nodes gone forgotten }
 
     KeyOpen { key lease }
     KeyEntry { key version revision created_ms manifest lease }
