@@ -19,6 +19,10 @@ const REQUESTS_AT_ONCE: usize = 4096;
 const OUTGOING_AT_ONCE: usize = 64;
 /// A connection that was not used for so long is closed.
 const IDLE: Duration = Duration::from_secs(300);
+/// And after so long when more than [`LINKS_KEPT`] are open: a node that has asked many for something once does not stay
+/// connected to all of them.
+const IDLE_AMONG_MANY: Duration = Duration::from_secs(5);
+const LINKS_KEPT: usize = 32;
 
 /// The asking end of a control connection. It closes when it is dropped or idle.
 pub(crate) struct Link {
@@ -46,19 +50,20 @@ pub(crate) enum LinkError {
 }
 
 impl Link {
-    /// Takes over a stream whose handshake with `node` is done.
-    pub(crate) fn over<S>(stream: S, node: NodeId) -> Self
+    /// Takes over a stream whose handshake with `node` is done. `open` is shared by all connections of this node, and only
+    /// counted.
+    pub(crate) fn over<S>(stream: S, node: NodeId, open: &Arc<()>) -> Self
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (outgoing, frames) = mpsc::channel(OUTGOING_AT_ONCE);
         let waiting = Arc::new(Waiting::default());
         let (reader, writer) = tokio::io::split(stream);
-        let routes = waiting.clone();
+        let (routes, open) = (waiting.clone(), open.clone());
         tokio::spawn(async move {
             let ended = tokio::select! {
                 ended = route_answers(reader, &routes) => ended,
-                ended = write_requests(writer, frames, &routes) => ended,
+                ended = write_requests(writer, frames, &routes, &open) => ended,
             };
             if let Err(error) = ended {
                 tracing::debug!(peer = format_args!("{node:016x}"), %error, "a control connection ended");
@@ -170,13 +175,24 @@ async fn write_requests(
     mut writer: impl AsyncWrite + Unpin,
     mut frames: mpsc::Receiver<Vec<u8>>,
     waiting: &Waiting,
+    open: &Arc<()>,
 ) -> Result<(), frames::FrameError> {
+    let mut unused = Duration::ZERO;
     loop {
-        match tokio::time::timeout(IDLE, frames.recv()).await {
-            Ok(Some(frame)) => writer.write_all(&frame).await?,
+        match tokio::time::timeout(IDLE_AMONG_MANY, frames.recv()).await {
+            Ok(Some(frame)) => {
+                writer.write_all(&frame).await?;
+                unused = Duration::ZERO;
+            }
             Ok(None) => return Ok(()),
-            Err(_) if waiting.is_idle() => return Ok(()),
-            Err(_) => {}
+            Err(_) if !waiting.is_idle() => unused = Duration::ZERO,
+            Err(_) => {
+                unused += IDLE_AMONG_MANY;
+                // `Peers` holds one of these itself.
+                if unused >= IDLE || Arc::strong_count(open) > LINKS_KEPT + 1 {
+                    return Ok(());
+                }
+            }
         }
     }
 }
@@ -201,7 +217,7 @@ mod tests {
     fn answers_find_their_askers_in_any_order() {
         run(async {
             let (ours, mut theirs) = tokio::io::duplex(4096);
-            let link = Link::over(ours, 7);
+            let link = Link::over(ours, 7, &Arc::default());
             let answering = tokio::spawn(async move {
                 let mut requests = Vec::new();
                 for _ in 0..3 {
@@ -225,7 +241,7 @@ mod tests {
     fn nobody_waits_on_a_lost_connection() {
         run(async {
             let (ours, mut theirs) = tokio::io::duplex(4096);
-            let link = Link::over(ours, 7);
+            let link = Link::over(ours, 7, &Arc::default());
             let losing =
                 tokio::spawn(async move { frames::read(&mut theirs, FRAME_BODY_MAX).await.map(|_| ()) });
             assert_eq!(link.ask(&question(1), None).await, Err(LinkError::Lost));
@@ -239,7 +255,7 @@ mod tests {
     fn a_silent_peer_costs_its_time_and_no_place() {
         run(async {
             let (ours, _theirs) = tokio::io::duplex(4096);
-            let link = Link::over(ours, 7);
+            let link = Link::over(ours, 7, &Arc::default());
             let limit = Duration::from_secs(2);
             assert_eq!(link.ask(&question(1), Some(limit)).await, Err(LinkError::Timeout(limit)));
             assert!(link.waiting.is_idle());
@@ -247,10 +263,27 @@ mod tests {
     }
 
     #[test]
+    fn of_many_connections_idle_ones_close_sooner() {
+        run(async {
+            let open = Arc::default();
+            let ends: Vec<_> = (0..=LINKS_KEPT as u64).map(|_| tokio::io::duplex(64)).collect();
+            let (ours, _theirs): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
+            let links: Vec<Link> = ours.into_iter().map(|ours| Link::over(ours, 7, &open)).collect();
+            let left = || links.iter().filter(|link| link.is_open()).count();
+            tokio::time::sleep(IDLE_AMONG_MANY - Duration::from_millis(1)).await;
+            assert_eq!(left(), LINKS_KEPT + 1);
+            tokio::time::sleep(IDLE_AMONG_MANY).await;
+            assert_eq!(left(), LINKS_KEPT);
+            tokio::time::sleep(IDLE).await;
+            assert_eq!(left(), 0);
+        });
+    }
+
+    #[test]
     fn an_idle_connection_closes() {
         run(async {
             let (ours, mut theirs) = tokio::io::duplex(4096);
-            let link = Link::over(ours, 7);
+            let link = Link::over(ours, 7, &Arc::default());
             let mut answer = tokio::spawn(async move {
                 let frame = frames::read(&mut theirs, FRAME_BODY_MAX).await.unwrap().unwrap();
                 let done = Done {}.into();

@@ -23,6 +23,8 @@ pub(crate) struct Peers {
     node: NodeId,
     token: Token,
     places: Mutex<BTreeMap<String, Arc<Place>>>,
+    /// Each open connection has a clone of it.
+    open: Arc<()>,
 }
 
 type Place = tokio::sync::Mutex<Contact>;
@@ -49,7 +51,7 @@ pub(crate) enum CallError {
 
 impl Peers {
     pub(crate) fn new(node: NodeId, token: Token) -> Self {
-        Self { node, token, places: Mutex::default() }
+        Self { node, token, places: Mutex::default(), open: Arc::default() }
     }
 
     /// Asks a member; a refusal of its own and every reason why it does not answer come as a [`Failure`].
@@ -131,7 +133,7 @@ impl Peers {
         let mut stream = dial::connect(address).await.map_err(|error| unreachable(error.to_string()))?;
         let greeted = greet(&mut stream, &self.token, Role::Control, self.node, expected).await;
         match greeted {
-            Ok((node, _)) => Ok(Link::over(stream, node)),
+            Ok((node, _)) => Ok(Link::over(stream, node, &self.open)),
             Err(GreetingError::Handshake(error @ (HandshakeError::Token | HandshakeError::Version(..)))) => {
                 Err(CallError::Refused { address: address_text(), message: error.to_string() })
             }

@@ -1,6 +1,7 @@
 //! Fetches that do not go on: whether memory or peers are wanting, and what is told when nobody can help.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use flow::chunk::ChunkId;
 use flow::limits::{BAD_PIECES_PER_PEER, PEERS_PER_RECEIVER};
@@ -12,6 +13,9 @@ use super::fetching::Fetching;
 use super::replica::Replica;
 use crate::{EngineError, Event};
 
+/// Time in which a fetch that begins should have got to know somebody.
+const ACQUAINTED_WITHIN: Duration = Duration::from_secs(5);
+
 impl Shard {
     /// Doubts a fetch for which nothing is under way, and in the end gives it up.
     pub(super) fn look_after_idle(self: &Rc<Self>, fetching: &Rc<Fetching>) {
@@ -19,7 +23,8 @@ impl Shard {
             return;
         }
         let is_starved = fetching.starved.get();
-        let is_connecting = || self.mesh.borrow().is_dialling(&fetching.replica.id);
+        let is_connecting =
+            || self.mesh.borrow().is_dialling(&fetching.replica.id) || self.is_getting_acquainted(fetching);
         let activity = match () {
             () if fetching.is_busy() || !fetching.ready.get() => Activity::Busy,
             // It is memory that is wanting, not peers.
@@ -35,6 +40,13 @@ impl Shard {
             Verdict::Ask { .. } | Verdict::Wait => {}
             Verdict::GiveUp => self.end_fetch(fetching, Err(self.why_stuck(fetching))),
         }
+    }
+
+    /// Whether a fetch that has just begun waits for its trackers, or for a peer to say what it has: when many begin at once,
+    /// that takes a while.
+    fn is_getting_acquainted(&self, fetching: &Fetching) -> bool {
+        self.now().since(fetching.started) < ACQUAINTED_WITHIN
+            && (fetching.asks_trackers.get() || fetching.fetch.borrow().is_getting_acquainted())
     }
 
     /// Ends a fetch that nobody can help, else takes those that can for peers, in case its trackers forgot them.

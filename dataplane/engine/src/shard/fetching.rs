@@ -41,11 +41,13 @@ pub(super) struct Fetching {
     pub(super) priority: Cell<Priority>,
     waiters: RefCell<Vec<flume::Sender<Result<ChunkFetched, EngineError>>>>,
     pieces_local: u32,
-    started: Instant,
+    pub(super) started: Instant,
     pub(super) patience: RefCell<Patience>,
     /// Who sent bad pieces, and how many.
     pub(super) spoilers: RefCell<BTreeMap<NodeId, u32>>,
     pub(super) starved: Cell<bool>,
+    /// The control plane was asked for peers and has not answered yet.
+    pub(super) asks_trackers: Cell<bool>,
     pub(super) ready: Cell<bool>,
     pub(super) finishing: Cell<bool>,
     progress: RefCell<Vec<(u64, u32)>>,
@@ -96,6 +98,7 @@ impl Shard {
             patience: RefCell::new(Patience::new(now)),
             spoilers: RefCell::default(),
             starved: Cell::new(false),
+            asks_trackers: Cell::new(false),
             ready: Cell::new(false),
             finishing: Cell::new(false),
             progress: RefCell::default(),
@@ -177,6 +180,7 @@ impl Shard {
                 self.drive(fetching);
                 self.look_after_idle(fetching);
             }
+            self.close_surplus();
             let running = fetches.iter().filter(|fetching| fetching.ready.get() && !fetching.finishing.get());
             let due = running.filter_map(|fetching| fetching.fetch.borrow().next_deadline()).min();
             let pause = due.map_or(TICK, |due| due.since(self.now()).clamp(TICK_MIN, TICK));
@@ -195,7 +199,10 @@ impl Shard {
             let action = fetching.fetch.borrow_mut().poll(self.now(), free);
             match action {
                 None => return,
-                Some(Action::AskTracker) => self.tell(Event::FindPeers { chunk }),
+                Some(Action::AskTracker) => {
+                    fetching.asks_trackers.set(true);
+                    self.tell(Event::FindPeers { chunk });
+                }
                 Some(Action::Connect { peer }) => self.connect(peer, chunk),
                 Some(Action::Disconnect { peer }) => self.let_go(&fetching.replica, peer),
                 Some(Action::Announce { piece }) => self.announce_piece(&fetching.replica, piece),
@@ -303,6 +310,9 @@ impl Shard {
     }
 
     pub(super) fn on_peers(self: &Rc<Self>, chunk: &ChunkId, peers: &[TrackerPeer]) {
+        if let Some(fetching) = self.fetches.borrow().get(chunk) {
+            fetching.asks_trackers.set(false);
+        }
         self.with_fetch(chunk, |fetch, now| fetch.on_peers(now, peers));
     }
 

@@ -3,7 +3,7 @@
 //! One connection serves both directions between a pair of shards, whoever dialled. When both dial at once there are two
 //! for a while; what arrives on either is good, and what is sent goes to the one that came last.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use flow::backoff::Backoff;
 use flow::chunk::ChunkId;
+use flow::time::Instant;
 use flow::wire::Message;
 use flow::wire::control::NodeId;
 use memory::Mapping;
@@ -28,6 +29,8 @@ use crate::{Event, Peer};
 pub(super) struct Mesh {
     peers: HashMap<NodeId, Peer>,
     connections: HashMap<PeerShard, Rc<Connection>>,
+    /// Open connections to shards that are reached over a later one.
+    superseded: Vec<Rc<Connection>>,
     /// Chunks that wait for a connection that is being dialled.
     dialling: HashMap<PeerShard, Vec<ChunkId>>,
     /// Connections whose peer's memory is being mapped, by number.
@@ -42,6 +45,8 @@ pub(super) struct Connection {
     pub(super) memory: RefCell<Option<Arc<Mapping>>>,
     pub(super) lanes: RefCell<Vec<Rc<Lane>>>,
     pub(super) lane_backoff: RefCell<Backoff>,
+    /// When something came on it last.
+    pub(super) heard: Cell<Instant>,
     socket: Rc<OwnedFd>,
 }
 
@@ -68,7 +73,12 @@ impl Mesh {
 
     /// How many connections there are.
     pub(super) fn connections(&self) -> usize {
-        self.connections.len()
+        self.connections.len() + self.superseded.len()
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Rc<Connection>> {
+        self.connections.values().chain(&self.superseded)
     }
 
     pub(super) fn connection(&self, peer: PeerShard) -> Option<Rc<Connection>> {
@@ -86,8 +96,8 @@ impl Shard {
         let gone: Vec<_> = {
             let mut mesh = self.mesh.borrow_mut();
             mesh.peers = peers.into_iter().map(|peer| (peer.node, peer)).collect();
-            let gone = mesh.connections.iter().filter(|(key, _)| !mesh.peers.contains_key(&key.node));
-            gone.map(|(_, connection)| connection.clone()).collect()
+            let is_gone = |connection: &&Rc<Connection>| !mesh.peers.contains_key(&connection.peer.node);
+            mesh.all().filter(is_gone).cloned().collect()
         };
         gone.iter().for_each(|connection| connection.close());
     }
@@ -132,14 +142,17 @@ impl Shard {
             memory: RefCell::default(),
             lanes: RefCell::default(),
             lane_backoff: lane_backoff(),
+            heard: Cell::new(self.now()),
             socket,
         });
         add(&self.counters.connections_opened, 1);
         let waiting = {
             let mut mesh = self.mesh.borrow_mut();
-            mesh.connections.insert(peer, connection.clone());
+            let before = mesh.connections.insert(peer, connection.clone());
+            mesh.superseded.extend(before);
             mesh.dialling.remove(&peer)
         };
+        self.close_surplus();
         self.offer_memory(&connection.writer);
         glommio::spawn_local(self.clone().write(connection.clone())).detach();
         glommio::spawn_local(self.clone().read(connection.clone())).detach();
@@ -149,7 +162,7 @@ impl Shard {
     }
 
     pub(super) fn close_all_connections(&self) {
-        let all: Vec<_> = self.mesh.borrow().connections.values().cloned().collect();
+        let all: Vec<_> = self.mesh.borrow().all().cloned().collect();
         all.iter().for_each(|connection| connection.close());
     }
 
@@ -196,6 +209,7 @@ impl Shard {
     ) -> Result<(), ConnectionError> {
         let (peer, writer) = (connection.peer, &connection.writer);
         add(&self.counters.messages_received, 1);
+        connection.heard.set(self.now());
         match message {
             Message::PieceData(_) if incoming.is_some() => {
                 return Err(ConnectionError::Protocol("a piece began before the last one ended"));
@@ -242,6 +256,7 @@ impl Shard {
             if was_current {
                 mesh.connections.remove(&peer);
             }
+            mesh.superseded.retain(|other| !Rc::ptr_eq(other, connection));
             was_current
         };
         self.serve.borrow_mut().on_lost(peer.node);
@@ -264,7 +279,7 @@ impl Shard {
 
 impl Connection {
     /// Ends both directions; the tasks that wait on them see it.
-    fn close(&self) {
+    pub(super) fn close(&self) {
         self.writer.close();
         let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
     }

@@ -19,6 +19,7 @@ mod replica; // what is here of one chunk
 mod serving; // pieces on their way out
 mod sharing; // pieces between nodes of one host
 mod start; // arena, store, executors
+mod surplus; // connections that nobody uses
 mod values; // small values
 mod writing; // chunks that clients write
 
@@ -80,6 +81,7 @@ pub(crate) struct Shard {
     serve: RefCell<Serve>,
     mesh: RefCell<Mesh>,
     rails: Rails,
+    surplus_looked: Cell<Instant>,
     pieces_queued: Cell<u64>,
     counters: Counters,
 }

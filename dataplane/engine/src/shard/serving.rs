@@ -163,7 +163,10 @@ impl Shard {
                 let shard = self.clone();
                 glommio::spawn_local(async move {
                     match shard.piece(&replica, piece).await {
-                        Ok(lease) => shard.send_lease(node, &replica, grant, piece, lease),
+                        Ok(lease) => {
+                            shard.send_lease(node, &replica, grant, piece, lease);
+                            shard.pump();
+                        }
                         Err(error) => {
                             tracing::debug!(%error, "a piece that was asked for cannot be read");
                             shard.give_up(node, chunk, grant);
@@ -193,8 +196,11 @@ impl Shard {
         let checksum = descriptor.checksums[piece as usize];
         let length = replica.geometry.length(piece);
         let head = PieceData { chunk, grant, piece, length, checksum, part: length };
-        if let Err(lease) = self.write_on_lane(&connection, &head, self.perhaps_corrupted(lease)) {
-            connection.writer.piece(head, lease);
+        if let Err(lease) = self.write_on_lane(&connection, &head, self.perhaps_corrupted(lease))
+            && connection.writer.piece(head, lease)
+        {
+            // The peer copies it by itself, so it takes nobody's turn.
+            self.serve.borrow_mut().on_sent(node, grant);
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use flow::limits::UPLOADS_AT_ONCE;
 use flow::swarm::serve::Serve;
+use flow::time::Instant;
 use memory::{Arena, Backing};
 
 use super::counters::Counters;
@@ -153,6 +154,7 @@ impl Parts {
             serve: RefCell::new(Serve::new(UPLOADS_AT_ONCE)),
             mesh: RefCell::new(Mesh::default()),
             rails: Rails::open(&self.adapters),
+            surplus_looked: Instant::ZERO.into(),
             pieces_queued: 0.into(),
             counters: Counters::default(),
         }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use flow::chunk::ChunkId;
+use flow::limits::GRANTS_PER_CHUNK;
 use flow::part_length::PartLength;
 use flow::wire::Message;
 use flow::wire::data::{Have, PieceAt, PieceData, PiecePart};
@@ -22,6 +23,8 @@ const FRAMES_BYTES: usize = 1 << 20;
 /// Shortest time between two frames that only tell of pieces that are here. A frame for each piece and peer would cost
 /// more than a tenth of moving the piece; with anything else that is sent, news travel at once.
 const NEWS_PAUSE: Duration = Duration::from_millis(2);
+/// Pieces that a peer is told the place of at once: as many as it may have asked for.
+const LENT_AT_ONCE: usize = GRANTS_PER_CHUNK;
 /// Frames that may wait. A peer that lets more pile up does not read, and is given up.
 const QUEUE_FRAMES: usize = 16 << 10;
 
@@ -68,16 +71,18 @@ impl Writer {
     }
 
     /// Queues a piece, or tells a peer that reads this node's memory where it lies; `lease` begins with its
-    /// `head.length` bytes.
-    pub(crate) fn piece(&self, head: PieceData, lease: SharedLease) {
-        if !self.shared.is_mapped.get() {
-            return self.push(&self.shared.pieces, Outgoing { head, lease, sent: 0 });
-        }
-        if !self.shared.closed.get() {
+    /// `head.length` bytes. Whether that is all that this node has to do for it: then others need not wait for their turn.
+    pub(crate) fn piece(&self, head: PieceData, lease: SharedLease) -> bool {
+        // A peer that never says that it is done gets its pieces like any other.
+        let is_lent = self.shared.is_mapped.get() && self.shared.lent.borrow().len() < LENT_AT_ONCE;
+        if !is_lent {
+            self.push(&self.shared.pieces, Outgoing { head, lease, sent: 0 });
+        } else if !self.shared.closed.get() {
             let PieceData { chunk, grant, piece, length, checksum, .. } = head;
             self.message(PieceAt { chunk, grant, piece, length, checksum, offset: lease.offset() });
             self.shared.lent.borrow_mut().insert(grant, lease);
         }
+        is_lent
     }
 
     /// The peer reads this node's memory from here on.
@@ -98,6 +103,15 @@ impl Writer {
             self.shared.haves.borrow_mut().entry(chunk).or_default().push(piece);
             self.shared.wake.notify();
         }
+    }
+
+    /// Whether nothing is queued, and the peer looks at nothing of what it was told the place of.
+    pub(crate) fn is_idle(&self) -> bool {
+        let Shared { messages, pieces, haves, lent, .. } = &*self.shared;
+        messages.borrow().is_empty()
+            && pieces.borrow().is_empty()
+            && haves.borrow().is_empty()
+            && lent.borrow().is_empty()
     }
 
     /// Ends [`Writer::run`]; what is queued is dropped.

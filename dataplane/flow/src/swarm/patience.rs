@@ -15,9 +15,9 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 /// broadcast may want to know at once: each would open a connection to each.
 const ASKED_FIRST: usize = 16;
 const ASKED_MAX: usize = 1024;
-/// So many times nobody is asked while connections are being made: when many fetches begin at once, connecting takes a while,
+/// So many times nobody is asked while connections are being made, for 2.5 s: when many fetches begin at once, connecting takes a while,
 /// and questions would make it longer for all.
-const QUESTIONS_SPARED: u32 = 2;
+const QUESTIONS_SPARED: u32 = 4;
 
 /// What goes on for a fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +51,13 @@ pub struct Patience {
     ask_at: Instant,
     pause: Duration,
     questions: u32,
+    spared: u32,
 }
 
 impl Patience {
     /// A fetch begins.
     pub fn new(now: Instant) -> Self {
-        Self { idle_since: now, ask_at: now + ASK_AFTER_MIN, pause: ASK_AFTER_MIN, questions: 0 }
+        Self { idle_since: now, ask_at: now + ASK_AFTER_MIN, pause: ASK_AFTER_MIN, questions: 0, spared: 0 }
     }
 
     /// Looks at the fetch. It is called more often than the shortest pause.
@@ -70,10 +71,12 @@ impl Patience {
         } else if now >= self.ask_at {
             self.pause = (self.pause * 2).min(ASK_AFTER_MAX);
             self.ask_at = now + self.pause;
-            self.questions = self.questions.saturating_add(1);
-            if !is_connecting || self.questions > QUESTIONS_SPARED {
-                return Verdict::Ask { nodes: asked(self.questions) };
+            if is_connecting && self.spared < QUESTIONS_SPARED {
+                self.spared += 1;
+                return Verdict::Wait;
             }
+            self.questions = self.questions.saturating_add(1);
+            return Verdict::Ask { nodes: asked(self.questions) };
         }
         Verdict::Wait
     }
@@ -123,8 +126,10 @@ mod tests {
     #[test]
     fn connections_that_are_being_made_are_waited_for() {
         let mut patience = Patience::new(at(0));
-        let verdicts = [100, 300, 700].map(|millis| patience.look(at(millis), Activity::Connecting));
-        assert_eq!(verdicts, [Verdict::Wait, Verdict::Wait, Verdict::Ask { nodes: 64 }]);
+        let verdicts =
+            [100, 300, 700, 1500, 2500].map(|millis| patience.look(at(millis), Activity::Connecting));
+        let [spared @ .., asked] = verdicts;
+        assert_eq!((spared, asked), ([Verdict::Wait; 4], Verdict::Ask { nodes: 16 }));
         assert_eq!(patience.look(at(10_001), Activity::Connecting), Verdict::Wait);
         assert_eq!(patience.look(at(10_002), Activity::Idle), Verdict::GiveUp);
     }

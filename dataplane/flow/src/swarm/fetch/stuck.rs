@@ -1,6 +1,7 @@
 //! Whether anybody is left who can help.
 
 use super::Fetch;
+use super::peer::Stage;
 use crate::wire::control::NodeId;
 
 impl Fetch {
@@ -18,6 +19,16 @@ impl Fetch {
             !self.banned.contains(&node) && !peer.is_some_and(is_known)
         };
         self.grants.len() == 0 && !self.have.is_full() && !holders.iter().any(of_use)
+    }
+
+    /// Whether a peer that is to be connected has yet to say what it has.
+    pub fn is_getting_acquainted(&self) -> bool {
+        self.peers.iter().any(|peer| matches!(peer.stage, Stage::Connecting(_)))
+    }
+
+    /// Whether a peer is connected, or is to be.
+    pub fn is_acquainted(&self, peer: NodeId) -> bool {
+        self.peers.iter().any(|known| known.node == peer && known.stage != Stage::Named)
     }
 
     /// Those of `holders` that are connected and have more pieces than they told of: news were lost or overtaken, and
@@ -63,7 +74,11 @@ mod tests {
         let mut fetch = fetch(&[]);
         assert!(!fetch.is_stuck(&[(7, 4)]));
         fetch.on_peers(NOW, &[TrackerPeer { node: 7, complete: true, near: true }]);
-        assert!(!fetch.is_stuck(&[(7, 4)]));
+        assert!(!fetch.is_stuck(&[(7, 4)]) && !fetch.is_getting_acquainted());
+        assert_eq!(fetch.poll(NOW, 1), Some(Action::Connect { peer: 7 }));
+        assert!(fetch.is_getting_acquainted());
+        fetch.on_interest(NOW, 7, true, of(&[0]));
+        assert!(!fetch.is_getting_acquainted());
     }
 
     #[test]
