@@ -5,10 +5,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use engine::Executors;
+use flow::wire::session::{ChunkFetched, ChunkReference, Failure};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::peers;
 use crate::running::{NodeError, Running};
 use crate::settings::Settings;
 
@@ -16,6 +18,8 @@ use crate::settings::Settings;
 const LOOK: Duration = Duration::from_millis(50);
 /// Threads for what blocks: opening a catalog, stopping an engine.
 const BLOCKING_THREADS: usize = 16;
+/// Pause before a fetch is begun again that nobody helped.
+const FETCH_PAUSE: Duration = Duration::from_millis(200);
 /// How long tasks may take to end with the control thread.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
@@ -119,6 +123,27 @@ impl Nodes {
             }
             while stopping.join_next().await.is_some() {}
         });
+    }
+}
+
+impl Running {
+    /// As [`Running::fetch`], begun again so many times at the most when nobody helps; and how often it was. What has come is
+    /// kept.
+    pub async fn fetch_patiently(
+        &self,
+        chunk: ChunkReference,
+        begun_again_max: u32,
+    ) -> (Result<ChunkFetched, Failure>, u32) {
+        let mut begun_again = 0;
+        loop {
+            let outcome = self.fetch(chunk).await;
+            let is_lonely = outcome.as_ref().is_err_and(peers::is_away);
+            if !is_lonely || begun_again == begun_again_max {
+                return (outcome, begun_again);
+            }
+            begun_again += 1;
+            tokio::time::sleep(FETCH_PAUSE).await;
+        }
     }
 }
 

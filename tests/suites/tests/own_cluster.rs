@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use suites::{holds, processes_below, program, until};
 use tempfile::TempDir;
@@ -110,7 +111,12 @@ fn many_receivers_share_a_process() {
     assert_right(&report, 64, 2);
     assert!(report["cost"]["pieces_from_peers"].as_u64().unwrap() > 0, "no receiver became a source");
     assert_eq!(report["tasks"].as_array().unwrap().len(), 1);
-    assert!(report["cost"]["threads"].as_u64().unwrap() < 64, "{report:#}");
+    let cost = |name: &str| report["cost"][name].as_u64().unwrap();
+    assert!(cost("threads") < 64, "{report:#}");
+    // A fetch has 24 peers at the most, and a few connections more are kept; only who has everything may serve more.
+    let connections = report["cost"]["connections_mean"].as_f64().unwrap();
+    assert!(connections <= 48.0, "{report:#}");
+    assert!(cost("memory_per_receiver") < 4 << 20, "{report:#}");
 }
 
 #[test]
@@ -120,6 +126,25 @@ fn receivers_share_several_processes() {
     let hosted: Vec<_> =
         report["tasks"].as_array().unwrap().iter().map(|task| task["receivers"].clone()).collect();
     assert_eq!(hosted, [0, 6, 6]);
+}
+
+#[test]
+fn an_interrupt_ends_all_processes() {
+    for begun in ["starting", "are in the cluster"] {
+        let world = World::new();
+        let mut command = world.command(program());
+        command.args(["bench", "broadcast", "--receivers", "12", "--processes", "3", "--size", "2MiB"]);
+        command.args(["--rounds", "1000000"]).stdout(Stdio::null());
+        let mut leader = command.stderr(File::create(world.said(0)).unwrap()).spawn().unwrap();
+        until("it has begun", || {
+            assert!(leader.try_wait().unwrap().is_none(), "{}", world.all_said());
+            world.all_said().contains(begun).then_some(())
+        });
+        kill_process(Pid::from_child(&leader), Signal::INT).unwrap();
+        let status = until("it has ended", || leader.try_wait().unwrap());
+        assert_eq!(status.code(), Some(130), "{}", world.all_said());
+        world.assert_clean(&world.all_said());
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod rendezvous; // where tasks find the first one
 mod report; // what is told in the end
 mod usage; // what a run takes of the machine
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,8 +40,10 @@ pub use report::Report;
 
 /// How long tasks may take to be there, all of them.
 const MEETING_LIMIT: Duration = Duration::from_secs(300);
-/// How long nodes may be out of reach before the run is given up. A busy machine makes them late.
+/// How long nodes may be out of reach before the run is given up. A busy machine makes them late, and more so when all of them
+/// are on it.
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
+const SILENCE_LIMIT_HERE: Duration = Duration::from_secs(120);
 /// How long the first task waits for the others at the end.
 const PARTING_LIMIT: Duration = Duration::from_secs(10);
 /// How long processes of this machine may take to end when they are told to.
@@ -49,7 +52,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(50);
 /// Memory that a node gets beyond the data: slots in flight, and room for the arena to be cut. Bytes.
 const SLACK_MIN: u64 = 64 << 20;
-/// Memory that a small node takes beside its chunk, with room to spare. Bytes.
+/// As [`SLACK_MIN`], for each of many receivers.
+const SLACK_OF_MANY: u64 = 4 << 20;
+/// Memory that a small node takes beside its arena, with room to spare. Bytes.
 const OWN_MEMORY: u64 = 2 << 20;
 /// Most threads for the shards of many small nodes.
 const EXECUTORS_MAX: usize = 4;
@@ -73,6 +78,12 @@ pub struct Plan {
     pub rendezvous: PathBuf,
     /// Whether all is on this machine.
     pub is_local: bool,
+}
+
+impl Plan {
+    fn silence_limit(&self) -> Duration {
+        if self.is_local { SILENCE_LIMIT_HERE } else { SILENCE_LIMIT }
+    }
 }
 
 /// A run that has begun, on the side of one task.
@@ -123,12 +134,17 @@ pub fn processes_for(receivers: u32) -> Result<u32, BenchError> {
 
 /// Refuses receivers that have no room in this machine's memory.
 pub fn check_memory(size: u64, receivers: u32) -> Result<(), BenchError> {
-    let needed = (size + OWN_MEMORY).saturating_mul(u64::from(receivers) + 1);
+    let needed = (size + slack(size, SLACK_OF_MANY) + OWN_MEMORY).saturating_mul(u64::from(receivers) + 1);
     let available = host::available_memory_bytes();
     if needed <= available {
         return Ok(());
     }
     Err(BenchError::Crowd { receivers, size, needed, available })
+}
+
+/// Memory that a node gets beyond the data.
+fn slack(size: u64, least: u64) -> u64 {
+    (size / 8).max(least)
 }
 
 impl Run<'_> {
@@ -181,7 +197,7 @@ impl Run<'_> {
         }
         note(self.global, format_args!("{what} are in the cluster"));
         let mut report = Report::new(&self.plan, &self.rank, ready);
-        let mut watch = Watch::new();
+        let mut watch = Watch { missing: BTreeMap::new(), limit: self.plan.silence_limit() };
         let progress = Progress::new(self.global, "broadcast", self.plan.rounds);
         for round in 0..self.plan.rounds {
             let key = format!("bench/data/{round}");
@@ -247,7 +263,7 @@ impl Run<'_> {
 
     fn follow_orders(&self, meeting: &Meeting, hosted: &Hosted) -> Result<(), Failure> {
         self.answer_ready(meeting, hosted)?;
-        let mut silent_since = None;
+        let (mut silent_since, limit) = (None, self.plan.silence_limit());
         let mut begun = None;
         let mut check = move |node: &daemon::Running| {
             if node.reaches_catalog() {
@@ -255,7 +271,7 @@ impl Run<'_> {
                 return Ok(());
             }
             let since: &mut Instant = silent_since.get_or_insert_with(Instant::now);
-            if since.elapsed() < SILENCE_LIMIT {
+            if since.elapsed() < limit {
                 Ok(())
             } else {
                 Err(BenchError::Late { what: "the first task" }.into())
@@ -286,7 +302,7 @@ impl Run<'_> {
         hosted: &Hosted,
         key: &str,
     ) -> Result<(hosted::Round, meeting::Fetched), Failure> {
-        hosted.fetch(meeting.client().info(key)?.references()?, Instant::now() + self.plan.limit)
+        hosted.fetch(meeting.chunks(key)?, Instant::now() + self.plan.limit)
     }
 
     fn answer_ready(&self, meeting: &Meeting, hosted: &Hosted) -> Result<(), Failure> {
@@ -305,12 +321,13 @@ impl Run<'_> {
     fn settings(&self, name: &str, head: Option<&str>, token: &str) -> Result<Settings, Failure> {
         let size = self.plan.size;
         let is_light = self.hosts_many();
+        // The origin may have two chunks for a while.
+        let least = if is_light && head.is_some() { SLACK_OF_MANY } else { size.max(SLACK_MIN) };
         let flags = Flags {
             data_dir: Some(self.folder.path().join(name)),
             listen: Some(format!("{}:0", self.interface.1)),
             name: Some(name.to_owned()),
             join: head.map(str::to_owned),
-            max_memory: Some((size + (size / 8).max(SLACK_MIN)).to_string()),
             cores: is_light.then_some(1),
             transports: self.plan.transports.clone(),
             // The token is set below.
@@ -321,6 +338,7 @@ impl Run<'_> {
         let mut settings =
             if self.plan.is_local { Settings::of_flags(flags)? } else { Settings::resolve(flags)? };
         settings.token = Token::new(token);
+        (settings.max_memory, settings.max_memory_note) = (size + slack(size, least), None);
         (settings.catalog, settings.advertise) = (None, None);
         settings.join = head.map(str::to_owned);
         Ok(settings)
@@ -345,22 +363,20 @@ fn members(hosted: &Hosted) -> Vec<(String, bool)> {
 
 /// Notices nodes that stay away.
 struct Watch {
-    /// Since when somebody has been missing.
-    missing: Option<Instant>,
+    /// Who is missing, and since when.
+    missing: BTreeMap<String, Instant>,
+    /// How long one may be.
+    limit: Duration,
 }
 
 impl Watch {
-    fn new() -> Self {
-        Self { missing: None }
-    }
-
     fn look(&mut self, hosted: &Hosted) -> Result<(), Failure> {
-        let Some((name, _)) = members(hosted).into_iter().find(|(_, lives)| !lives) else {
-            self.missing = None;
-            return Ok(());
-        };
-        let missing = *self.missing.get_or_insert_with(Instant::now);
-        if missing.elapsed() < SILENCE_LIMIT { Ok(()) } else { Err(BenchError::Gone { name }.into()) }
+        let away = members(hosted).into_iter().filter(|(_, lives)| !lives);
+        let since = |name: &String| self.missing.get(name).copied().unwrap_or_else(Instant::now);
+        let missing: BTreeMap<_, _> = away.map(|(name, _)| (name.clone(), since(&name))).collect();
+        self.missing = missing;
+        let gone = self.missing.iter().find(|(_, since)| since.elapsed() >= self.limit);
+        gone.map_or(Ok(()), |(name, _)| Err(BenchError::Gone { name: name.clone() }.into()))
     }
 }
 

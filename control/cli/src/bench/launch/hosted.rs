@@ -13,6 +13,10 @@ use crate::bench::carried::Carried;
 use crate::failure::Failure;
 use crate::interrupt;
 
+/// How often a fetch that nobody helped is begun again: a machine that hosts all nodes may be too busy for any of them to be heard
+/// for a while.
+const BEGUN_AGAIN_MAX: u32 = 5;
+
 /// The nodes of this process: on the first task the origin, and the receivers that are this task's share.
 pub struct Hosted {
     nodes: Nodes,
@@ -65,7 +69,9 @@ impl Hosted {
             async move {
                 let mut fetched = Fetched::default();
                 for chunk in chunks {
-                    let one = node.fetch(chunk).await.map_err(|refusal| of_node(&node, refusal))?;
+                    let (one, begun_again) = node.fetch_patiently(chunk, BEGUN_AGAIN_MAX).await;
+                    let one = one.map_err(|refusal| of_node(&node, refusal))?;
+                    fetched.begun_again += u64::from(begun_again);
                     fetched.pieces_from_origin += u64::from(one.pieces_from_origin);
                     fetched.pieces_from_peers += u64::from(one.pieces_from_peers);
                     fetched.pieces_corrupt += u64::from(one.pieces_corrupt);
@@ -87,6 +93,7 @@ impl Hosted {
             sum.pieces_from_peers += one.pieces_from_peers;
             sum.pieces_corrupt += one.pieces_corrupt;
             sum.pieces_duplicate += one.pieces_duplicate;
+            sum.begun_again += one.begun_again;
             sum
         });
         Ok((Round { chunks, since, messages, carried }, sum))

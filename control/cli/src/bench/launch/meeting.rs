@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use client::kv::{Change, ChangeKind, Content, PutValue, Selector, Start};
 use client::{Address, Client, ClientError};
+use flow::wire::session::{ChunkReference, FailureCode};
 use serde::{Deserialize, Serialize};
 
 use super::usage::{Held, Used};
@@ -18,6 +19,8 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::{global, interrupt};
 
+/// How long the head may be too busy to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Keys of orders and of answers.
 const ORDERS: &str = "bench/orders/";
 const ANSWERS: &str = "bench/answers/";
@@ -78,6 +81,8 @@ pub struct Fetched {
     pub pieces_corrupt: u64,
     /// Pieces that came twice.
     pub pieces_duplicate: u64,
+    /// Fetches that were begun again because nobody helped them.
+    pub begun_again: u64,
 }
 
 /// What the receivers of a task have, and what it took; counted from the order to fetch to the order to verify.
@@ -115,7 +120,8 @@ impl Meeting {
         let prefix = if rank == 0 { ANSWERS } else { ORDERS };
         let listen = move || {
             // The cluster is younger than any time that can be named: nothing was said before.
-            let watch = match listener.kv().watch(Selector::Prefix(prefix.into()), Start::At(0)) {
+            let watch = || listener.kv().watch(Selector::Prefix(prefix.into()), Start::At(0));
+            let watch = match patiently(watch) {
                 Ok(watch) => watch,
                 Err(error) => return drop(sender.send(Err(error))),
             };
@@ -187,9 +193,15 @@ impl Meeting {
         Ok(answers.into_iter().flatten().collect())
     }
 
+    /// The chunks that a key has.
+    pub fn chunks(&self, key: &str) -> Result<Vec<ChunkReference>, Failure> {
+        Ok(patiently(|| self.client.info(key))?.references()?)
+    }
+
     fn say(&self, key: String, what: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_vec(what).map_err(std::io::Error::from)?;
-        self.client.kv().put(&key, &text, &PutValue::default())?;
+        // To say the same again changes nothing.
+        patiently(|| self.client.kv().put(&key, &text, &PutValue::default()))?;
         Ok(())
     }
 
@@ -223,6 +235,23 @@ fn said(change: Change) -> Option<(String, Vec<u8>)> {
         },
         _ => None,
     }
+}
+
+/// Asks again while the head does not answer, for a while: it may be busy with all the nodes.
+fn patiently<T>(ask: impl Fn() -> Result<T, ClientError>) -> Result<T, ClientError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Err(error) if is_busy(&error) && interrupt::signal().is_none() && Instant::now() < deadline => {
+                thread::sleep(LOOK);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn is_busy(error: &ClientError) -> bool {
+    error.code() == Some(FailureCode::Unavailable) && !matches!(error, ClientError::Closed { .. })
 }
 
 fn read<T: for<'de> Deserialize<'de>>(value: &[u8]) -> Result<T, Failure> {

@@ -76,6 +76,8 @@ struct Cost {
     pieces_from_peers: u64,
     pieces_sent_twice: u64,
     pieces_corrupt: u64,
+    /// Fetches that were begun again because nobody helped them for 10 s.
+    fetches_begun_again: u64,
 }
 
 /// The time in which the slowest card of all could take the bytes once.
@@ -201,6 +203,7 @@ impl Report {
             self.cost.pieces_from_peers += task.pieces_from_peers;
             self.cost.pieces_sent_twice += task.pieces_duplicate;
             self.cost.pieces_corrupt += task.pieces_corrupt;
+            self.cost.fetches_begun_again += task.begun_again;
         }
         self.add_use(verified);
         Ok(())
@@ -297,6 +300,7 @@ impl fmt::Display for Report {
             pieces_from_origin,
             pieces_from_peers,
             pieces_sent_twice,
+            fetches_begun_again,
             ..
         } = &self.cost;
         let pieces = pieces_from_origin + pieces_from_peers;
@@ -318,6 +322,9 @@ impl fmt::Display for Report {
             "  pieces  {pieces}, {pieces_from_origin} of them from the origin, {pieces_sent_twice} sent twice; \
              {messages_per_piece:.1} messages each"
         )?;
+        if *fetches_begun_again > 0 {
+            writeln!(f, "  again   {fetches_begun_again} fetches, which nobody helped for 10 s")?;
+        }
         if let Some(Bound { megabit_per_s, seconds, p50_ratio, max_ratio }) = &self.bound {
             let bound = amount::span(Duration::from_secs_f64(*seconds));
             writeln!(
