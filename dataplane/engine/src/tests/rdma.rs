@@ -44,7 +44,8 @@ fn while_the_link_is_cut_pieces_take_tcp_and_come_back_after() {
         assert!(get(receiver, chunk).unwrap() == content, "it was cut before");
         way.received(receiver) == during
     });
-    assert!(counter(receiver, "lanes_broken") > 0);
+    // The sender may have known it first, and have sent nothing over the lane from then on.
+    eventually("the receiver has seen a lane break", || counter(receiver, "lanes_broken") > 0);
 
     set_link("up");
     way.settle(&cluster, 1, 2);
