@@ -28,8 +28,8 @@ const QUEUE_PACKETS: u64 = 10_000;
 const SUBNET: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
 /// Bits of an address that all hosts share.
 const SUBNET_BITS: u8 = 16;
-/// Most hosts of one network: what a bridge has ports for.
-const HOSTS_MAX: u32 = 1000;
+/// Most hosts of one network, each of which knows where all others are.
+const HOSTS_MAX: u32 = 256;
 
 /// Why there is no network, or why it cannot be changed.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub enum NetworkError {
         /// Why it failed.
         reason: String,
     },
-    /// There are as many hosts as one switch has ports for.
+    /// There are as many hosts as there may be.
     #[error("a network of {HOSTS_MAX} hosts has no place for another")]
     Full,
     /// A call to the system failed.
