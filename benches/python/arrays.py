@@ -7,7 +7,8 @@ does everything once, in turn, with bytes of its own; shown are the medians, and
 yardstick of the same round. Reads are checked outside the measured time. What is touched and what is fresh:
 
 - `copy` writes to memory that was touched before, as `put` does: its node has taken its memory at the start. `copy, fresh` and
-  `put, fresh` write to memory that nobody has touched: a new array, and a node that was just started. `put, durable` is on disk.
+  `put, fresh` write to memory that nobody has touched: a new array, and a node that was just started. `put, digest` computes BLAKE3
+  as well, and so does `put, durable`, which is on disk.
 - `get` copies nothing and touches nothing; `get, sum` reads every byte, beside a copy and a sum of it.
 - `remote get` is the get of a node that does not have the bytes, over TCP from one that does; `tcp stream` is one process that sends
   as many bytes over loopback to another, which receives them into memory that was touched before.
@@ -48,6 +49,7 @@ STEP = 1 << 20
 YARDSTICKS = {
     "copy": None,
     "put": "copy",
+    "put, digest": "copy",
     "put, durable": "copy",
     "redis set": "copy",
     "copy, fresh": None,
@@ -182,6 +184,9 @@ def rounds(size: int, count: int) -> dict[str, list[float]]:
             measure("remote get", lambda: other.get("array"), is_source)
             client.rm("array")
             words[:: 1 << 10] = count + 1 + number
+            measure("put, digest", lambda: client.put("array", source, volatile=True, digest=True))
+            client.rm("array")
+            words[:: 1 << 10] = 2 * (count + 1) + number
             measure("put, durable", lambda: client.put("array", source))
             client.rm("array")
             measure("copy, fresh", lambda: np.copyto(np.empty_like(source), source))

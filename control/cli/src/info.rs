@@ -129,7 +129,8 @@ impl File {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (kind, size, digest, target) = match &entry.kind {
             FileKind::Regular { size, digest, .. } => {
-                ("file", *size, Some(client::ChunkId(*digest).to_string()), None)
+                let digest = Some(client::ChunkId(*digest)).filter(client::ChunkId::is_digest);
+                ("file", *size, digest.map(|digest| digest.to_string()), None)
             }
             FileKind::Directory => ("directory", 0, None, None),
             FileKind::Symlink { target } => ("symlink", 0, None, Some(text(target))),

@@ -124,6 +124,12 @@ pub enum ClientError {
     /// Bytes differ from what was put.
     #[error("{0} is not what was put: its BLAKE3 digest differs")]
     Digest(String),
+    /// There is no digest to compare bytes with.
+    #[error(
+        "{0} was put without a digest that it could be compared with; the checksums of its pieces are compared whenever they \
+         move, so get it without --verify"
+    )]
+    NoDigest(String),
     /// No chunk has this id.
     #[error("no chunk has an id that begins with '{0}'")]
     UnknownChunk(String),
@@ -180,6 +186,7 @@ impl ClientError {
             ClientError::Connect { .. } | ClientError::Closed { .. } => Some(FailureCode::Unavailable),
             ClientError::Address(_)
             | ClientError::NotOneFile(_)
+            | ClientError::NoDigest(_)
             | ClientError::OutOfRange { .. }
             | ClientError::ChunkPrefix(_)
             | ClientError::AmbiguousChunk { .. } => Some(FailureCode::Invalid),

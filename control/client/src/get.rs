@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use blake3::Hasher;
+use flow::chunk::ChunkId;
 use flow::wire::session::ChunkReference;
 use plan::manifest::{Extent, FileEntry, FileKind, Shape};
 
@@ -60,6 +61,7 @@ pub(crate) fn get(
     progress: &dyn Progress,
 ) -> Result<GetReport, ClientError> {
     let open = OpenKey::open(connection, key, options.consistency)?;
+    check_verifiable(&open, key, options)?;
     let shape = open.manifest.shape;
     let directories = directories_of(&open.files);
     let chunks = open.manifest.chunks.iter().map(reference).collect::<Result<Vec<_>, _>>();
@@ -102,6 +104,7 @@ pub(crate) fn get_to_writer(
     let FileKind::Regular { size, digest, extents } = &file.kind else {
         return Err(ClientError::NotOneFile(key.into()));
     };
+    check_verifiable(&open, key, options)?;
     progress.start(Some(data_of(file)));
     let mut output = Output { output, hasher: options.verify.then(Hasher::new), position: 0 };
     let mut reader: Option<(u32, OrderedReader<'_>)> = None;
@@ -118,6 +121,18 @@ pub(crate) fn get_to_writer(
     }
     progress.finish();
     Ok(report(&open))
+}
+
+/// Lets a get that is to compare digests fail at once where there are none.
+fn check_verifiable(open: &OpenKey<'_>, key: &str, options: &GetOptions) -> Result<(), ClientError> {
+    let lacks_digest = |file: &FileEntry| match &file.kind {
+        FileKind::Regular { digest, .. } => !ChunkId(*digest).is_digest(),
+        FileKind::Directory | FileKind::Symlink { .. } => false,
+    };
+    if options.verify && open.files.iter().any(lacks_digest) {
+        return Err(ClientError::NoDigest(format!("the key '{key}'")));
+    }
+    Ok(())
 }
 
 fn report(open: &OpenKey<'_>) -> GetReport {

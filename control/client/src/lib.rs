@@ -57,7 +57,7 @@ pub use get::{GetOptions, GetReport};
 pub use memory::Access;
 pub use open_file::OpenFile;
 pub use progress::{Progress, Silent};
-pub use put::{PutOptions, PutReport, Source};
+pub use put::{Naming, PutOptions, PutReport, Source};
 
 pub use upload_memory::Memory;
 pub use view::View;

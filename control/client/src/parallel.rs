@@ -1,7 +1,7 @@
 //! Many small things in a few threads.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 
 /// Does the things `0..count` in up to `threads` threads, this one included. After a failure no more are begun, those
@@ -24,14 +24,20 @@ where
             }
         }
     };
-    let available = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
-        for _ in 1..threads.min(available).min(count) {
+        for _ in 1..threads.min(processors()).min(count) {
             scope.spawn(run);
         }
         run();
     });
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// Processors that this process may use. Asking costs the reading of several files.
+pub(crate) fn processors() -> usize {
+    static PROCESSORS: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
+    *PROCESSORS
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use flow::wire::catalog::{CatalogFound, CatalogGet};
 use flow::wire::session::{ChunkReferenced, ChunkReferences};
 use plan::manifest::{ChunkEntry, Extent, FileEntry, FileKind, Files, Manifest, Shape, encode_files};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Pending};
 use crate::kv::{Consistency, Content, Operation, Put, Write, Written, milliseconds, when};
 use crate::packing::Packing;
 use crate::upload::{Uploaded, UploadedStream, upload_bytes, upload_files, upload_stream};
@@ -52,6 +52,20 @@ pub struct PutOptions {
     pub ttl: Option<Duration>,
     /// Put it only if the key has this version; 0 when it must be absent.
     pub if_version: Option<u64>,
+    /// What the chunks of memory are called. Those of files and streams are named by their content.
+    pub naming: Naming,
+}
+
+/// What chunks are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Naming {
+    /// The BLAKE3 digest of their bytes: equal bytes are one chunk, which is stored and moved once, and
+    /// [`crate::GetOptions::verify`] compares it.
+    #[default]
+    Content,
+    /// A name that no other chunk has, as computing a digest takes longer than copying the bytes. The pieces have checksums
+    /// all the same.
+    Unique,
 }
 
 /// What was put.
@@ -77,18 +91,25 @@ pub(crate) fn put(
     options: &PutOptions,
     progress: &dyn Progress,
 ) -> Result<PutReport, ClientError> {
-    check_key(connection, key)?;
+    let check = check_key(connection, key)?;
     let durable = !options.volatile;
     let (mut manifest, files) = match source {
-        Source::Path(path) => put_tree(connection, durable, Tree::of(&path)?, progress)?,
-        Source::Paths(paths) => put_tree(connection, durable, Tree::of_several(&paths)?, progress)?,
+        Source::Path(path) => {
+            check.wait::<CatalogFound>()?;
+            put_tree(connection, durable, Tree::of(&path)?, progress)?
+        }
+        Source::Paths(paths) => {
+            check.wait::<CatalogFound>()?;
+            put_tree(connection, durable, Tree::of_several(&paths)?, progress)?
+        }
         Source::Reader(stream) => {
+            check.wait::<CatalogFound>()?;
             progress.start(None);
             stream_of(upload_stream(connection, durable, stream, progress)?)
         }
         Source::Memory(bytes) => {
             progress.start(Some(bytes.size()));
-            stream_of(upload_memory(connection, durable, &*bytes, progress)?)
+            stream_of(upload_memory(connection, durable, options.naming, &*bytes, check, progress)?)
         }
     };
     let new_bytes = new_bytes(connection, &manifest.chunks)?;
@@ -124,10 +145,9 @@ fn commit(
     versions.first().copied().ok_or_else(|| connection.protocol("it gives no version"))
 }
 
-/// Lets a key that the node would refuse fail before anything is uploaded.
-fn check_key(connection: &Connection, key: &str) -> Result<(), ClientError> {
-    let request = CatalogGet { keys: vec![key.into()], consistency: Consistency::Quorum, snapshot: 0 };
-    connection.call::<CatalogFound>(request).map(drop)
+/// Asks for the key, so that one that the node would refuse fails before anything is uploaded.
+fn check_key<'c>(connection: &'c Connection, key: &str) -> Result<Pending<'c>, ClientError> {
+    connection.send(CatalogGet { keys: vec![key.into()], consistency: Consistency::Quorum, snapshot: 0 })
 }
 
 /// Uploads the files of a tree; the manifest's list of files is still empty.
@@ -211,12 +231,18 @@ fn place_list(connection: &Connection, durable: bool, files: Vec<FileEntry>) -> 
 fn new_bytes(connection: &Connection, chunks: &[ChunkEntry]) -> Result<u64, ClientError> {
     let mut bytes = 0;
     for part in chunks.chunks(REFERENCES_AT_ONCE) {
-        let request = ChunkReferences { chunks: part.iter().map(|chunk| ChunkId(chunk.id)).collect() };
+        // A name that was just made up is one that no key refers to.
+        let (named, unique): (Vec<_>, Vec<_>) = part.iter().partition(|chunk| ChunkId(chunk.id).is_digest());
+        bytes += unique.iter().map(|chunk| chunk.size).sum::<u64>();
+        if named.is_empty() {
+            continue;
+        }
+        let request = ChunkReferences { chunks: named.iter().map(|chunk| ChunkId(chunk.id)).collect() };
         let ChunkReferenced { referenced } = connection.call(request)?;
-        if referenced.len() != part.len() {
+        if referenced.len() != named.len() {
             return Err(connection.protocol("it does not answer for every chunk"));
         }
-        let new = part.iter().zip(referenced).filter(|(_, referenced)| !referenced);
+        let new = named.iter().zip(referenced).filter(|(_, referenced)| !referenced);
         bytes += new.map(|(chunk, _)| chunk.size).sum::<u64>();
     }
     Ok(bytes)

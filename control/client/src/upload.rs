@@ -24,6 +24,7 @@ use crate::connection::{Connection, Pending};
 use crate::digest::{HashedPiece, join};
 use crate::ordered::OrderedWriter;
 use crate::packing::{Job, Packing, cut_sizes};
+use crate::parallel::processors;
 use crate::walk::{Found, Run};
 use crate::{ClientError, Progress, Silent};
 
@@ -66,7 +67,7 @@ pub(crate) fn upload_files(
 
 /// How many workers are worth their while for so many bytes.
 pub(crate) fn workers_for(bytes: u64) -> usize {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+    let threads = processors().min(WORKERS_MAX);
     let useful = bytes.div_ceil(BYTES_PER_WORKER).max(1);
     threads.min(usize::try_from(useful).unwrap_or(threads))
 }

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flow::chunk::{ChunkId, Geometry};
+use flow::wire::catalog::CatalogFound;
 
 use crate::chunk_writer::ChunkWriter;
-use crate::connection::Connection;
+use crate::connection::{Connection, Pending};
 use crate::digest::{HashedPiece, join};
 use crate::packing::cut_sizes;
+use crate::put::Naming;
 use crate::stage::{Stage, Staged};
 use crate::upload::{Full, Upload, UploadedStream, Worker, workers_for};
 use crate::{ClientError, Progress};
@@ -35,33 +37,42 @@ impl Memory for Vec<u8> {
 }
 
 /// Uploads memory. Each byte is read once, and hashed on its way to the slot that it is to lie in: what another thread of
-/// the caller writes meanwhile may or may not be part of what is put, but the digests are those of what was.
+/// the caller writes meanwhile may or may not be part of what is put, but digests and checksums are those of what was. No
+/// byte is copied before `allowed` is answered.
 pub(crate) fn upload_memory(
     connection: &Connection,
     durable: bool,
+    naming: Naming,
     bytes: &dyn Memory,
+    allowed: Pending<'_>,
     progress: &dyn Progress,
 ) -> Result<UploadedStream, ClientError> {
     let upload = Upload::new(connection, durable, &[], progress);
     let size = bytes.size();
+    let hashes = naming == Naming::Content;
     let pieces = Mutex::new(Vec::new());
-    let mut offset = 0;
+    let (mut offset, mut allowed) = (0, Some(allowed));
     for (number, length) in (0..).zip(cut_sizes(size)) {
         let geometry = Geometry::of(length).expect("bytes are cut into chunks within the limits");
         let writer = Arc::new(ChunkWriter::create(connection, geometry, durable)?);
-        let chunk =
-            Chunk { number, start: offset, writer, hashed: Mutex::default(), filled: AtomicU32::new(0) };
-        let is_whole = length == size;
+        // It is answered while the node makes the chunk.
+        allowed.take().map_or(Ok(()), |allowed| allowed.wait::<CatalogFound>().map(drop))?;
+        let name = (!hashes).then(unique_name);
+        let hashed = Mutex::default();
+        let chunk = Chunk { number, start: offset, writer, name, hashed, filled: AtomicU32::new(0) };
+        let is_part = length != size;
         upload.run(workers_for(length), |worker| {
-            chunk.fill(worker, bytes, (!is_whole).then_some(&pieces))?;
+            chunk.fill(worker, bytes, (hashes && is_part).then_some(&pieces))?;
             Ok(HashMap::new())
         })?;
         offset += length;
     }
+    allowed.take().map_or(Ok(()), |allowed| allowed.wait::<CatalogFound>().map(drop))?;
     let chunks = upload.into_chunks();
     let digest = match &chunks[..] {
         [] => Some(blake3::hash(b"").into()),
         [chunk] => Some(chunk.id),
+        _ if !hashes => Some(unique_name().0),
         _ => join(pieces.into_inner().unwrap_or_else(PoisonError::into_inner)),
     };
     let digest = digest.ok_or_else(|| connection.protocol("it took pieces that were not all of them"))?;
@@ -74,6 +85,8 @@ struct Chunk<'u> {
     /// Where it begins in the memory.
     start: u64,
     writer: Arc<ChunkWriter<'u>>,
+    /// What it is called, unless by its digest.
+    name: Option<ChunkId>,
     hashed: Mutex<Vec<HashedPiece>>,
     filled: AtomicU32,
 }
@@ -92,7 +105,11 @@ impl<'u> Chunk<'u> {
             let Some(mut slot) = self.writer.next_slot()? else { break };
             let offset = slot.offset(geometry);
             let offsets = [offset, self.start + offset];
-            let offsets = if all.is_some() { &offsets[..] } else { &offsets[..1] };
+            let offsets = match (self.name, all) {
+                (Some(_), _) => &[],
+                (None, None) => &offsets[..1],
+                (None, Some(_)) => &offsets[..],
+            };
             let read = |at: usize, part: &mut [u8]| bytes.copy_to(self.start + offset + at as u64, part);
             let Staged { pieces, checksum } = stage.fill(&mut slot, offsets, read);
             let mut pieces = pieces.into_iter();
@@ -102,14 +119,26 @@ impl<'u> Chunk<'u> {
             self.writer.fill_checked(slot, length, checksum)?;
             worker.upload().progress.advance(length as u64);
             if self.filled.fetch_add(1, Ordering::AcqRel) + 1 == geometry.pieces() {
-                let id = join(std::mem::take(&mut *lock(&self.hashed)));
-                let id = id.expect("the pieces of a chunk are all of it");
+                let id = self.name.unwrap_or_else(|| self.digest());
                 let writer = self.writer.clone();
-                worker.finish(Full { number: self.number, writer, id: ChunkId(id), size: geometry.size() });
+                worker.finish(Full { number: self.number, writer, id, size: geometry.size() });
             }
         }
         Ok(())
     }
+
+    /// The digest of all pieces.
+    fn digest(&self) -> ChunkId {
+        let digest = join(std::mem::take(&mut *lock(&self.hashed)));
+        ChunkId(digest.expect("the pieces of a chunk are all of it"))
+    }
+}
+
+/// A name that nothing else has.
+fn unique_name() -> ChunkId {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).expect("Linux gives random bytes to every process once it has booted");
+    ChunkId::unique(random)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use client::kv::Scan;
-use client::{Address, ChunkId, Client, GetOptions, PutOptions, PutReport, Silent, Source, Token};
+use client::{Address, ChunkId, Client, GetOptions, Naming, PutOptions, PutReport, Silent, Source, Token};
 use flow::swarm::NoPriority;
 use flow::wire::control::ReplicaRecord;
 use flow::wire::session::{ChunkPin, ChunkPlace, ChunkRemove, Device, NoDevice};
@@ -89,7 +89,7 @@ impl Connection {
         self.client.cancel();
     }
 
-    #[pyo3(signature = (key, parts, volatile, labels, ttl, if_version, timeout))]
+    #[pyo3(signature = (key, parts, volatile, digest, labels, ttl, if_version, timeout))]
     #[allow(clippy::too_many_arguments)]
     fn put(
         &self,
@@ -97,13 +97,15 @@ impl Connection {
         key: &str,
         parts: Vec<Bound<'_, PyAny>>,
         volatile: bool,
+        digest: bool,
         labels: BTreeMap<String, String>,
         ttl: Option<f64>,
         if_version: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<(u64, u64, u64, u64)> {
         let (labels, ttl) = (labels.into_iter().collect(), ttl.map(seconds).transpose()?);
-        let options = PutOptions { volatile, labels, ttl, if_version };
+        let naming = if digest { Naming::Content } else { Naming::Unique };
+        let options = PutOptions { volatile, labels, ttl, if_version, naming };
         let source = Source::Memory(Box::new(Parts::of(&parts)?));
         self.put_source(py, key, source, options, timeout)
     }

@@ -40,6 +40,39 @@ def test_keys_are_listed_described_and_removed(client: shoal.Client) -> None:
         client.put("", 1)
 
 
+def test_what_is_volatile_has_no_digest_unless_asked_for(client: shoal.Client) -> None:
+    value = os.urandom(3 << 20)
+
+    def put(**how: bool) -> str:
+        client.put("k/named", value, **how)
+        ((chunk, size),) = client.info("k/named").chunks
+        assert size == len(value) and bytes(client.get("k/named")) == value
+        return chunk
+
+    digest = put()
+    assert put(volatile=True, digest=True) == digest == put(volatile=False, digest=True)
+    first, second = put(volatile=True), put(digest=False)
+    assert len({digest, first, second}) == 3
+    with pytest.raises(shoal.InvalidInput) as caught:
+        client.get_files("k/named", "/nowhere", verify=True)
+    assert "without a digest" in str(caught.value)
+
+
+def test_a_chunk_without_a_digest_is_verified_where_it_is_moved_to(node: Node) -> None:
+    second = Node("--name", "second", "--join", node.address)
+    try:
+        with shoal.Client(node.socket) as client, shoal.Client(second.socket) as other:
+            value = os.urandom(5 << 20)
+            client.put("k/moved", value, volatile=True)
+            ((chunk, _),) = client.info("k/moved").chunks
+            client.chunks.move(chunk, "second")
+            assert [replica.node for replica in client.chunks.info(chunk)] == ["second"]
+            assert bytes(other.get("k/moved")) == value == bytes(client.get("k/moved"))
+            client.rm("k/moved")
+    finally:
+        second.stop()
+
+
 def test_files(client: shoal.Client, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "below").mkdir(parents=True)

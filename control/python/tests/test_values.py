@@ -111,14 +111,14 @@ def test_bytes_that_lie_about_their_type_are_refused(local: shoal.Client) -> Non
             raw = local._pool
             parts = [memoryview(data)]
             raw.call(
-                lambda connection, left: connection.put("v/lie", parts, False, {"type": kind}, None, None, left),
+                lambda connection, left: connection.put("v/lie", parts, False, True, {"type": kind}, None, None, left),
                 repeatable=False,
             )
             with pytest.raises(shoal.InvalidInput):
                 local.get("v/lie")
     with pytest.raises(shoal.InvalidInput, match="not known here"):
         local.put("v/new", b"")
-        raw.call(lambda c, left: c.put("v/new", [], False, {"type": "hologram"}, None, None, left), repeatable=False)
+        raw.call(lambda c, left: c.put("v/new", [], False, True, {"type": "hologram"}, None, None, left), repeatable=False)
         local.get("v/new")
 
 

@@ -8,11 +8,28 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::limits::{CHUNK_SIZE_MAX, PIECE_SIZE_MAX, PIECE_SIZE_MIN, PIECES_PER_CHUNK};
 
-/// Names a chunk by its content: the BLAKE3 digest of its bytes, the same as `b3sum` prints.
+/// Names a chunk by its content: the BLAKE3 digest of its bytes, the same as `b3sum` prints. A chunk that was written
+/// without one has a name that no other has, which [`ChunkId::is_digest`] tells from a digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize, Deserialize)]
 pub struct ChunkId(pub [u8; 32]);
 
+/// The second half of a name that is no digest. One digest in 2^128 ends like it.
+const NO_DIGEST: [u8; 16] = *b"shoal:no-digest\0";
+
 impl ChunkId {
+    /// A name that says nothing of the bytes. `random` must be so, and is what makes it differ from all others.
+    pub fn unique(random: [u8; 16]) -> Self {
+        let mut id = [0; 32];
+        id[..16].copy_from_slice(&random);
+        id[16..].copy_from_slice(&NO_DIGEST);
+        Self(id)
+    }
+
+    /// Whether the name is the digest of the bytes.
+    pub fn is_digest(&self) -> bool {
+        self.0[16..] != NO_DIGEST
+    }
+
     /// A number spread evenly over all chunks, the same on every node: it chooses shards.
     pub fn spread(&self) -> u64 {
         let mut head = [0; 8];
@@ -186,6 +203,15 @@ mod tests {
         let cut = Geometry::of((3 << 20) + 5).unwrap();
         assert_eq!(cut.pieces(), 4);
         assert_eq!((cut.length(2), cut.length(3), cut.length(4)), (1 << 20, 5, 0));
+    }
+
+    #[test]
+    fn names_that_are_no_digests_are_told_from_those_that_are() {
+        let (one, other) = (ChunkId::unique([1; 16]), ChunkId::unique([2; 16]));
+        assert!(!one.is_digest() && !other.is_digest());
+        assert_ne!((one, one.spread()), (other, other.spread()));
+        assert_eq!(one.to_string().parse(), Ok(one));
+        assert!(ChunkId(blake3::hash(b"bytes").into()).is_digest());
     }
 
     #[test]

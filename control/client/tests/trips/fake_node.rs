@@ -376,7 +376,9 @@ impl Session {
         let checksums = writing.filled.values().map(|piece| checksum_of(piece)).collect();
         let bytes: Vec<u8> = writing.filled.into_values().flatten().collect();
         assert_eq!(bytes.len() as u64, request.size);
-        assert_eq!(request.id, ChunkId(blake3::hash(&bytes).into()), "the id is wrong");
+        if request.id.is_digest() {
+            assert_eq!(request.id, ChunkId(blake3::hash(&bytes).into()), "the id is wrong");
+        }
         let descriptor = Descriptor { id: request.id, geometry, checksums };
         let descriptor_digest = descriptor.digest();
         self.lock().chunks.insert(request.id, Arc::new(Chunk { bytes, descriptor }));

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use client::kv::Consistency;
-use client::{Access, ClientError, GetOptions, PutOptions, Silent, Source};
+use client::{Access, ChunkId, ClientError, GetOptions, Naming, PutOptions, Silent, Source};
 use plan::manifest::Shape;
 
 use crate::fake_node::FakeNode;
@@ -103,6 +103,41 @@ fn memory_of_any_length_returns_with_its_labels() {
             }
             assert!(open.read(length as u64, &mut [0]).is_err());
         }
+    }
+}
+
+#[test]
+fn memory_without_a_digest_is_a_chunk_of_its_own_that_nothing_is_compared_with() {
+    for node in [FakeNode::local(), FakeNode::tcp()] {
+        let client = node.connect();
+        let options = PutOptions { naming: Naming::Unique, ..PutOptions::default() };
+        for length in [0, 1, (3 << 20) + 5] {
+            let bytes = noise(length, 4);
+            let put = || {
+                let source = Source::Memory(Box::new(bytes.clone()));
+                let put = client.put("k", source, &options, &Silent).unwrap();
+                assert_eq!((put.size, put.new_bytes), (length as u64, length as u64));
+                node.manifest("k").chunks.iter().map(|chunk| ChunkId(chunk.id)).collect::<Vec<_>>()
+            };
+            let (first, second) = (put(), put());
+            assert!(first.iter().chain(&second).all(|id| !id.is_digest()));
+            assert!(length == 0 || first != second);
+            let mut got = Vec::new();
+            client.get_to_writer("k", &mut got, &GetOptions::default(), &Silent).unwrap();
+            assert!(got == bytes, "{length} bytes");
+        }
+        let verify = GetOptions { verify: true, ..GetOptions::default() };
+        let mut got = Vec::new();
+        let to_writer = client.get_to_writer("k", &mut got, &verify, &Silent).unwrap_err();
+        let folder = tempfile::tempdir().unwrap();
+        let to_file = client.get("k", folder.path(), &verify, &Silent).unwrap_err();
+        for error in [to_writer, to_file] {
+            assert!(
+                matches!(&error, ClientError::NoDigest(_)) && error.to_string().contains("--verify"),
+                "{error}"
+            );
+        }
+        assert!(got.is_empty() && folder.path().read_dir().unwrap().next().is_none());
     }
 }
 

@@ -122,6 +122,7 @@ class Connection:
         key: str,
         parts: list[Buffer],
         volatile: bool,
+        digest: bool,
         labels: dict[str, str],
         ttl: float | None,
         if_version: int | None,

@@ -102,6 +102,7 @@ class Client:
         value: object,
         *,
         volatile: bool = False,
+        digest: bool | None = None,
         ttl: float | None = None,
         if_version: int | None = None,
         labels: dict[str, str] | None = None,
@@ -112,6 +113,9 @@ class Client:
         The bytes of arrays, tensors, tables and buffers are copied once. They must not change meanwhile.
 
         :param volatile: keep it in memory alone; otherwise it is on disk when this returns
+        :param digest: name the bytes by their BLAKE3 digest, so that equal bytes are kept and moved once, and can be compared
+            from end to end. It takes longer than copying them: unless asked for, what is volatile does without. Pieces have
+            checksums in any case
         :param ttl: seconds after which the key expires
         :param if_version: put it only if the key has this version; 0 when it must be absent
         :param labels: what else is said about it
@@ -127,7 +131,9 @@ class Client:
         pickled = self._allow_pickle if allow_pickle is None else allow_pickle
         parts, own = values.encode(value, pickled)
         said = {**(labels or {}), **own}
-        return self._put_parts(key, parts, said, volatile=volatile, ttl=ttl, if_version=if_version)
+        return self._put_parts(
+            key, parts, said, volatile=volatile, digest=digest, ttl=ttl, if_version=if_version
+        )
 
     def _put_parts(
         self,
@@ -136,11 +142,14 @@ class Client:
         labels: dict[str, str],
         *,
         volatile: bool = False,
+        digest: bool | None = None,
         ttl: float | None = None,
         if_version: int | None = None,
     ) -> Put:
+        hashed = not volatile if digest is None else digest
+
         def put(connection: Connection, left: float | None) -> Put:
-            return Put(*connection.put(key, parts, volatile, labels, ttl, if_version, left))
+            return Put(*connection.put(key, parts, volatile, hashed, labels, ttl, if_version, left))
 
         return self._pool.call(put, repeatable=False)
 

@@ -68,10 +68,12 @@ def save(
     metadata: Mapping[str, str] | None = None,
     *,
     volatile: bool = False,
+    digest: bool | None = None,
 ) -> Put:
     """Puts tensors of torch and arrays of NumPy as one file of safetensors. Those in the memory of the host are copied once,
-    into the memory of the node."""
-    return client._put_parts(key, parts(tensors, metadata), {"type": "safetensors"}, volatile=volatile)
+    into the memory of the node. ``volatile`` and ``digest`` are those of :meth:`shoal.Client.put`."""
+    said = {"type": "safetensors"}
+    return client._put_parts(key, parts(tensors, metadata), said, volatile=volatile, digest=digest)
 
 
 def load(
