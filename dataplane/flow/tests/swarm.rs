@@ -466,6 +466,26 @@ struct Stream {
 }
 
 #[test]
+fn who_has_no_place_for_a_peer_says_so_and_who_has_everything_has_place_for_all() {
+    let settings = Settings::default();
+    let mut fetch = Fetch::new(settings.clone(), Bitmap::new(4), 1, Instant::ZERO);
+    let mut peers = 10..;
+    let mut come = |fetch: &mut Fetch| {
+        let peer = peers.next().unwrap();
+        let stays = fetch.on_interest(Instant::ZERO, peer, true, Bitmap::new(4));
+        let actions = std::iter::from_fn(|| fetch.poll(Instant::ZERO, 0));
+        let sends_away = actions.filter(|action| *action == Action::Disconnect { peer }).count() == 1;
+        assert_ne!(stays, sends_away);
+        stays
+    };
+    let stayed = (0..settings.peers).filter(|_| come(&mut fetch)).count();
+    assert_eq!(stayed, settings.peers / 2, "half of the places are for who comes by itself");
+    (0..4).for_each(|piece| fetch.on_local(Instant::ZERO, piece));
+    assert!((0..settings.peers).all(|_| come(&mut fetch)));
+    assert_eq!(fetch.next_deadline(), None);
+}
+
+#[test]
 fn a_slow_receiver_does_not_revoke_for_ever_what_is_on_its_way_to_it() {
     const QUARTER: Duration = Duration::from_millis(100);
     let pieces = 5;
@@ -482,7 +502,9 @@ fn a_slow_receiver_does_not_revoke_for_ever_what_is_on_its_way_to_it() {
                         let peer = |node| TrackerPeer { node, complete: false, near: true };
                         fetch.on_peers(now, &(1..=24).map(peer).collect::<Vec<_>>());
                     }
-                    Action::Connect { peer } => fetch.on_interest(now, peer, true, Bitmap::full(pieces)),
+                    Action::Connect { peer } => {
+                        fetch.on_interest(now, peer, true, Bitmap::full(pieces));
+                    }
                     Action::Grant { peer, grant, want: Want::Piece(piece) } => {
                         sent += 1;
                         streams.push_back(Stream { peer, grant, piece, quarters_left: 4, taken: false });

@@ -145,8 +145,13 @@ impl Network {
 
     /// Whether what one node sends gets to another.
     pub(crate) fn reaches(&self, from: usize, to: usize) -> bool {
+        self.reaches_when_whole(from, to) && !self.separates(from, to)
+    }
+
+    /// The same while the network is not apart.
+    pub(crate) fn reaches_when_whole(&self, from: usize, to: usize) -> bool {
         let [source, receiver] = [&self.nodes[from], &self.nodes[to]];
-        !source.cut && !receiver.cut && !source.mute && !self.separates(from, to)
+        !source.cut && !receiver.cut && !source.mute
     }
 
     /// Until when nothing gets from one node to another because something was lost, in nanoseconds.

@@ -56,6 +56,13 @@ fn late_nodes_are_ordinary_receivers() {
 }
 
 #[test]
+fn who_comes_when_the_others_have_finished_is_let_in() {
+    let last = faulty(3, 64, 128, Faults { late: 0.3, ..Faults::default() });
+    let (longest, twice) = (last.longest(), last.sum(|counters| counters.duplicate));
+    assert!(longest < 1.25 && twice < 64 * 128 / 50, "{longest}, {twice} pieces sent twice");
+}
+
+#[test]
 fn the_smallest_swarms_work() {
     for (receivers, pieces) in [(1, 1), (1, 300), (2, 1), (3, 2), (30, 1), (100, 3)] {
         for seed in 0..5 {

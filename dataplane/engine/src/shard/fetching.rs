@@ -316,9 +316,18 @@ impl Shard {
         self.with_fetch(chunk, |fetch, now| fetch.on_peers(now, peers));
     }
 
-    pub(super) fn on_source_interest(self: &Rc<Self>, node: NodeId, chunk: &ChunkId, have: Bitmap) {
+    /// Tells the fetch of a chunk, if there is one, of a peer that said what it has. Returns whether the peer may stay; what
+    /// follows is done by [`Self::drive_fetch`].
+    pub(super) fn may_stay(&self, node: NodeId, chunk: &ChunkId, have: Bitmap) -> bool {
         let near = self.mesh.borrow().is_near(node);
-        self.with_fetch(chunk, |fetch, now| fetch.on_interest(now, node, near, have));
+        let fetching = self.fetches.borrow().get(chunk).cloned();
+        fetching.is_none_or(|fetching| fetching.fetch.borrow_mut().on_interest(self.now(), node, near, have))
+    }
+
+    /// Carries out what the fetch of a chunk decides, if there is one.
+    pub(super) fn drive_fetch(self: &Rc<Self>, chunk: &ChunkId) {
+        let fetching = self.fetches.borrow().get(chunk).cloned();
+        fetching.iter().for_each(|fetching| self.drive(fetching));
     }
 
     pub(super) fn on_have(self: &Rc<Self>, peer: PeerShard, have: &Have) {

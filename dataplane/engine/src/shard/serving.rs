@@ -43,6 +43,9 @@ impl Shard {
             // The fetch that asked has ended, and the peer wants nothing.
             return writer.message(Leave { chunk });
         }
+        if !self.may_stay(peer.node, &chunk, bitmap.clone()) {
+            return self.drive_fetch(&chunk);
+        }
         let words = {
             let mut state = replica.state.borrow_mut();
             state.interested.insert(peer, pieces - bitmap.count());
@@ -52,7 +55,7 @@ impl Shard {
             self.tell_preference(writer, &chunk);
             writer.message(Interest { chunk, pieces, have: words, reply: false });
         }
-        self.on_source_interest(peer.node, &chunk, bitmap);
+        self.drive_fetch(&chunk);
     }
 
     /// A peer says how much a chunk matters to it.
@@ -85,10 +88,13 @@ impl Shard {
         let Grant { chunk, grant, want } = grant;
         let known = self.replica(&chunk).is_some_and(|replica| {
             let pieces = replica.geometry.pieces();
-            match &want {
-                Want::Piece(piece) => *piece < pieces,
-                Want::LeastSent(words) => words.len() == pieces.div_ceil(64) as usize,
-            }
+            // What was granted before the peer heard that it was sent away is void.
+            let takes_part = replica.state.borrow().interested.contains_key(&peer);
+            takes_part
+                && match &want {
+                    Want::Piece(piece) => *piece < pieces,
+                    Want::LeastSent(words) => words.len() == pieces.div_ceil(64) as usize,
+                }
         });
         let queued =
             known && self.serve.borrow_mut().on_grant(self.now(), peer.node, chunk, grant, want).is_ok();

@@ -291,11 +291,20 @@ impl Fetch {
     }
 
     /// A peer is connected and said what it has, asked or unasked. One that comes unasked when all places for such are
-    /// taken is sent away by [`Action::Disconnect`].
-    pub fn on_interest(&mut self, _now: Instant, peer: NodeId, near: bool, have: Bitmap) {
+    /// taken is sent away by [`Action::Disconnect`]. Who has everything wants nothing of others and lets them stay.
+    ///
+    /// Returns whether the peer may stay. One that may not must not be told what is here: it would grant slots at once, and
+    /// what is sent into them comes after they are gone.
+    pub fn on_interest(&mut self, _now: Instant, peer: NodeId, near: bool, have: Bitmap) -> bool {
+        if self.have.is_full() {
+            return true;
+        }
         let fits = have.len() == self.have.len() && !self.banned.contains(&peer);
         let place = if fits { self.place_for(peer, near, have.is_full()) } else { None };
-        let Some(at) = place else { return self.turn_away(peer) };
+        let Some(at) = place else {
+            self.turn_away(peer);
+            return false;
+        };
         self.count_holder(at, false);
         self.peers.enter(at, Stage::Connected);
         let known = &mut self.peers[at];
@@ -304,6 +313,7 @@ impl Fetch {
         known.exhausted = false;
         self.count_holder(at, true);
         self.settled = false;
+        true
     }
 
     /// A peer said that it has more pieces.
@@ -443,6 +453,7 @@ impl Fetch {
             return None;
         }
         self.completed = true;
+        self.due = None;
         for number in self.grants.numbers(|_| true) {
             self.revoke(number);
         }

@@ -53,9 +53,11 @@ impl World<'_> {
             }
             Message::Leave => self.part(to, from, chunk),
             Message::Grant { grant, want } => {
+                let node = &mut self.nodes[to];
+                // What was granted before the peer heard that it was sent away is void.
+                let takes_part = node.seats[chunk].ties.find(from).is_some();
                 let name = chunk_id(chunk);
-                let granted = self.nodes[to].serve.on_grant(now, id(from), name, grant, want);
-                if granted.is_err() {
+                if !takes_part || node.serve.on_grant(now, id(from), name, grant, want).is_err() {
                     self.tell(to, from, chunk, Message::Decline { grant });
                 }
                 self.pump(to);
@@ -105,16 +107,18 @@ impl World<'_> {
             // The fetch that asked has ended, and the peer wants nothing.
             return self.tell(to, from, chunk, Message::Leave);
         }
-        self.tie(to, from, chunk, have.len() - have.count());
-        if reply {
+        let cluster = &self.scenario.cluster;
+        let (now, near) = (self.now(), cluster.rack(from) == cluster.rack(to));
+        let lacks = have.len() - have.count();
+        let may_stay =
+            self.fetching(to, chunk).is_none_or(|fetch| fetch.on_interest(now, id(from), near, have));
+        if may_stay {
+            self.tie(to, from, chunk, lacks);
+        }
+        if may_stay && reply {
             self.tell_preference(to, from, chunk);
             let have = self.nodes[to].seats[chunk].verified.clone();
             self.tell(to, from, chunk, Message::Interest { have, reply: false });
-        }
-        let cluster = &self.scenario.cluster;
-        let (now, near) = (self.now(), cluster.rack(from) == cluster.rack(to));
-        if let Some(fetch) = self.fetching(to, chunk) {
-            fetch.on_interest(now, id(from), near, have);
         }
         self.drive(to, chunk);
     }
@@ -244,7 +248,10 @@ impl World<'_> {
     pub(super) fn untie(&mut self, node: usize, peer: usize, chunk: usize) {
         self.nodes[node].seats[chunk].ties.remove(peer);
         self.nodes[node].serve.on_preference(id(peer), chunk_id(chunk), Priority::Normal);
-        let is_gone = !self.network.reaches(peer, node) || !self.network.reaches(node, peer);
+        // A short interruption only holds up what is under way.
+        let breaks = self.network.separates(node, peer) && self.is_noticed();
+        let reaches = |from, to| self.network.reaches_when_whole(from, to) && !breaks;
+        let is_gone = !reaches(peer, node) || !reaches(node, peer);
         if is_gone || self.nodes[node].seats.iter_mut().all(|seat| seat.ties.find(peer).is_none()) {
             self.nodes[node].serve.on_lost(id(peer));
         }
