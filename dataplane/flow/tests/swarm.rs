@@ -486,6 +486,31 @@ fn who_has_no_place_for_a_peer_says_so_and_who_has_everything_has_place_for_all(
 }
 
 #[test]
+fn what_comes_from_slow_sources_leaves_room_for_as_much_again() {
+    let settings = Settings { deadline_min: Duration::from_secs(60), ..Settings::default() };
+    let at_once = settings.pieces_at_once;
+    let mut fetch = Fetch::new(settings, Bitmap::new(100), 1, Instant::ZERO);
+    let mut have = Bitmap::full(100);
+    have.remove(0);
+    (1..=8).for_each(|peer| assert!(fetch.on_interest(Instant::ZERO, peer, true, have.clone())));
+    let mut granted = |now| {
+        let actions = std::iter::from_fn(|| fetch.poll(now, 64));
+        let grants = actions.filter(|action| matches!(action, Action::Grant { .. })).count();
+        (grants, fetch.next_deadline().unwrap())
+    };
+    let (grants, due) = granted(Instant::ZERO);
+    assert_eq!(grants, at_once);
+    let mut due = due;
+    let mut more = 0;
+    while more == 0 && due < Instant::ZERO + Duration::from_secs(10) {
+        let at = due;
+        (more, due) = granted(at);
+    }
+    assert_eq!(more, at_once, "it wakes by itself when the first of them turn out to be slow");
+    assert_eq!(granted(Instant::ZERO + Duration::from_secs(50)).0, 0);
+}
+
+#[test]
 fn a_slow_receiver_does_not_revoke_for_ever_what_is_on_its_way_to_it() {
     const QUARTER: Duration = Duration::from_millis(100);
     let pieces = 5;

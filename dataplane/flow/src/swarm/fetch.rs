@@ -11,7 +11,8 @@
 //! - **How many.** As many pieces as a source sends at once, and no more. In a busy swarm each side then has as many
 //!   streams as the other and all links are full; grants that wait in a queue would hold pieces back that somebody
 //!   idle could send. A busy source declines, and the receiver goes elsewhere: to look for a free source costs two
-//!   small messages, to wait for a busy one costs the time of a piece.
+//!   small messages, to wait for a busy one costs the time of a piece. A piece that takes twice as long as pieces usually
+//!   do comes from a slow source and leaves room on the link: another is asked for beside it.
 //! - **Which piece.** An *origin*, which had the whole chunk when it was first heard of, chooses itself: it sends
 //!   what it has sent least often, out of what nobody else nearby has. One grant at each origin comes before all
 //!   others and waits in its queue as long as it takes, because pieces enter the swarm there alone. An offer to an
@@ -317,7 +318,7 @@ impl Fetch {
     }
 
     /// A peer said that it has more pieces.
-    pub fn on_have(&mut self, _now: Instant, peer: NodeId, pieces: &[u32]) {
+    pub fn on_have(&mut self, now: Instant, peer: NodeId, pieces: &[u32]) {
         let Some(known) = self.peers.find_mut(peer).filter(|known| known.is_connected()) else {
             return;
         };
@@ -335,7 +336,7 @@ impl Fetch {
                 useful = true;
             }
         }
-        if useful && !self.is_busy() {
+        if useful && !self.is_busy(now) {
             self.settled = false;
         }
     }

@@ -36,7 +36,7 @@ impl Fetch {
                 return Some(action);
             }
         }
-        if self.is_busy() {
+        if self.is_busy(now) {
             return None;
         }
         loop {
@@ -79,8 +79,9 @@ impl Fetch {
 
     /// Whether as many pieces are asked for by name as shall be: those that shall arrive at once, and twice those that
     /// could arrive in the time that a grant and the header of its piece take. While nothing comes in time, twice those
-    /// that shall arrive at once, with all that are late: they may be on their way, and hold up each other.
-    pub(super) fn is_busy(&self) -> bool {
+    /// that shall arrive at once, with all that are late: they may be on their way, and hold up each other. Those from slow
+    /// sources fill no link and do not count, up to as many again.
+    pub(super) fn is_busy(&self, now: Instant) -> bool {
         let at_once = self.settings.pieces_at_once;
         let [named, in_time] =
             [self.grants.len(), self.grants.in_time()].map(|grants| grants - self.grants.undecided());
@@ -88,10 +89,21 @@ impl Fetch {
             true => named >= 2 * at_once,
             false => {
                 let on_the_way = self.tempo.on_the_way(at_once);
-                in_time >= at_once + on_the_way.min(ON_THE_WAY_MAX * at_once)
+                let slow = self.named_in_time().filter(|grant| self.slow_at(grant) <= now).count();
+                in_time - slow.min(at_once) >= at_once + on_the_way.min(ON_THE_WAY_MAX * at_once)
             }
         };
         is_busy || self.grants.len() >= self.settings.grants_at_once
+    }
+
+    /// The grants for pieces asked for by name that have not missed their deadlines.
+    fn named_in_time(&self) -> impl Iterator<Item = &Grant> {
+        self.grants.iter().filter(|grant| grant.offered == 0 && !grant.overdue)
+    }
+
+    /// When a grant has taken so long that its source is slow.
+    fn slow_at(&self, grant: &Grant) -> Instant {
+        grant.opened + self.tempo.slow_after()
     }
 
     /// Asks one peer for a piece that is missing and not asked for, or notes that it has none.
@@ -286,9 +298,10 @@ impl Fetch {
             _ => (peer.rest_until > now).then_some(peer.rest_until),
         });
         let ask = (self.wants_peers() && self.ask_at > now).then_some(self.ask_at);
-        let slow = self.grants.iter().filter(|grant| grant.is_arriving() && self.is_at_end());
-        let hurry = slow.map(|grant| self.hurry_at(grant)).filter(|&at| at > now);
-        grants.chain(peers).chain(ask).chain(hurry).min()
+        let last = self.grants.iter().filter(|grant| grant.is_arriving() && self.is_at_end());
+        let hurry = last.map(|grant| self.hurry_at(grant)).filter(|&at| at > now);
+        let slow = self.named_in_time().map(|grant| self.slow_at(grant)).filter(|&at| at > now);
+        grants.chain(peers).chain(ask).chain(hurry).chain(slow).min()
     }
 }
 

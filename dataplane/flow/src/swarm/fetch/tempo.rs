@@ -86,6 +86,11 @@ impl Tempo {
         self.pace * 3 * (1 << self.doublings)
     }
 
+    /// After how long a grant has taken so much longer than others here that it is its source that is slow.
+    pub(super) fn slow_after(&self) -> Duration {
+        self.pace * 2
+    }
+
     /// How long a source that declines is left alone.
     pub(super) fn rest(&self) -> Duration {
         (self.pace / REST_DIVISOR).clamp(REST_MIN, REST_MAX)
