@@ -267,7 +267,8 @@ impl Client {
         self.connection.call(ChunkFetch { chunk, device, priority: self.connection.priority() })
     }
 
-    /// Lets the node read a chunk that it has, and check every piece; returns the BLAKE3 digest that the bytes have.
+    /// Lets the node read a chunk that it has; returns the BLAKE3 digest that the bytes have. Of a chunk whose name is no digest it
+    /// returns that name, if all pieces have their checksums.
     pub fn verify(&self, id: ChunkId) -> Result<ChunkId, ClientError> {
         let ChunkVerified { digest } = self.connection.call(ChunkVerify { id })?;
         Ok(digest)

@@ -38,7 +38,7 @@ pub enum Shape {
 /// A chunk that a manifest refers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkEntry {
-    /// BLAKE3 of its bytes.
+    /// BLAKE3 of its bytes, or the name that it has instead (`flow::chunk::ChunkId::is_digest` tells them apart).
     pub id: [u8; 32],
     /// Bytes.
     pub size: u64,
@@ -78,7 +78,7 @@ pub enum FileKind {
     Regular {
         /// Bytes, holes included.
         size: u64,
-        /// BLAKE3 of its bytes, holes read as zeros.
+        /// BLAKE3 of its bytes, holes read as zeros; a name that is no digest when they were put without one.
         digest: [u8; 32],
         /// Its bytes, ascending; what no extent covers is a hole.
         extents: Vec<Extent>,

@@ -256,7 +256,8 @@ impl Handle {
         self.ask(self.owner(&chunk.id), |reply| Command::Fetch { chunk, device, priority, reply }).await
     }
 
-    /// Reads all of a local chunk and gives the BLAKE3 digest that the bytes have.
+    /// Reads all of a local chunk and gives the BLAKE3 digest that the bytes have; of a chunk whose name is no digest that name, if
+    /// all pieces have their checksums.
     pub async fn verify(&self, id: ChunkId) -> Result<ChunkId, EngineError> {
         self.ask(self.owner(&id), |reply| Command::Verify { id, reply }).await
     }

@@ -75,7 +75,7 @@ enum ShapeShown {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = Chunk)]
 pub(super) struct ChunkShown {
-    /// BLAKE3 of its bytes, in hexadecimal digits.
+    /// BLAKE3 of its bytes, in hexadecimal digits; or the name that it has instead, which ends with those of "shoal:no-digest".
     id: String,
     /// Bytes.
     size: u64,

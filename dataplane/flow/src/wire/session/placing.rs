@@ -109,7 +109,7 @@ pub struct ChunkVerify {
 /// The digest that the bytes have.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ChunkVerified {
-    /// BLAKE3 of the bytes as they are.
+    /// BLAKE3 of the bytes as they are; of a chunk whose name is no digest that name, if all pieces have their checksums.
     pub digest: ChunkId,
 }
 

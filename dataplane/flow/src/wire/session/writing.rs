@@ -67,7 +67,7 @@ pub struct FilledPiece {
 pub struct ChunkSeal {
     /// The chunk.
     pub handle: u64,
-    /// BLAKE3 of its bytes.
+    /// BLAKE3 of its bytes, or a name that is no digest ([`ChunkId::unique`]).
     pub id: ChunkId,
     /// Bytes it has.
     pub size: u64,
