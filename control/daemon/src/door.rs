@@ -176,6 +176,13 @@ impl Door {
         if !self.node.members.knows(from, STRANGER_PATIENCE).await {
             return turn_away(stream, format!("node {from:016x} is not a live member of the cluster")).await;
         }
+        if !self.node.engine.has_room(pair.to).await {
+            let text = format!(
+                "shard {} of node '{}' has as many connections as it may have; ask another node",
+                pair.to, identity.name
+            );
+            return turn_away(stream, text).await;
+        }
         dial::bound_silence(&stream).map_err(|error| error.to_string())?;
         self.say_welcome(&mut stream).await?;
         let stream = stream.into_std().map_err(|error| error.to_string())?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use catalog::Catalog;
 use engine::{Engine, Event, Executors, Sharing, StartError};
 use flow::chunk::ChunkId;
+use flow::connections::Bounds;
 use flow::swarm::Priority;
 use flow::wire::control::NodeId;
 use flow::wire::session::{
@@ -345,6 +346,7 @@ fn engine_config(settings: &Settings, identity: &Identity, sharing: Option<Shari
         congestion_control: settings.congestion_control.clone(),
         sharing,
         gpus: settings.gpus,
+        connections: Bounds::default(),
         lanes: settings.transports.lanes.clone(),
         corrupt_one_in: settings.corrupt_one_in,
     }

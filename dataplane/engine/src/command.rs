@@ -180,6 +180,10 @@ pub(crate) enum Command {
         holders: Vec<(NodeId, u32)>,
         are_all: bool,
     },
+    /// Whether a connection is taken that a peer asks for.
+    Room {
+        reply: Reply<bool>,
+    },
     Attach {
         peer: NodeId,
         peer_shard: u16,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use flow::chunk::ChunkId;
+use flow::connections::Bounds;
 use flow::swarm::Priority;
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
 use flow::wire::session::{
@@ -41,6 +42,8 @@ pub struct Config {
     pub sharing: Option<Sharing>,
     /// Which GPUs are devices of the node, and how much of them.
     pub gpus: GpuSettings,
+    /// The most connections of each shard to shards of other nodes.
+    pub connections: Bounds,
     /// What lanes to other nodes may go over. Of those that reach a node the first is used.
     pub lanes: Vec<LaneSettings>,
     /// For tests: one in so many pieces leaves this node with a flipped bit. Zero is never.
@@ -320,6 +323,12 @@ impl Handle {
     /// has any.
     pub fn holders(&self, chunk: ChunkId, holders: Vec<(NodeId, u32)>, are_all: bool) {
         let _ = self.shards[self.owner(&chunk)].send(Command::Holders { chunk, holders, are_all });
+    }
+
+    /// Whether a shard takes another data connection that a peer asks for. Who is refused should be told so, for it to ask
+    /// another node.
+    pub async fn has_room(&self, shard: u16) -> bool {
+        self.ask(shard.into(), |reply| Command::Room { reply }).await.unwrap_or(false)
     }
 
     /// Hands over a data connection whose handshake is done: between our `shard` and `peer_shard` of `peer`,

@@ -11,6 +11,7 @@ pub mod bitmap; // which pieces of a chunk
 pub mod chunk; // what a chunk is, how it is cut into pieces, what vouches for it
 pub mod wire; // frames, messages, handshake
 pub mod swarm; // who fetches which piece from whom, and what a source sends next
+pub mod connections; // how many connections a shard has to others, and which it keeps
 pub mod part_length; // how much of a piece is handed to a connection at a time
 pub mod verify; // checksums of pieces, digests of chunks
 pub mod backoff; // when something that failed is tried again

@@ -37,6 +37,10 @@ pub const LIST_ENTRIES_MAX: u32 = 10_000;
 
 /// Peers that the tracker names to a receiver, and the most a receiver keeps.
 pub const PEERS_PER_RECEIVER: usize = 24;
+/// Connections that one shard has at once to shards of other nodes.
+pub const CONNECTIONS_PER_SHARD: usize = 4352;
+/// Connections of a shard beyond which none is taken that a peer asks for; the rest are for its own fetches.
+pub const CONNECTIONS_ASKED_PER_SHARD: usize = 4096;
 /// Pieces that one node sends of at once, over all chunks.
 pub const UPLOADS_AT_ONCE: usize = 4;
 /// Longest address of a worker of UCX, in bytes. With tens of devices they have a few hundred.

@@ -1,6 +1,7 @@
 //! One run of the world: what is broadcast, to whom, how, and what goes wrong.
 
 use flow::chunk::Geometry;
+use flow::connections::Bounds;
 use flow::limits::{NODES_MAX, UPLOADS_AT_ONCE};
 use flow::swarm::{Priority, Settings};
 
@@ -43,6 +44,8 @@ pub struct Scenario {
     pub uploads_at_once: usize,
     /// Slots of a receiver of the swarm, for each chunk.
     pub slots: usize,
+    /// The most nodes that one of the swarm is connected to.
+    pub connections: Bounds,
 }
 
 /// A chunk that every receiver fetches beside the one that the scenario is about.
@@ -80,6 +83,7 @@ impl Scenario {
             cluster: Cluster::default(),
             faults: Faults::default(),
             slots: settings.grants_at_once,
+            connections: Bounds::default(),
             settings,
             uploads_at_once: UPLOADS_AT_ONCE,
         }

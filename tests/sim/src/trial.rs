@@ -54,7 +54,9 @@ pub fn draw(seed: u64) -> Scenario {
         }),
         ..Faults::default()
     };
-    Scenario { origins: rng.usize(1..3), chunks: rng.usize(1..4), cluster, faults, ..sized }
+    let (origins, chunks) = (rng.usize(1..3), rng.usize(1..4));
+    let connections = if rng.u8(..3) == 0 { knobs::bounds(rng.usize(24..70)) } else { sized.connections };
+    Scenario { origins, chunks, connections, cluster, faults, ..sized }
 }
 
 /// What goes wrong in a scenario: a promise that is broken, a panic, or an ordinary survivor without all of it though

@@ -1,6 +1,7 @@
 //! What the scheduler does in the simulated world: the published table, and clusters with liars, dead origins, silent
 //! trackers and broken networks. Every run checks the invariants of the world at each event.
 
+use flow::connections::Bounds;
 use sim::{Cluster, Faults, Outcome, Partition, Scenario, simulate, trial};
 
 /// A world that is large enough for its figures to be those of the published tables.
@@ -60,6 +61,17 @@ fn who_comes_when_the_others_have_finished_is_let_in() {
     let last = faulty(3, 64, 128, Faults { late: 0.3, ..Faults::default() });
     let (longest, twice) = (last.longest(), last.sum(|counters| counters.duplicate));
     assert!(longest < 1.25 && twice < 64 * 128 / 50, "{longest}, {twice} pieces sent twice");
+}
+
+#[test]
+fn who_finds_no_place_at_the_origin_gets_all_from_others() {
+    let connections = Bounds { all: 64, asked: 32 };
+    let crowded = run(&Scenario { connections, ..Scenario::of_pieces(1, 256, 256) });
+    assert!(crowded.longest() < 1.25, "{}", crowded.longest());
+    let faults = Faults { slow: 0.05, dying: 0.05, late: 0.3, ..Faults::default() };
+    for seed in 0..6 {
+        run(&Scenario { connections, faults: faults.clone(), ..Scenario::of_pieces(seed, 120, 60) });
+    }
 }
 
 #[test]

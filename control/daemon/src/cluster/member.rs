@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use flow::wire::Message;
 use flow::wire::control::{Beat, Join, NodeRecord};
 use flow::wire::session::{Failure, FailureCode};
+use plan::heartbeat;
 use plan::membership::DEAD_AFTER_MS;
 
 use super::apply;
@@ -14,13 +15,6 @@ use crate::members::View;
 use crate::node::{Node, Seat};
 use crate::peers::CallError;
 
-/// Time between two heartbeats, and in a cluster of many, where the head hears thousands of them in a second otherwise.
-const BEAT: Duration = Duration::from_millis(500);
-const BEAT_AMONG_MANY: Duration = Duration::from_secs(1);
-/// More members are many.
-const FEW: usize = 256;
-/// How long the head may take to answer one.
-const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Leases are renewed with every so many heartbeats.
 const BEATS_PER_RENEWAL: u64 = 10;
 /// First and longest time between two attempts to join.
@@ -90,12 +84,13 @@ impl Follower {
     /// Joins or sends a heartbeat; gives the time to wait before the next step.
     pub(crate) async fn step(&mut self) -> Result<Duration, StopReason> {
         let message = if self.joined { self.heartbeat() } else { Join { record: self.node.record() }.into() };
-        let answer = self.node.peers.call(&self.head, 0, &message, Some(BEAT_TIMEOUT)).await;
+        let patience = Duration::from_millis(heartbeat::answer_within_ms(self.told.nodes.len()));
+        let answer = self.node.peers.call(&self.head, 0, &message, Some(patience)).await;
         match answer {
             Ok(Message::Membership(membership)) => {
                 let forgotten = membership.forgotten;
                 self.take(View::of(membership), forgotten);
-                Ok(self.beat())
+                Ok(self.pause())
             }
             Ok(Message::MembersChanged(change)) => {
                 let forgotten = change.forgotten;
@@ -104,7 +99,7 @@ impl Follower {
                     return Ok(BACKOFF_MIN);
                 };
                 self.take(view, forgotten);
-                Ok(self.beat())
+                Ok(self.pause())
             }
             Ok(Message::Failure(Failure { code: FailureCode::NotFound, .. })) if self.joined => {
                 (self.joined, self.told) = (false, View::default());
@@ -124,8 +119,8 @@ impl Follower {
         }
     }
 
-    fn beat(&self) -> Duration {
-        if self.told.nodes.len() > FEW { BEAT_AMONG_MANY } else { BEAT }
+    fn pause(&self) -> Duration {
+        Duration::from_millis(heartbeat::pause_ms(self.told.nodes.len()))
     }
 
     fn heartbeat(&mut self) -> Message {

@@ -43,6 +43,7 @@ impl World {
                 source: engine::GpuSource::Emulated { count: 0, bytes: 0 },
                 limit: engine::GpuLimit::Percent(100),
             },
+            connections: flow::connections::Bounds::default(),
             lanes: Vec::new(),
             corrupt_one_in: 0,
             prefault: false,

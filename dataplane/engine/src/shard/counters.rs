@@ -33,6 +33,8 @@ pub(super) struct Counters {
     pub(super) gpu_bytes_written: Cell<u64>,
     pub(super) bytes_evicted: Cell<u64>,
     pub(super) connections_opened: Cell<u64>,
+    /// Connections that peers asked for in vain, as there was no room.
+    pub(super) connections_refused: Cell<u64>,
     /// Frames that have come over connections to other shards.
     pub(super) messages_received: Cell<u64>,
 }
@@ -82,6 +84,7 @@ impl Counters {
             ("gpu_bytes_written", &self.gpu_bytes_written),
             ("bytes_evicted", &self.bytes_evicted),
             ("connections_opened", &self.connections_opened),
+            ("connections_refused", &self.connections_refused),
             ("messages_received", &self.messages_received),
         ]
         .map(|(name, value)| (name.to_owned(), value.get()))

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flow::bitmap::Bitmap;
 use flow::chunk::{ChunkId, Descriptor};
+use flow::connections::Occasion;
 use flow::eviction::would_crowd;
 use flow::limits::GRANTS_PER_CHUNK;
 use flow::swarm::Priority;
@@ -180,7 +181,7 @@ impl Shard {
                 self.drive(fetching);
                 self.look_after_idle(fetching);
             }
-            self.close_surplus();
+            self.close_surplus(Occasion::Time);
             let running = fetches.iter().filter(|fetching| fetching.ready.get() && !fetching.finishing.get());
             let due = running.filter_map(|fetching| fetching.fetch.borrow().next_deadline()).min();
             let pause = due.map_or(TICK, |due| due.since(self.now()).clamp(TICK_MIN, TICK));
@@ -416,8 +417,7 @@ impl Shard {
                 self.leave_swarm(replica);
             }
             Holding::Partial if outcome.is_ok() => self.mend(replica),
-            Holding::Partial => self.leave_sources(replica),
-            Holding::Complete => {}
+            Holding::Partial | Holding::Complete => self.leave_sources(replica),
         }
         *replica.failure.borrow_mut() = outcome.as_ref().err().cloned();
         fetching.waiters.take().into_iter().for_each(|waiter| drop(waiter.send(outcome.clone())));

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use flow::backoff::Backoff;
 use flow::chunk::ChunkId;
+use flow::connections::{Asker, Occasion};
 use flow::time::Instant;
 use flow::wire::Message;
 use flow::wire::control::NodeId;
@@ -112,6 +113,11 @@ impl Shard {
             return self.greet(&writer, &chunk);
         }
         let mut mesh = self.mesh.borrow_mut();
+        let open = mesh.connections() + mesh.dialling.len();
+        if !self.keeper.borrow().has_room(open, Asker::Here) {
+            drop(mesh);
+            return self.on_source_lost(node, &chunk);
+        }
         let waiting = mesh.dialling.entry(peer).or_default();
         waiting.push(chunk);
         if waiting.len() == 1 {
@@ -129,6 +135,11 @@ impl Shard {
 
     pub(super) fn attach(self: Rc<Self>, node: NodeId, shard: u16, stream: TcpStream) {
         let peer = PeerShard { node, shard };
+        if !self.keeper.borrow().has_room(self.mesh.borrow().connections(), Asker::Here) {
+            // Others came while this one was welcomed.
+            add(&self.counters.connections_refused, 1);
+            return self.on_dial_failed(node, shard);
+        }
         let socket = match take_over(stream, self.config.congestion_control.as_deref()) {
             Ok(socket) => socket,
             Err(error) => {
@@ -152,7 +163,7 @@ impl Shard {
             mesh.superseded.extend(before);
             mesh.dialling.remove(&peer)
         };
-        self.close_surplus();
+        self.close_surplus(Occasion::Time);
         self.offer_memory(&connection.writer);
         glommio::spawn_local(self.clone().write(connection.clone())).detach();
         glommio::spawn_local(self.clone().read(connection.clone())).detach();

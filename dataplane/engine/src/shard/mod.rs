@@ -19,7 +19,7 @@ mod replica; // what is here of one chunk
 mod serving; // pieces on their way out
 mod sharing; // pieces between nodes of one host
 mod start; // arena, store, executors
-mod surplus; // connections that nobody uses
+mod surplus; // how many connections are kept
 mod values; // small values
 mod writing; // chunks that clients write
 
@@ -29,6 +29,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use flow::chunk::ChunkId;
+use flow::connections::Keeper;
 use flow::swarm::serve::Serve;
 use flow::time::Instant;
 use flow::wire::control::ReplicaRecord;
@@ -81,7 +82,7 @@ pub(crate) struct Shard {
     serve: RefCell<Serve>,
     mesh: RefCell<Mesh>,
     rails: Rails,
-    surplus_looked: Cell<Instant>,
+    keeper: RefCell<Keeper>,
     pieces_queued: Cell<u64>,
     counters: Counters,
 }
@@ -174,6 +175,7 @@ impl Shard {
             Command::Members { peers } => self.set_members(peers),
             Command::Peers { chunk, peers } => self.on_peers(&chunk, &peers),
             Command::Holders { chunk, holders, are_all } => self.on_holders(&chunk, &holders, are_all),
+            Command::Room { reply } => drop(reply.send(Ok(self.has_room_for_peer()))),
             Command::Attach { peer, peer_shard, stream } => self.attach(peer, peer_shard, stream),
             Command::DialFailed { peer, peer_shard } => self.on_dial_failed(peer, peer_shard),
             Command::Mapped { connection, memory } => self.on_mapped(connection, memory),

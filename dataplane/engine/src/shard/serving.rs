@@ -143,7 +143,8 @@ impl Shard {
         self.serve.borrow_mut().forget(&replica.id);
     }
 
-    /// Tells peers that have every piece that this shard wants none any more: those that lack some may want what is here.
+    /// Tells peers that have every piece that this shard wants none any more, so that they need not stay connected: those
+    /// that lack some may want what is here.
     pub(super) fn leave_sources(&self, replica: &Replica) {
         self.leave_peers(replica, |lacks| lacks == 0);
     }

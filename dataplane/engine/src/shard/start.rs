@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use flow::connections::Keeper;
 use flow::limits::UPLOADS_AT_ONCE;
 use flow::swarm::serve::Serve;
-use flow::time::Instant;
 use memory::{Arena, Backing};
 
 use super::counters::Counters;
@@ -136,6 +136,7 @@ impl Parts {
         });
         Shard {
             index: self.index,
+            keeper: RefCell::new(Keeper::new(self.config.connections)),
             config: self.config,
             arena: self.arena,
             gpus: self.gpus,
@@ -154,7 +155,6 @@ impl Parts {
             serve: RefCell::new(Serve::new(UPLOADS_AT_ONCE)),
             mesh: RefCell::new(Mesh::default()),
             rails: Rails::open(&self.adapters),
-            surplus_looked: Instant::ZERO.into(),
             pieces_queued: 0.into(),
             counters: Counters::default(),
         }

@@ -1,50 +1,60 @@
-//! How many connections a shard keeps: those that somebody uses, and a few more.
-//!
-//! Each fetch connects to peers of its own, and some of them send it away because they have enough. What is left of that
-//! serves the next fetch if it happens to have the same peers, and costs descriptors and buffers at both ends meanwhile.
+//! How many connections a shard keeps. `flow::connections` decides; this carries it out.
 
+use std::collections::HashSet;
 use std::rc::Rc;
-use std::time::Duration;
 
-use flow::limits::PEERS_PER_RECEIVER;
+use flow::connections::{Asker, Occasion, Standing};
 
 use super::Shard;
+use super::counters::add;
 use super::mesh::Connection;
-
-/// Connections up to which none is closed: those of one fetch, and some of the one before.
-const CONNECTIONS_KEPT: usize = PEERS_PER_RECEIVER + 8;
-/// What came on a connection lately may be the beginning of something.
-const SILENT_FOR: Duration = Duration::from_secs(1);
-/// Shortest time between two looks.
-const LOOK: Duration = Duration::from_millis(250);
+use crate::transport::PeerShard;
 
 impl Shard {
-    /// Closes connections that nobody uses, the longest silent first, as long as there are more than are kept.
-    pub(super) fn close_surplus(&self) {
-        let now = self.now();
-        let count = self.mesh.borrow().connections();
-        if count <= CONNECTIONS_KEPT || now.since(self.surplus_looked.get()) < LOOK {
-            return;
+    /// Whether another connection is taken that a peer asks for. Where there is no room for it, one that nobody uses closes.
+    pub(super) fn has_room_for_peer(&self) -> bool {
+        let closed = self.close_surplus(Occasion::Request);
+        let open = self.mesh.borrow().connections().saturating_sub(closed);
+        let has_room = self.keeper.borrow().has_room(open, Asker::Peer);
+        if !has_room {
+            add(&self.counters.connections_refused, 1);
         }
-        self.surplus_looked.set(now);
-        let is_silent = |connection: &Rc<Connection>| now.since(connection.heard.get()) >= SILENT_FOR;
-        let silent: Vec<_> = self.mesh.borrow().all().filter(|one| is_silent(one)).cloned().collect();
-        let mut unused: Vec<_> = silent.into_iter().filter(|connection| !self.is_used(connection)).collect();
-        unused.sort_by_key(|connection| connection.heard.get());
-        unused.iter().take(count - CONNECTIONS_KEPT).for_each(|connection| connection.close());
+        has_room
     }
 
-    /// Whether a fetch of this shard or of the peer needs a connection, as far as is known here.
-    fn is_used(&self, connection: &Connection) -> bool {
-        let peer = connection.peer;
-        let serves = || {
-            let replicas = self.replicas.borrow();
-            let lacks = |replica: &super::Replica| replica.state.borrow().interested.get(&peer).copied();
-            replicas.values().any(|replica| lacks(replica).is_some_and(|lacks| lacks > 0))
+    /// Closes connections that nobody uses, if there are too many, and says how many these are.
+    pub(super) fn close_surplus(&self, occasion: Occasion) -> usize {
+        let (now, mesh) = (self.now(), self.mesh.borrow());
+        if !self.keeper.borrow_mut().shall_look(now, mesh.connections(), occasion) {
+            return 0;
+        }
+        let lacking = self.lacking_peers();
+        let standing = |connection: &Connection| Standing {
+            heard: connection.heard.get(),
+            is_used: !connection.writer.is_idle()
+                || lacking.contains(&connection.peer)
+                || self.is_source(connection.peer),
         };
-        let fetches = || {
-            self.fetches.borrow().values().any(|fetching| fetching.fetch.borrow().is_acquainted(peer.node))
-        };
-        !connection.writer.is_idle() || serves() || fetches()
+        let all = mesh.all().map(|connection| (connection, standing(connection)));
+        let surplus: Vec<Rc<Connection>> =
+            self.keeper.borrow().surplus(now, occasion, all).into_iter().cloned().collect();
+        drop(mesh);
+        surplus.iter().for_each(|connection| connection.close());
+        surplus.len()
+    }
+
+    /// Peers that lack pieces of a chunk in whose swarm they are with this shard.
+    fn lacking_peers(&self) -> HashSet<PeerShard> {
+        let mut lacking = HashSet::new();
+        for replica in self.replicas.borrow().values() {
+            let state = replica.state.borrow();
+            lacking.extend(state.interested.iter().filter(|(_, lacks)| **lacks > 0).map(|(peer, _)| *peer));
+        }
+        lacking
+    }
+
+    /// Whether a fetch of this shard knows a peer.
+    fn is_source(&self, peer: PeerShard) -> bool {
+        self.fetches.borrow().values().any(|fetching| fetching.fetch.borrow().is_acquainted(peer.node))
     }
 }

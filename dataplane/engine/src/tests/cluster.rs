@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flow::chunk::{ChunkId, Geometry};
+use flow::connections::Bounds;
 use flow::swarm::Priority;
 use flow::verify::{Digest, checksum_of};
 use flow::wire::control::{Holding, TrackerPeer};
@@ -59,6 +60,7 @@ pub fn config(directory: &Path, node: u64, shards: u16, memory_bytes: u64) -> Co
             source: GpuSource::Emulated { count: 0, bytes: 0 },
             limit: GpuLimit::Percent(100),
         },
+        connections: Bounds::default(),
         lanes: Vec::new(),
         corrupt_one_in: 0,
     }
@@ -185,6 +187,9 @@ impl Shared {
             Event::Dial { from_shard, peer, to_shard } => {
                 let (from, to) = connected();
                 if let Some(theirs) = handles.get(&peer) {
+                    if !block_on(theirs.has_room(to_shard)) {
+                        return ours.dial_failed(from_shard, peer, to_shard);
+                    }
                     theirs.attach(to_shard, node, from_shard, to);
                 } else if let Some(played) = self.played.lock().unwrap().get(&peer) {
                     let _ = played.dialled.send(to);

@@ -3,6 +3,7 @@
 
 mod cluster; // the control plane, played
 mod conformance; // what holds for every way that pieces travel
+mod crowds; // more peers than there are connections for
 mod gpu; // chunks on GPUs
 mod moving; // chunks from engine to engine
 mod protocol; // a member that breaks the protocol

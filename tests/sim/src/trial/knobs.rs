@@ -1,5 +1,8 @@
 //! What can be turned in a random cluster, by name: as flags of a command line, and one by one back to what is plain.
 
+use flow::connections::Bounds;
+use flow::limits::{CONNECTIONS_ASKED_PER_SHARD, CONNECTIONS_PER_SHARD};
+
 use crate::faults::Partition;
 use crate::scenario::Scenario;
 
@@ -12,7 +15,7 @@ pub struct Knob {
 }
 
 /// All of them.
-pub const KNOBS: [Knob; 28] = [
+pub const KNOBS: [Knob; 29] = [
     Knob { name: "receivers", get: |s| s.receivers as f64, set: |s, to| s.receivers = to as usize },
     Knob {
         name: "pieces",
@@ -56,6 +59,11 @@ pub const KNOBS: [Knob; 28] = [
         name: "latency-ns",
         get: |s| s.cluster.latency_ns as f64,
         set: |s, to| s.cluster.latency_ns = to as u64,
+    },
+    Knob {
+        name: "connections",
+        get: |s| s.connections.asked as f64,
+        set: |s, to| s.connections = bounds(to as usize),
     },
     Knob { name: "slow", get: |s| s.faults.slow, set: |s, to| s.faults.slow = to },
     Knob { name: "slowness", get: |s| s.faults.slowness, set: |s, to| s.faults.slowness = to },
@@ -101,6 +109,12 @@ pub const KNOBS: [Knob; 28] = [
         set: |s, to| part(s, Partition { share: to, ..partition(s) }),
     },
 ];
+
+/// Bounds that leave a fetch as many connections of its own as it has in production.
+pub(super) fn bounds(asked: usize) -> Bounds {
+    let own = CONNECTIONS_PER_SHARD - CONNECTIONS_ASKED_PER_SHARD;
+    Bounds { all: asked.saturating_add(own), asked }
+}
 
 /// A partition that is none.
 const NEVER: Partition = Partition { begins: 0.0, lasts: 0.0, share: 0.0 };

@@ -1,6 +1,9 @@
 //! How nodes meet, talk and part.
 
+use std::collections::BTreeSet;
+
 use flow::bitmap::Bitmap;
+use flow::connections::{Asker, Keeper};
 use flow::swarm::Priority;
 
 use super::{World, id};
@@ -107,6 +110,10 @@ impl World<'_> {
             // The fetch that asked has ended, and the peer wants nothing.
             return self.tell(to, from, chunk, Message::Leave);
         }
+        if reply && !self.has_room_for(to, from) {
+            // Its node refuses the connection a latency earlier.
+            return self.tell(to, from, chunk, Message::Leave);
+        }
         let cluster = &self.scenario.cluster;
         let (now, near) = (self.now(), cluster.rack(from) == cluster.rack(to));
         let lacks = have.len() - have.count();
@@ -121,6 +128,25 @@ impl World<'_> {
             self.tell(to, from, chunk, Message::Interest { have, reply: false });
         }
         self.drive(to, chunk);
+    }
+
+    /// Whether a node is connected to another, or takes the connection. What nobody uses does not count: it is closed.
+    fn has_room_for(&mut self, node: usize, peer: usize) -> bool {
+        let seats = &mut self.nodes[node].seats;
+        let ties: usize = seats.iter().map(|seat| seat.ties.len()).sum();
+        let keeper = Keeper::new(self.scenario.connections);
+        if keeper.has_room(ties, Asker::Peer) || seats.iter_mut().any(|seat| seat.ties.find(peer).is_some()) {
+            return true;
+        }
+        let used = seats.iter_mut().flat_map(|seat| {
+            let fetch = seat.fetch.as_ref().filter(|_| seat.finished_ns.is_none());
+            let is_source = move |peer| fetch.is_some_and(|fetch| fetch.is_acquainted(id(peer)));
+            let used = seat.ties.iter_mut().filter(move |(peer, tie)| tie.lacks > 0 || is_source(*peer));
+            used.map(|(peer, _)| peer)
+        });
+        let used: BTreeSet<usize> = used.collect();
+        self.require(used.len() <= self.scenario.connections.all, node, "has too many connections");
+        keeper.has_room(used.len(), Asker::Peer)
     }
 
     fn tie(&mut self, node: usize, peer: usize, chunk: usize, lacks: u32) {
@@ -230,6 +256,16 @@ impl World<'_> {
         }
         for chunk in 0..self.scenario.transfers() {
             self.part(at, peer, chunk);
+        }
+    }
+
+    /// Tells those that have every piece that a node wants none any more.
+    pub(super) fn leave_sources(&mut self, node: usize, chunk: usize) {
+        let ties = self.nodes[node].seats[chunk].ties.iter_mut();
+        let left: Vec<usize> = ties.filter(|(_, tie)| tie.lacks == 0).map(|(peer, _)| peer).collect();
+        for peer in left {
+            self.tell(node, peer, chunk, Message::Leave);
+            self.untie(node, peer, chunk);
         }
     }
 

@@ -139,6 +139,7 @@ impl World<'_> {
             self.unfinished -= 1;
         }
         self.share_out(node);
+        self.leave_sources(node, chunk);
         let at_ns = now_ns + self.scenario.cluster.latency_ns;
         self.queue.plan(at_ns, Event::Finished { node, chunk });
     }

@@ -22,7 +22,7 @@ macro_rules! each_way {
     };
 }
 
-mod member; // a member that the test plays
+pub mod member; // a member that the test plays
 pub mod way; // how pieces travel
 
 mod cancellation; // fetches that nobody waits for any more

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: sim table [RECEIVERS] [PIECES] [--seeds N] [--first-seed N] [--strategy NAME] [--world NAME]
-                 [--oversubscription X] [--gbps X]
+                 [--oversubscription X] [--gbps X] [--connections N]
        sim tables --results FILE [--sizes RECEIVERSxPIECES,...] [--worlds NAME,...] [--seeds N] [--jobs N]
        sim hunt [COUNT] [--first-seed N]
        sim hunt --seed N [--receivers N] [--pieces N] [--slow SHARE] ...

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use flow::connections::Bounds;
 use sim::statistics::estimate;
 use sim::{Outcome, Scenario, simulate};
 
@@ -34,6 +35,10 @@ impl Order {
                     order.world = Some(World::named(&value::<String>(flag, &mut arguments)?)?);
                 }
                 ("--oversubscription", _) => cluster.oversubscription = value(flag, &mut arguments)?,
+                ("--connections", _) => {
+                    let asked: usize = value(flag, &mut arguments)?;
+                    order.plain.connections = Bounds { all: asked.saturating_mul(2), asked };
+                }
                 ("--gbps", _) => cluster.nic_gbps = value(flag, &mut arguments)?,
                 (count, 0) => (receivers, places) = (parse("RECEIVERS", count)?, 1),
                 (count, 1) => (pieces, places) = (parse("PIECES", count)?, 2),
