@@ -511,6 +511,33 @@ fn what_comes_from_slow_sources_leaves_room_for_as_much_again() {
 }
 
 #[test]
+fn the_last_piece_is_asked_for_twice_only_when_it_takes_longer_than_others_did() {
+    let settings = Settings { deadline_min: Duration::from_secs(60), ..Settings::default() };
+    let [mut here, mut have] = [Bitmap::new(2), Bitmap::new(2)];
+    here.insert(0);
+    have.insert(1);
+    let mut fetch = Fetch::new(settings, here, 1, Instant::ZERO);
+    (1..=3).for_each(|peer| assert!(fetch.on_interest(Instant::ZERO, peer, true, have.clone())));
+    let mut granted = |now| {
+        let actions = std::iter::from_fn(|| fetch.poll(now, 64));
+        let grants = actions.filter_map(|action| match action {
+            Action::Grant { peer, want: Want::Piece(piece), .. } => Some((peer, piece)),
+            _ => None,
+        });
+        (grants.collect::<Vec<_>>(), fetch.next_deadline().unwrap())
+    };
+    let (first, mut due) = granted(Instant::ZERO);
+    assert!(matches!(first[..], [(_, 1)]), "{first:?}");
+    let mut second = Vec::new();
+    while second.is_empty() && due < Instant::ZERO + Duration::from_secs(10) {
+        let at = due;
+        (second, due) = granted(at);
+        assert!(second.is_empty() || at > Instant::ZERO + Duration::from_millis(10), "at {at:?}");
+    }
+    assert!(matches!(second[..], [(peer, 1)] if peer != first[0].0), "{second:?}");
+}
+
+#[test]
 fn a_slow_receiver_does_not_revoke_for_ever_what_is_on_its_way_to_it() {
     const QUARTER: Duration = Duration::from_millis(100);
     let pieces = 5;

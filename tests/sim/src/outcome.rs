@@ -31,7 +31,7 @@ pub struct Outcome {
     pub pieces_sent: u64,
     /// Messages that nodes sent, news of pieces not counted.
     pub messages: u64,
-    /// Most connections that a receiver had at once.
+    /// Most connections that a receiver had at once while it fetched.
     pub degree_max: usize,
 }
 

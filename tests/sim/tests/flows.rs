@@ -21,7 +21,7 @@ fn a_small_urgent_chunk_is_not_stuck_behind_a_large_one() {
         let outcomes = [Priority::Normal, Priority::Critical].map(|priority| run(seed, priority));
         let small = outcomes.each_ref().map(|outcome| longest(outcome, 1));
         // The small one has 4 % of the bytes.
-        assert!(small[1] < 0.5 * small[0] && small[1] < 4.0 * 0.04, "seed {seed}: {small:?}");
+        assert!(small[1] < 0.6 * small[0] && small[1] < 4.0 * 0.04, "seed {seed}: {small:?}");
         let large = outcomes.each_ref().map(|outcome| longest(outcome, 0));
         assert!(large.iter().all(|time| *time < 1.25), "seed {seed}: {large:?}");
     }

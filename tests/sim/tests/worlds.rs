@@ -75,6 +75,15 @@ fn who_finds_no_place_at_the_origin_gets_all_from_others() {
 }
 
 #[test]
+fn hardly_anything_is_sent_twice_even_when_all_is_the_end() {
+    for (receivers, pieces) in [(256, 4), (256, 16), (64, 64)] {
+        let outcome = faulty(1, receivers, pieces, Faults { late: 0.3, ..Faults::default() });
+        let twice = outcome.sum(|counters| counters.duplicate);
+        assert!(twice * 50 < receivers as u64 * u64::from(pieces), "{twice} of {pieces} for {receivers}");
+    }
+}
+
+#[test]
 fn the_smallest_swarms_work() {
     for (receivers, pieces) in [(1, 1), (1, 300), (2, 1), (3, 2), (30, 1), (100, 3)] {
         for seed in 0..5 {

@@ -26,7 +26,8 @@
 //!   in the end. It is revoked when another source's bytes arrive, or much later; one whose bytes are arriving, when that
 //!   takes a minute.
 //! - **Duplicates.** Only at the end, when everything missing is asked for and hardly anything arrives: a second grant
-//!   for a piece goes to another holder, and when the header of one comes, the other is revoked.
+//!   for a piece that takes twice as long as others did goes to another holder, and when the header of one comes, the
+//!   other is revoked.
 //! - **More peers.** The tracker is asked when there are too few peers or nothing is under way, with growing pauses.
 //!   Its silence stops nothing. Half of the places are for peers that come by themselves, so that those who came first
 //!   and those who came last are equally well connected.

@@ -123,21 +123,14 @@ impl Fetch {
         Some(self.open(at, want, now))
     }
 
-    /// Asks for a piece at a second source that is as yet waited for at a first.
+    /// Asks a second source for a piece of which nothing has come from a first that takes longer than others do.
     fn duplicate(&mut self, now: Instant) -> Option<Action> {
-        let mut tried = Vec::new();
-        while let Some(at) = self.best_peer(|peer| peer.has_room(now) && !tried.contains(&peer.node)) {
-            let peer = &self.peers[at];
-            tried.push(peer.node);
-            let [theirs, ours] = [peer.have.words(), self.have.words()];
-            let [asked, doubled] = [self.grants.asked().words(), self.grants.doubled().words()];
-            let arriving = self.grants.arriving().words();
-            let word = |at: usize| theirs[at] & !ours[at] & asked[at] & !doubled[at] & !arriving[at];
-            let piece = picker::pick(0..self.have.len(), &self.holders, &mut self.rng, word);
-            let node = peer.node;
-            if let Some(piece) = piece
-                && !self.grants.iter().any(|grant| grant.peer == node && grant.piece == Some(piece))
-            {
+        let is_late = |grant: &&Grant| !grant.arriving && self.slow_at(grant) <= now;
+        let late = self.named_in_time().filter(is_late).filter_map(|grant| Some((grant.piece?, grant.peer)));
+        let late: Vec<_> = late.filter(|(piece, _)| !self.grants.doubled().contains(*piece)).collect();
+        for (piece, asked) in late {
+            let may = |peer: &Peer| peer.node != asked && peer.have.contains(piece) && peer.has_room(now);
+            if let Some(at) = self.best_peer(may) {
                 return Some(self.open(at, Want::Piece(piece), now));
             }
         }
