@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use flow::swarm::Priority;
+
 use crate::transport::lanes::LaneKind;
 
 /// Counters of one shard since its start.
@@ -35,6 +37,8 @@ pub(super) struct Counters {
     pub(super) connections_opened: Cell<u64>,
     /// Connections that peers asked for in vain, as there was no room.
     pub(super) connections_refused: Cell<u64>,
+    /// How often a chunk was to be fetched that is not all here, by priority, the lowest first.
+    pub(super) fetches: [Cell<u64>; Priority::ALL.len()],
     /// Frames that have come over connections to other shards.
     pub(super) messages_received: Cell<u64>,
 }
@@ -63,7 +67,9 @@ impl Counters {
 
     /// All of them by name.
     pub(super) fn list(&self) -> Vec<(String, u64)> {
-        [
+        let fetches = Priority::ALL
+            .map(|priority| (format!("fetches_{priority}"), self.fetches[priority as usize].get()));
+        let others = [
             ("pieces_sent", &self.pieces_sent),
             ("bytes_sent", &self.bytes_sent),
             ("pieces_received", &self.pieces_received),
@@ -87,7 +93,7 @@ impl Counters {
             ("connections_refused", &self.connections_refused),
             ("messages_received", &self.messages_received),
         ]
-        .map(|(name, value)| (name.to_owned(), value.get()))
-        .into()
+        .map(|(name, value)| (name.to_owned(), value.get()));
+        others.into_iter().chain(fetches).collect()
     }
 }

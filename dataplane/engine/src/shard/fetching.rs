@@ -21,6 +21,7 @@ use futures_lite::future::yield_now;
 use memory::Lease;
 
 use super::Shard;
+use super::counters::add;
 use super::mesh::Connection;
 use super::replica::Replica;
 use crate::transport::{PeerShard, Writer};
@@ -79,6 +80,7 @@ impl Shard {
         priority: Priority,
     ) -> flume::Receiver<Result<ChunkFetched, EngineError>> {
         let (waiter, outcome) = flume::bounded(1);
+        add(&self.counters.fetches[priority as usize], 1);
         if let Some(fetching) = &self.fetches.borrow().get(&replica.id).cloned() {
             fetching.waiters.borrow_mut().push(waiter);
             self.prefer(fetching, priority);
