@@ -76,7 +76,7 @@ fn who_finds_no_place_at_the_origin_gets_all_from_others() {
 
 #[test]
 fn hardly_anything_is_sent_twice_even_when_all_is_the_end() {
-    // Of so few pieces origins choose some that others are about to send.
+    // Of four pieces some are sent twice whatever is done at the end.
     for (receivers, pieces, percent) in [(256, 4, 6), (256, 16, 2), (64, 64, 2)] {
         let outcome = faulty(1, receivers, pieces, Faults { late: 0.3, ..Faults::default() });
         let twice = outcome.sum(|counters| counters.duplicate);
