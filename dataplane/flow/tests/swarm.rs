@@ -94,10 +94,6 @@ impl Play {
                     );
                     self.connected.remove(&peer);
                 }
-                Action::Coming { peer, piece, .. } => {
-                    assert!(piece < self.pieces);
-                    assert!(self.connected.contains(&peer), "a stranger is told what is coming");
-                }
                 Action::AskTracker => self.name_peers(),
                 Action::Complete => {
                     assert!(self.verified.is_full());
@@ -144,10 +140,6 @@ impl Play {
                 let piece = self.rng.u32(0..self.pieces);
                 self.verified.insert(piece);
                 self.fetch.on_local(self.now, piece);
-            }
-            (6, _) => {
-                let (peer, piece) = (self.rng.u64(1..14), self.rng.u32(0..self.pieces + 2));
-                self.fetch.on_coming(self.now, peer, piece, self.rng.bool());
             }
             (4 | 5, Some(grant)) if self.open[&grant].0 != HONEST => {
                 let (peer, want) = self.open.remove(&grant).unwrap();

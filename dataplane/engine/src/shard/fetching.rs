@@ -15,7 +15,7 @@ use flow::swarm::fetch::{Action, Fetch, Settings};
 use flow::swarm::patience::Patience;
 use flow::time::Instant;
 use flow::wire::control::{Holding, NodeId, TrackerPeer};
-use flow::wire::data::{Coming, Decline, Describe, Grant, Have, Interest, Leave, Revoke, Want};
+use flow::wire::data::{Decline, Describe, Grant, Have, Interest, Leave, Revoke, Want};
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
 use futures_lite::future::yield_now;
 use memory::Lease;
@@ -208,11 +208,6 @@ impl Shard {
                 }
                 Some(Action::Connect { peer }) => self.connect(peer, chunk),
                 Some(Action::Disconnect { peer }) => self.let_go(&fetching.replica, peer),
-                Some(Action::Coming { peer, piece, relayed }) => {
-                    if let Some(connection) = self.source(peer, &chunk) {
-                        connection.writer.message(Coming { chunk, piece, relayed });
-                    }
-                }
                 Some(Action::Announce { piece }) => self.announce_piece(&fetching.replica, piece),
                 Some(Action::Grant { peer, grant, want }) => self.send_grant(fetching, peer, grant, want),
                 Some(Action::Revoke { peer, grant }) => self.send_revoke(fetching, peer, grant),
@@ -345,11 +340,6 @@ impl Shard {
             *lacks = lacks.saturating_sub(have.pieces.len() as u32);
         }
         self.with_fetch(&have.chunk, |fetch, now| fetch.on_have(now, peer.node, &have.pieces));
-    }
-
-    pub(super) fn on_coming(self: &Rc<Self>, node: NodeId, coming: &Coming) {
-        let Coming { chunk, piece, relayed } = *coming;
-        self.with_fetch(&chunk, |fetch, now| fetch.on_coming(now, node, piece, relayed));
     }
 
     pub(super) fn on_declined(self: &Rc<Self>, node: NodeId, decline: &Decline) {

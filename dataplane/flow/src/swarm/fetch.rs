@@ -34,7 +34,6 @@
 
 mod asking; // which piece from whom
 mod grants; // the open grants, and which pieces they stand for
-mod imports; // what comes into the rack through this node
 mod peer; // what is known of one source
 mod peers; // the sources that are known, by name
 mod picker; // one piece of a set
@@ -49,7 +48,6 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use self::grants::Grants;
-use self::imports::Imports;
 use self::peer::{Peer, Stage};
 use self::peers::Peers;
 use self::spine::Spine;
@@ -125,15 +123,6 @@ pub enum Action {
         /// The number of the grant.
         grant: u64,
     },
-    /// Tell a peer nearby that a piece is on its way from another rack; for [`Fetch::on_coming`] there.
-    Coming {
-        /// The peer.
-        peer: NodeId,
-        /// The piece.
-        piece: u32,
-        /// Whether another peer nearby gets it, which has told this node so.
-        relayed: bool,
-    },
     /// Tell everybody who is interested that this piece is here.
     Announce {
         /// The piece.
@@ -187,7 +176,6 @@ pub struct Fetch {
     counters: Counters,
     tempo: Tempo,
     spine: Spine,
-    imports: Imports,
     began: Instant,
     ask_at: Instant,
     ask_pause: Duration,
@@ -221,7 +209,6 @@ impl Fetch {
             counters: Counters::default(),
             tempo: Tempo::new(),
             spine: Spine::new(),
-            imports: Imports::new(pieces, now),
             began: now,
             ask_at: now,
             ask_pause: ASK_PAUSE_MIN,
@@ -286,8 +273,8 @@ impl Fetch {
     /// The tracker named peers.
     pub fn on_peers(&mut self, now: Instant, named: &[TrackerPeer]) {
         for peer in named {
-            if let Some(at) = self.peers.place(peer.node) {
-                self.set_near(now, at, peer.near);
+            if let Some(known) = self.peers.find_mut(peer.node) {
+                known.near = peer.near;
                 continue;
             }
             let avoided = self.avoided.get(&peer.node).is_some_and(|&until| until > now);
@@ -310,7 +297,7 @@ impl Fetch {
     ///
     /// Returns whether the peer may stay. One that may not must not be told what is here: it would grant slots at once, and
     /// what is sent into them comes after they are gone.
-    pub fn on_interest(&mut self, now: Instant, peer: NodeId, near: bool, have: Bitmap) -> bool {
+    pub fn on_interest(&mut self, _now: Instant, peer: NodeId, near: bool, have: Bitmap) -> bool {
         if self.have.is_full() {
             return true;
         }
@@ -321,14 +308,12 @@ impl Fetch {
             return false;
         };
         self.count_holder(at, false);
-        self.leave_nearby(at);
         self.peers.enter(at, Stage::Connected);
         let known = &mut self.peers[at];
         known.near = near;
         known.have = have;
         known.exhausted = false;
         self.count_holder(at, true);
-        self.join_nearby(now, at);
         self.settled = false;
         true
     }
@@ -342,9 +327,6 @@ impl Fetch {
         for &piece in pieces {
             if !known.have.insert(piece) {
                 continue;
-            }
-            if known.near && !known.origin {
-                self.imports.appear(piece, now);
             }
             if !known.origin {
                 self.holders[piece as usize] = self.holders[piece as usize].saturating_add(1);
@@ -406,11 +388,6 @@ impl Fetch {
             self.reopen();
             return Arrival::Discard;
         }
-        if !chosen {
-            self.imports.fed(now);
-        } else if !self.imports.is_nearby(piece) {
-            self.tell_coming(piece, false, None);
-        }
         let patience = self.patience(peer);
         self.grants.arrives(grant, piece, now + patience);
         self.revoke_waiting(piece);
@@ -435,14 +412,8 @@ impl Fetch {
             origin = known.origin;
             match known.near {
                 _ if origin || closed.offered > 0 => {}
-                true => {
-                    self.spine.near_came(took);
-                    self.imports.near_came(took);
-                }
-                false => {
-                    self.spine.far_came(took);
-                    self.imports.far_came(took);
-                }
+                true => self.spine.near_came(took),
+                false => self.spine.far_came(took),
             }
         }
         let Some(piece) = closed.piece else { return };

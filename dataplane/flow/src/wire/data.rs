@@ -23,19 +23,6 @@ pub struct Interest {
     pub reply: bool,
 }
 
-/// A piece that nobody nearby has is on its way to the sender from another rack, or, when it is `relayed`, to another node
-/// of the rack that has told the sender so. Nodes of the rack wait for it instead of getting it from afar themselves; see
-/// [`crate::swarm::Fetch::on_coming`].
-#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub struct Coming {
-    /// The chunk.
-    pub chunk: ChunkId,
-    /// Index of the piece.
-    pub piece: u32,
-    /// Whether it is on its way to another node than the sender.
-    pub relayed: bool,
-}
-
 /// Pieces that the sender has verified since it last said so.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct Have {

@@ -129,8 +129,6 @@ messages! {
     48 Beat,
     49 MembersChanged,
 
-    50 Coming,
-
     62 KeyOpen,
     63 KeyEntry,
     64 LeaseRelease,

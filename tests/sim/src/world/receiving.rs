@@ -105,9 +105,6 @@ impl World<'_> {
                 seat.last_grant = Some(grant);
                 self.tell(node, index(peer), chunk, Message::Grant { grant, want });
             }
-            Action::Coming { peer, piece, relayed } => {
-                self.tell(node, index(peer), chunk, Message::Coming { piece, relayed });
-            }
             Action::Revoke { peer, grant } => {
                 self.end(node, chunk, grant);
                 self.tell(node, index(peer), chunk, Message::Revoke { grant });

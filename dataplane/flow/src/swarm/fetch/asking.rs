@@ -18,7 +18,7 @@ const OFFER_FACTOR: u32 = 16;
 /// Most pieces on the way, as a multiple of those that shall arrive at once.
 const ON_THE_WAY_MAX: usize = 3;
 /// Origins that choose pieces themselves; with more of them, two would often choose the same.
-pub(super) const CHOOSING_ORIGINS: usize = 2;
+const CHOOSING_ORIGINS: usize = 2;
 
 impl Fetch {
     /// Opens the next grant, if there is a source for it.
@@ -37,24 +37,16 @@ impl Fetch {
             }
         }
         if self.is_busy(now) {
-            self.imports.sated();
             return None;
         }
-        let is_scarce = self.spine.is_scarce() && self.has_neighbours();
-        if is_scarce && let Some(action) = self.import(now) {
-            return Some(action);
-        }
         loop {
-            let near_only = is_scarce || self.spine_is_busy(now);
+            let near_only = self.spine_is_busy(now);
             let is_reached = |peer: &Peer| !near_only || !peer.is_far();
             let may = |peer: &Peer| is_reached(peer) && !peer.exhausted && peer.has_room(now);
             let Some(at) = self.best_peer(may) else { break };
             if let Some(action) = self.grant_to(at, now) {
                 return Some(action);
             }
-        }
-        if is_scarce && let Some(action) = self.ask_afar(now) {
-            return Some(action);
         }
         if self.grants.in_time() == self.grants.undecided() {
             self.renew_offers(now);
@@ -145,23 +137,11 @@ impl Fetch {
         None
     }
 
-    pub(super) fn open(&mut self, at: usize, want: Want, now: Instant) -> Action {
+    fn open(&mut self, at: usize, want: Want, now: Instant) -> Action {
         let (piece, offered) = match &want {
             Want::Piece(piece) => (Some(*piece), 0),
             Want::LeastSent(words) => (None, count(words)),
         };
-        self.open_as(at, piece, offered, want, now)
-    }
-
-    /// Opens a grant that stands for a piece, or for one of so many that are offered.
-    pub(super) fn open_as(
-        &mut self,
-        at: usize,
-        piece: Option<u32>,
-        offered: u32,
-        want: Want,
-        now: Instant,
-    ) -> Action {
         let patience = self.patience(self.peers[at].node);
         let peer = &mut self.peers[at];
         peer.open += 1;
@@ -171,7 +151,7 @@ impl Fetch {
     }
 
     /// The peer to ask next: one that keeps its deadlines, with the fewest grants, near rather than far.
-    pub(super) fn best_peer(&mut self, may: impl Fn(&Peer) -> bool) -> Option<usize> {
+    fn best_peer(&mut self, may: impl Fn(&Peer) -> bool) -> Option<usize> {
         let mut best: Option<(u64, usize)> = None;
         for (at, peer) in self.peers.iter().enumerate().filter(|(_, peer)| may(peer)) {
             let [missed, far] = [peer.missed > 0, !peer.near].map(u64::from);
@@ -220,7 +200,7 @@ impl Fetch {
     }
 
     /// The pieces that a peer has, that are missing and not asked for, and that it did not spoil, word by word.
-    pub(super) fn unasked(&self, at: usize) -> impl Fn(usize) -> u64 {
+    fn unasked(&self, at: usize) -> impl Fn(usize) -> u64 {
         let peer = &self.peers[at];
         let [theirs, ours, asked] = [peer.have.words(), self.have.words(), self.grants.asked().words()];
         move |at| {
@@ -237,7 +217,7 @@ impl Fetch {
     }
 
     /// Ranges of pieces, the most wanted first.
-    pub(super) fn ranges(&self) -> [Range<u32>; 3] {
+    fn ranges(&self) -> [Range<u32>; 3] {
         let pieces = self.have.len();
         match self.first {
             None => [0..pieces, 0..0, 0..0],
@@ -283,9 +263,6 @@ impl Fetch {
     /// Acts on every deadline that has passed.
     pub(super) fn expire(&mut self, now: Instant) {
         self.settled = false;
-        if self.imports.expire(now) {
-            self.reopen();
-        }
         let late: Vec<Grant> = self.grants.iter().filter(|grant| grant.deadline <= now).cloned().collect();
         for grant in late {
             let patience = self.patience(grant.peer);
@@ -317,7 +294,7 @@ impl Fetch {
         let last = self.grants.iter().filter(|grant| grant.is_arriving() && self.is_at_end());
         let hurry = last.map(|grant| self.hurry_at(grant)).filter(|&at| at > now);
         let slow = self.named_in_time().map(|grant| self.slow_at(grant)).filter(|&at| at > now);
-        grants.chain(peers).chain(ask).chain(hurry).chain(slow).chain(self.imports_due(now)).min()
+        grants.chain(peers).chain(ask).chain(hurry).chain(slow).min()
     }
 }
 

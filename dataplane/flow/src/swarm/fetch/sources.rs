@@ -16,8 +16,6 @@ const ARRIVALS: Duration = Duration::from_millis(50);
 const AVOIDED_FOR: Duration = Duration::from_millis(250);
 /// Most peers that are avoided at once.
 const AVOIDED_MAX: usize = 1024;
-/// Of the peers that a fetch connects to, so many shall be nearby, in hundredths.
-const NEAR_PERCENT: usize = 60;
 /// Longest pause between two questions to the tracker.
 const ASK_PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -50,19 +48,9 @@ impl Fetch {
         if outgoing >= self.outgoing_max() && !few_came {
             return None;
         }
-        let at = self.next_named()?;
+        let at = self.peers.iter().position(|peer| peer.stage == Stage::Named)?;
         self.peers.enter(at, Stage::Connecting(now + CONNECT_DEADLINE));
         Some(Action::Connect { peer: self.peers[at].node })
-    }
-
-    /// The peer to connect to next: of racks that are known, so many nearby as shall be.
-    fn next_named(&self) -> Option<usize> {
-        let is_named = |peer: &Peer| peer.stage == Stage::Named;
-        let [all, near] = [|_: &&Peer| true, |peer: &&Peer| peer.near]
-            .map(|is_meant| self.peers.iter().filter(|peer| !is_named(peer)).filter(is_meant).count());
-        let wants_near = near * 100 < (all + 1) * NEAR_PERCENT;
-        let wanted = self.peers.iter().position(|peer| is_named(peer) && peer.near == wants_near);
-        wanted.or_else(|| self.peers.iter().position(is_named))
     }
 
     /// Asks the tracker, if there is reason to and the last question is long enough ago.
@@ -130,8 +118,6 @@ impl Fetch {
     pub(super) fn forget(&mut self, peer: NodeId) {
         if let Some(at) = self.peers.place(peer) {
             self.count_holder(at, false);
-            self.leave_nearby(at);
-            self.imports.lost(peer);
             self.peers.remove(at);
         }
         self.reopen();

@@ -1,5 +1,4 @@
-//! How much is asked for from other racks: what their uplinks carry without holding it up. Where that is too little,
-//! [`super::imports`] says what is asked for there.
+//! How much is asked for from other racks: what their uplinks carry without holding it up.
 
 use std::time::Duration;
 
@@ -18,30 +17,18 @@ const FAR_MAX: f64 = 8.0;
 /// How many more it may be after each piece that was not held up.
 const FAR_STEP: f64 = 0.25;
 
-/// A piece from afar that took so many times as long as those from nearby usually do is late, in hundredths.
-const LATE_PERCENT: u32 = 150;
-/// Uplinks are too busy when more than this share of the pieces from afar is late. That a few sources are slow does not count,
-/// as a mean time would.
-const LATE_SHARE: f64 = 0.5;
-/// About so many pieces are looked back on for that: with fewer, chance would do.
-const LATE_MEMORY: f64 = 16.0;
-
 /// What a fetch has learned of the links between racks.
 #[derive(Debug)]
 pub(super) struct Spine {
     /// Moving average of the time from grant to verified piece, over those that came from nearby.
     near_pace: Option<Duration>,
-    /// Which share of the pieces from other racks came late, as a moving average.
-    late_share: f64,
     /// Grants towards other racks that may be open at once.
     far_grants: f64,
-    /// Whether uplinks were found to be too busy: from then on a piece shall cross into this rack once.
-    is_scarce: bool,
 }
 
 impl Spine {
     pub(super) fn new() -> Self {
-        Self { near_pace: None, late_share: 0.0, far_grants: FAR_MIN, is_scarce: false }
+        Self { near_pace: None, far_grants: FAR_MIN }
     }
 
     /// A piece came from a source nearby.
@@ -52,27 +39,11 @@ impl Spine {
     /// A piece came from another rack. As many grants as its uplink has room for are found as TCP finds its window: a
     /// few more as long as nothing is held up, and half as many when something is.
     pub(super) fn far_came(&mut self, took: Duration) {
-        let is_late = |near_pace: Duration| took * 100 > near_pace * LATE_PERCENT;
-        let late = if self.near_pace.is_some_and(is_late) { 1.0 } else { 0.0 };
-        self.late_share += (late - self.late_share) / LATE_MEMORY;
-        self.is_scarce |= self.late_share > LATE_SHARE;
         let is_held_up = self.near_pace.is_some_and(|near_pace| took * 100 > near_pace * HELD_UP_PERCENT);
         self.far_grants = match is_held_up {
             true => (self.far_grants / 2.0).max(FAR_MIN),
             false => (self.far_grants + FAR_STEP).min(FAR_MAX),
         };
-    }
-}
-
-impl Spine {
-    /// Whether uplinks were found to be too busy, here or by somebody nearby.
-    pub(super) fn is_scarce(&self) -> bool {
-        self.is_scarce
-    }
-
-    /// Somebody nearby found uplinks too busy.
-    pub(super) fn warn(&mut self) {
-        self.is_scarce = true;
     }
 }
 
@@ -106,19 +77,5 @@ mod tests {
         assert_eq!(spine.far_grants, FAR_MAX / 2.0);
         (0..100).for_each(|_| spine.far_came(20 * MS));
         assert_eq!(spine.far_grants, FAR_MIN);
-    }
-
-    #[test]
-    fn uplinks_are_too_busy_when_most_pieces_from_afar_come_late() {
-        let mut spine = Spine::new();
-        (0..100).for_each(|_| spine.far_came(20 * MS));
-        assert!(!spine.is_scarce(), "there is nothing to compare them with");
-        spine.near_came(10 * MS);
-        (0..1000).for_each(|piece| spine.far_came(if piece % 4 == 0 { 1000 * MS } else { 14 * MS }));
-        assert!(!spine.is_scarce(), "a few slow sources are no busy uplinks");
-        (0..16).for_each(|_| spine.far_came(16 * MS));
-        assert!(spine.is_scarce());
-        (0..100).for_each(|_| spine.far_came(10 * MS));
-        assert!(spine.is_scarce(), "that they are in time is what came of it");
     }
 }
