@@ -58,10 +58,10 @@ def test_what_is_volatile_has_no_digest_unless_asked_for(client: shoal.Client) -
     assert "without a digest" in str(caught.value)
 
 
-def test_a_chunk_without_a_digest_is_verified_where_it_is_moved_to(node: Node) -> None:
-    second = Node("--name", "second", "--join", node.address)
+def test_a_chunk_without_a_digest_is_verified_where_it_is_moved_to(own_node: Node) -> None:
+    second = Node("--name", "second", "--join", own_node.address)
     try:
-        with shoal.Client(node.socket) as client, shoal.Client(second.socket) as other:
+        with shoal.Client(own_node.socket) as client, shoal.Client(second.socket) as other:
             value = os.urandom(5 << 20)
             client.put("k/moved", value, volatile=True)
             ((chunk, _),) = client.info("k/moved").chunks

@@ -18,11 +18,26 @@ PRIORITIES = ("low", "normal", "high", "critical")
 
 
 @pytest.fixture(scope="module")
-def member(node: Node) -> Iterator[Node]:
+def head() -> Iterator[Node]:
+    """A node of this module alone: one that others share would miss the second for a while when it has gone."""
+    head = Node()
+    yield head
+    head.stop()
+
+
+@pytest.fixture(scope="module")
+def member(head: Node) -> Iterator[Node]:
     """A second node, to which chunks of the first must be fetched."""
-    member = Node("--name", "member", "--join", node.address)
+    member = Node("--name", "member", "--join", head.address)
     yield member
     member.stop()
+
+
+@pytest.fixture
+def local(head: Node) -> Iterator[shoal.Client]:
+    """A client of the first node."""
+    with shoal.Client(head.socket) as client:
+        yield client
 
 
 def fetches(node: Node) -> dict[str, int]:
@@ -43,7 +58,7 @@ def test_an_unknown_priority_is_refused_before_anything_is_connected() -> None:
 @pytest.mark.parametrize("way", ["local", "tcp"])
 @pytest.mark.parametrize("priority", PRIORITIES)
 def test_a_get_matters_as_much_as_the_client_says(
-    node: Node, member: Node, local: shoal.Client, priority: str, way: str
+    member: Node, local: shoal.Client, priority: str, way: str
 ) -> None:
     key, value = f"priorities/{priority}/{way}", os.urandom(2 << 20)
     local.put(key, value)
