@@ -116,6 +116,8 @@ pub(crate) enum Command {
     Open {
         chunk: ChunkReference,
         priority: Priority,
+        /// Who has the chunk, as far as that is known already.
+        known: Vec<TrackerPeer>,
         reply: Reply<HandleGiven<ChunkOpened>>,
     },
     Next {
@@ -123,6 +125,10 @@ pub(crate) enum Command {
         first: u32,
         count: u32,
         limit: u32,
+        reply: Reply<Vec<SlotRef>>,
+    },
+    Whole {
+        handle: u64,
         reply: Reply<Vec<SlotRef>>,
     },
     Release {

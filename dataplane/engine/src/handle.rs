@@ -224,8 +224,23 @@ impl Handle {
 
     /// Opens a chunk for reading and begins to fetch what is not here.
     pub async fn open(&self, chunk: ChunkReference, priority: Priority) -> Result<ChunkOpened, EngineError> {
-        let given = self.ask(self.owner(&chunk.id), |reply| Command::Open { chunk, priority, reply }).await;
-        given.map(HandleGiven::take)
+        self.open_from(chunk, priority, Vec::new()).await
+    }
+
+    /// As [`Handle::open`], from peers that are known to take part in the chunk's swarm; others are found as ever.
+    pub async fn open_from(
+        &self,
+        chunk: ChunkReference,
+        priority: Priority,
+        known: Vec<TrackerPeer>,
+    ) -> Result<ChunkOpened, EngineError> {
+        let open = |reply| Command::Open { chunk, priority, known, reply };
+        self.ask(self.owner(&chunk.id), open).await.map(HandleGiven::take)
+    }
+
+    /// Every piece of an open chunk that was not given out before, once all of it was in memory.
+    pub async fn whole(&self, handle: u64) -> Result<Vec<SlotRef>, EngineError> {
+        self.ask(shard_of(handle), |reply| Command::Whole { handle, reply }).await
     }
 
     /// Verified pieces of an open chunk, each once; waits for at least one.

@@ -486,6 +486,61 @@ fn who_has_no_place_for_a_peer_says_so_and_who_has_everything_has_place_for_all(
 }
 
 #[test]
+fn who_has_everything_as_the_tracker_says_is_granted_slots_along_with_the_greeting() {
+    let named = |complete| [TrackerPeer { node: 7, complete, near: true }];
+    let granted = |fetch: &mut Fetch| {
+        let actions = std::iter::from_fn(|| fetch.poll(Instant::ZERO, 64));
+        actions.filter(|action| matches!(action, Action::Grant { peer: 7, .. })).count()
+    };
+    for complete in [true, false] {
+        let mut fetch = Fetch::new(Settings::default(), Bitmap::new(4), 1, Instant::ZERO);
+        fetch.on_greeted(7);
+        fetch.on_peers(Instant::ZERO, &named(complete));
+        fetch.on_greeted(7);
+        assert_eq!(granted(&mut fetch), 0, "it was not greeted yet");
+        fetch.on_greeted(7);
+        assert_eq!(granted(&mut fetch) > 0, complete);
+        // What it says itself counts.
+        let mut have = Bitmap::new(4);
+        have.insert(2);
+        assert!(fetch.on_interest(Instant::ZERO, 7, true, have));
+        fetch.on_greeted(7);
+        for piece in [0, 1, 3] {
+            fetch.on_local(Instant::ZERO, piece);
+        }
+        granted(&mut fetch);
+        fetch.on_lost(Instant::ZERO, 7);
+        assert!(!fetch.have().contains(2));
+    }
+}
+
+#[test]
+fn a_fetch_that_begins_with_a_holder_of_everything_asks_the_tracker_when_it_takes_a_while() {
+    for complete in [true, false] {
+        let mut fetch = Fetch::new(Settings::default(), Bitmap::new(8), 1, Instant::ZERO);
+        fetch.begin_with(Instant::ZERO, &[TrackerPeer { node: 7, complete, near: true }]);
+        let asks = |fetch: &mut Fetch, now| {
+            let actions = std::iter::from_fn(|| fetch.poll(now, 64));
+            actions.filter(|action| *action == Action::AskTracker).count() == 1
+        };
+        assert_eq!(asks(&mut fetch, Instant::ZERO), !complete);
+        let due = fetch.next_deadline().unwrap();
+        assert!(due < Instant::ZERO + Duration::from_millis(100) && asks(&mut fetch, due));
+    }
+    let mut tracker = Tracker::new(1);
+    let chunk = ChunkId([1; 32]);
+    for (node, rack, holding) in
+        [(1, "a", Holding::Complete), (2, "b", Holding::Complete), (3, "a", Holding::Partial)]
+    {
+        tracker.on_announce(Instant::ZERO, node, rack, chunk, holding);
+    }
+    let peer = |node, near| TrackerPeer { node, complete: true, near };
+    assert_eq!(tracker.complete(&chunk, "a", 9), [peer(1, true), peer(2, false)]);
+    assert_eq!(tracker.complete(&chunk, "", 1), [peer(1, false)]);
+    assert_eq!(tracker.complete(&ChunkId([2; 32]), "a", 9), []);
+}
+
+#[test]
 fn what_comes_from_slow_sources_leaves_room_for_as_much_again() {
     let settings = Settings { deadline_min: Duration::from_secs(60), ..Settings::default() };
     let at_once = settings.pieces_at_once;

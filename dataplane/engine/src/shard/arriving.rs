@@ -113,6 +113,12 @@ impl Shard {
         if head.length != fetching.replica.geometry.length(head.piece) || head.length == 0 {
             return None;
         }
+        if fetching.replica.descriptor.get().is_none() {
+            // The checksums were to come first; nothing can be said of a piece without them.
+            fetching.leases.borrow_mut().remove(&head.grant);
+            fetching.fetch.borrow_mut().on_declined(self.now(), peer.node, head.grant);
+            return None;
+        }
         let arrival = fetching.fetch.borrow_mut().on_arriving(self.now(), peer.node, head.grant, head.piece);
         let lease = fetching.leases.borrow_mut().remove(&head.grant);
         match (arrival, lease) {

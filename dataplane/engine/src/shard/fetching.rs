@@ -1,7 +1,7 @@
 //! Chunks on their way here. `flow::swarm::fetch` decides; this carries it out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(super) struct Fetching {
     /// Who sent bad pieces, and how many.
     pub(super) spoilers: RefCell<BTreeMap<NodeId, u32>>,
     pub(super) starved: Cell<bool>,
+    /// Who was asked for the checksums of the pieces, while they are not known.
+    described_by: RefCell<BTreeSet<NodeId>>,
     /// The control plane was asked for peers and has not answered yet.
     pub(super) asks_trackers: Cell<bool>,
     pub(super) ready: Cell<bool>,
@@ -101,6 +103,7 @@ impl Shard {
             patience: RefCell::new(Patience::new(now)),
             spoilers: RefCell::default(),
             starved: Cell::new(false),
+            described_by: RefCell::default(),
             asks_trackers: Cell::new(false),
             ready: Cell::new(false),
             finishing: Cell::new(false),
@@ -216,9 +219,10 @@ impl Shard {
         }
     }
 
-    /// Pieces that there is memory for. None before the checksums are known.
+    /// Pieces that there is memory for. Where pieces may come on lanes, none before the checksums are known, which come on the
+    /// connection: what is granted on that comes after them.
     fn free_slots(self: &Rc<Self>, fetching: &Fetching) -> usize {
-        if fetching.replica.descriptor.get().is_none() {
+        if fetching.replica.descriptor.get().is_none() && !self.rails.is_empty() {
             return 0;
         }
         let piece = u64::from(fetching.replica.geometry.piece_size()).min(fetching.replica.geometry.size());
@@ -240,6 +244,7 @@ impl Shard {
         let connection = self.source(node, &fetching.replica.id);
         match (self.try_acquire(length), connection) {
             (Some(lease), Some(connection)) => {
+                self.ask_checksums(fetching, node, &connection.writer);
                 if let Err(lease) = self.grant_on_lane(&connection, fetching, grant, &want, lease) {
                     fetching.leases.borrow_mut().insert(grant, (node, lease));
                     connection.writer.message(Grant { chunk: fetching.replica.id, grant, want });
@@ -285,16 +290,29 @@ impl Shard {
         mesh.owner(node, chunk).and_then(|peer| mesh.connection(peer))
     }
 
+    /// Asks a peer for the checksums of the pieces, once, unless they are known. Its answer comes before any piece that it is asked
+    /// for afterwards.
+    fn ask_checksums(&self, fetching: &Fetching, node: NodeId, writer: &Writer) {
+        let replica = &fetching.replica;
+        if replica.descriptor.get().is_none() && fetching.described_by.borrow_mut().insert(node) {
+            writer.message(Describe { chunk: replica.id });
+        }
+    }
+
     /// Tells a peer that this shard takes part, and asks what it does not know.
-    pub(super) fn greet(&self, writer: &Writer, chunk: &ChunkId) {
+    pub(super) fn greet(&self, node: NodeId, writer: &Writer, chunk: &ChunkId) {
         let Some(fetching) = self.fetches.borrow().get(chunk).cloned() else { return };
         let replica = &fetching.replica;
-        if replica.descriptor.get().is_none() {
-            writer.message(Describe { chunk: *chunk });
-        }
+        self.ask_checksums(&fetching, node, writer);
         self.tell_preference(writer, chunk);
         let have = replica.state.borrow().have.words().to_vec();
         writer.message(Interest { chunk: *chunk, pieces: replica.geometry.pieces(), have, reply: true });
+    }
+
+    /// A peer was greeted over a connection that was there, so that what it answers comes before what it is asked for from here on.
+    pub(super) fn on_greeted(&self, node: NodeId, chunk: &ChunkId) {
+        let fetching = self.fetches.borrow().get(chunk).cloned();
+        fetching.iter().for_each(|fetching| fetching.fetch.borrow_mut().on_greeted(node));
     }
 
     pub(super) fn on_description(self: &Rc<Self>, node: NodeId, descriptor: Descriptor) {
@@ -309,6 +327,7 @@ impl Shard {
             return self.on_source_lost(node, &descriptor.id);
         }
         let _ = replica.descriptor.set(descriptor);
+        fetching.described_by.take();
         self.drive(&fetching);
     }
 
@@ -317,6 +336,11 @@ impl Shard {
             fetching.asks_trackers.set(false);
         }
         self.with_fetch(chunk, |fetch, now| fetch.on_peers(now, peers));
+    }
+
+    /// Peers are known to take part in a chunk's swarm before anybody was asked.
+    pub(super) fn begin_with(self: &Rc<Self>, chunk: &ChunkId, known: &[TrackerPeer]) {
+        self.with_fetch(chunk, |fetch, now| fetch.begin_with(now, known));
     }
 
     /// Tells the fetch of a chunk, if there is one, of a peer that said what it has. Returns whether the peer may stay; what
@@ -354,6 +378,7 @@ impl Shard {
     pub(super) fn on_source_lost(self: &Rc<Self>, node: NodeId, chunk: &ChunkId) {
         if let Some(fetching) = self.fetches.borrow().get(chunk) {
             fetching.leases.borrow_mut().retain(|_, (source, _)| *source != node);
+            fetching.described_by.borrow_mut().remove(&node);
         }
         self.revoke_chunk_on_lanes(chunk, Some(node));
         let (shard, chunk) = (self.clone(), *chunk);
@@ -383,6 +408,8 @@ impl Shard {
         let (shard, fetching) = (self.clone(), fetching.clone());
         let elapsed = self.now().since(fetching.started);
         glommio::spawn_local(async move {
+            // Who waits for the last piece has it before all others hear that there is nothing more to come.
+            yield_now().await;
             let published = shard.publish_replica(&fetching.replica).await;
             let report = fetching.report(elapsed);
             shard.end_fetch(&fetching, published.map(|()| report));

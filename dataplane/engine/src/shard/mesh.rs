@@ -110,7 +110,8 @@ impl Shard {
         };
         let writer = self.mesh.borrow().writer(peer);
         if let Some(writer) = writer {
-            return self.greet(&writer, &chunk);
+            self.greet(node, &writer, &chunk);
+            return self.on_greeted(node, &chunk);
         }
         let mut mesh = self.mesh.borrow_mut();
         let open = mesh.connections() + mesh.dialling.len();
@@ -168,7 +169,7 @@ impl Shard {
         glommio::spawn_local(self.clone().write(connection.clone())).detach();
         glommio::spawn_local(self.clone().read(connection.clone())).detach();
         for chunk in waiting.unwrap_or_default() {
-            self.greet(&connection.writer, &chunk);
+            self.greet(node, &connection.writer, &chunk);
         }
     }
 

@@ -140,8 +140,8 @@ impl Shard {
             Command::Abort { handle, reply } => drop(reply.send(self.abort(handle))),
             Command::Adopt { chunk, reply } => drop(reply.send(self.adopt(*chunk))),
 
-            Command::Open { chunk, priority, reply } => {
-                let opened = self.clone().open(&chunk, priority);
+            Command::Open { chunk, priority, known, reply } => {
+                let opened = self.clone().open(&chunk, priority, &known);
                 let given = |opened: ChunkOpened| {
                     let handle = opened.handle;
                     HandleGiven::to_read(opened, handle, self.commands())
@@ -151,6 +151,7 @@ impl Shard {
             Command::Next { handle, first, count, limit, reply } => {
                 answer!(reply, self.next(handle, first, count, limit))
             }
+            Command::Whole { handle, reply } => answer!(reply, self.whole(handle)),
             Command::Release { handle, pieces, reply } => drop(reply.send(self.release(handle, &pieces))),
             Command::Close { handle, reply } => drop(reply.send(self.close(handle))),
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use flow::bitmap::Bitmap;
 use flow::swarm::Priority;
+use flow::wire::control::TrackerPeer;
 use flow::wire::session::{ChunkOpened, ChunkReference, Device, SlotRef};
 use memory::SharedLease;
 
@@ -30,11 +31,13 @@ impl Shard {
         self: Rc<Self>,
         chunk: &ChunkReference,
         priority: Priority,
+        known: &[TrackerPeer],
     ) -> Result<ChunkOpened, EngineError> {
         let replica = self.replica_for(chunk)?;
         let local_pieces = replica.state.borrow().have.count();
         if !replica.is_complete() {
             self.start_fetch(&replica, Device::Dram, priority);
+            self.begin_with(&chunk.id, known);
         }
         replica.readers.set(replica.readers.get() + 1);
         replica.last_used.set(self.number());
@@ -67,6 +70,22 @@ impl Shard {
             if reading.replica.changed.round() == round {
                 reading.replica.changed.after(round).await;
             }
+        }
+    }
+
+    /// Every piece that was not given out before, once all of them were in memory. Of those that come from other nodes it waits for
+    /// the last, since by then many others have come: looking at each as it comes would keep the core from receiving them.
+    pub(super) async fn whole(self: Rc<Self>, handle: u64) -> Result<Vec<SlotRef>, EngineError> {
+        let reading = self.reading(handle)?;
+        let pieces = reading.replica.geometry.pieces();
+        let mut slots = reading.take(0, pieces, pieces);
+        loop {
+            let last = reading.given.borrow().missing().last();
+            let Some(last) = last else { return Ok(slots) };
+            let is_coming = !reading.replica.state.borrow().have.contains(last);
+            let (first, count) = if is_coming { (last, 1) } else { (0, pieces) };
+            slots.extend(self.clone().next(handle, first, count, pieces).await?);
+            slots.extend(reading.take(0, pieces, pieces));
         }
     }
 

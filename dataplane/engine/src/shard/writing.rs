@@ -261,7 +261,7 @@ impl Shard {
             }
         }
         self.tell(Event::Holding { chunk: id, holding: Holding::Complete });
-        Ok(self.clone().open(&chunk, Priority::Normal)?.handle)
+        Ok(self.clone().open(&chunk, Priority::Normal, &[])?.handle)
     }
 
     /// Adds what was written to what is here already.

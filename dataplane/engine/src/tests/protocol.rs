@@ -3,9 +3,18 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use flow::wire::Message;
-use flow::wire::data::{MemoryMapped, PieceAt, PieceData, PiecePart, PieceTaken};
+use flow::bitmap::Bitmap;
+use flow::chunk::{ChunkId, Descriptor, Geometry};
+use flow::swarm::Priority;
+use flow::verify::checksum_of;
+use flow::wire::control::TrackerPeer;
+use flow::wire::data::{
+    Description, Interest, MemoryMapped, PieceAt, PieceData, PiecePart, PieceTaken, Want,
+};
+use flow::wire::frame::HEADER_LENGTH;
 use flow::wire::session::ChunkReference;
+use flow::wire::{Header, Message};
+use futures_lite::future::block_on;
 
 use crate::tests::cluster::{bytes, config, get, put};
 use crate::{Engine, Handle, Peer};
@@ -125,4 +134,88 @@ fn a_piece_taken_that_was_not_offered() {
     let mut scene = Scene::new();
     scene.send(PieceTaken { grant: 5 }, 0);
     scene.expect_closed();
+}
+
+fn receive(member: &mut TcpStream) -> std::io::Result<Message> {
+    let mut header = [0; HEADER_LENGTH];
+    member.read_exact(&mut header)?;
+    let header = Header::decode(&header, u32::MAX).unwrap();
+    let mut body = vec![0; header.length as usize];
+    member.read_exact(&mut body)?;
+    Ok(Message::decode(&header, &body).unwrap())
+}
+
+/// Sends pieces as they are granted, until the connection ends.
+fn serve(mut member: TcpStream, chunk: ChunkId, content: &[u8], granted: Vec<(u64, Want)>) {
+    let (mut granted, mut sent) = (granted, Bitmap::new(content.len().div_ceil(1 << 20) as u32));
+    loop {
+        for (grant, want) in granted.drain(..) {
+            let piece = match want {
+                Want::Piece(piece) => piece,
+                Want::LeastSent(words) => {
+                    let wanted = Bitmap::from_words(sent.len(), words).unwrap();
+                    // What was sent for a grant that has ended since is asked for again.
+                    let unsent = wanted.iter().find(|&piece| !sent.contains(piece));
+                    unsent.or(wanted.iter().next()).unwrap()
+                }
+            };
+            sent.insert(piece);
+            let bytes = content.chunks(1 << 20).nth(piece as usize).unwrap();
+            let (length, checksum) = (bytes.len() as u32, checksum_of(bytes));
+            let head = PieceData { chunk, grant, piece, length, checksum, part: length };
+            member.write_all(&Message::from(head).encode(0, 0)).unwrap();
+            member.write_all(bytes).unwrap();
+        }
+        match receive(&mut member) {
+            Ok(Message::Grant(grant)) => granted.push((grant.grant, grant.want)),
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[test]
+fn who_has_everything_is_asked_at_once_and_a_piece_before_its_checksum_is_not_taken() {
+    let mut scene = Scene::new();
+    let content = bytes(2, (3 << 20) + 5);
+    let geometry = Geometry::new(content.len() as u64, 1 << 20).unwrap();
+    let (id, checksums) = (ChunkId([9; 32]), content.chunks(1 << 20).map(checksum_of).collect());
+    let descriptor = Descriptor { id, geometry, checksums };
+    let wanted = ChunkReference { id, geometry, descriptor_digest: descriptor.digest() };
+    let known = vec![TrackerPeer { node: STRANGE, complete: true, near: true }];
+    let handle = scene.engine.handle().clone();
+    let opened = block_on(handle.open_from(wanted, Priority::Normal, known)).unwrap();
+    let (mut asked, mut granted) = (Vec::new(), Vec::new());
+    while granted.len() < 2 {
+        match receive(&mut scene.member).unwrap() {
+            Message::Grant(grant) => granted.push((grant.grant, grant.want)),
+            other => asked.push(other.name()),
+        }
+    }
+    assert!(asked.contains(&"Describe") && asked.contains(&"Interest"), "{asked:?}");
+    let (grant, _) = granted.remove(0);
+    let early = PieceData { chunk: id, grant, piece: 0, length: 1 << 20, checksum: 0, part: 1 << 20 };
+    scene.send(early, 1 << 20);
+    let have = Bitmap::full(geometry.pieces()).words().to_vec();
+    scene.send(Description { descriptor }, 0);
+    scene.send(Interest { chunk: id, pieces: geometry.pieces(), have, reply: false }, 0);
+    let Scene { engine, member, _directory, .. } = scene;
+    let serving = {
+        let (member, content) = (member.try_clone().unwrap(), content.clone());
+        std::thread::spawn(move || serve(member, id, &content, granted))
+    };
+    let mut slots = block_on(handle.whole(opened.handle)).unwrap();
+    slots.sort_by_key(|slot| slot.piece);
+    let arena = handle.arena();
+    let view = memory::Mapping::map_shared(arena.read_only_fd(), arena.size(), false).unwrap();
+    let seen = slots.iter().flat_map(|slot| view.read(slot.offset, slot.length as usize).unwrap());
+    assert!(seen.eq(&content));
+    assert_eq!(block_on(handle.whole(opened.handle)).unwrap(), []);
+    let counters = block_on(handle.counters()).unwrap();
+    let counted = |name| counters.iter().find(|(known, _)| known == name).unwrap().1;
+    assert!(counted("pieces_unwanted") >= 1 && counted("pieces_corrupt") == 0);
+    block_on(handle.close(opened.handle)).unwrap();
+    assert!(block_on(handle.whole(opened.handle)).is_err());
+    engine.stop();
+    serving.join().unwrap();
 }

@@ -292,6 +292,14 @@ impl Fetch {
         self.settled = false;
     }
 
+    /// Peers are known when the fetch begins. If one of them has everything, the tracker is asked only when the fetch takes a while.
+    pub fn begin_with(&mut self, now: Instant, known: &[TrackerPeer]) {
+        if known.iter().any(|peer| peer.complete) {
+            self.ask_at = now + ASK_PAUSE_MIN;
+        }
+        self.on_peers(now, known);
+    }
+
     /// A peer is connected and said what it has, asked or unasked. One that comes unasked when all places for such are
     /// taken is sent away by [`Action::Disconnect`]. Who has everything wants nothing of others and lets them stay.
     ///
@@ -316,6 +324,23 @@ impl Fetch {
         self.count_holder(at, true);
         self.settled = false;
         true
+    }
+
+    /// [`Action::Connect`] was carried out over a connection that is there, and what is granted from here on comes after it. A
+    /// peer that has everything, as the tracker says, is taken at its word, so that the first pieces are asked for along with
+    /// what it has: its own answer counts as soon as it comes, and what it does not have it declines.
+    pub fn on_greeted(&mut self, peer: NodeId) {
+        let Some(at) = self.peers.place(peer) else { return };
+        if !self.peers[at].origin || !matches!(self.peers[at].stage, Stage::Connecting(_)) {
+            return;
+        }
+        self.peers.enter(at, Stage::Connected);
+        self.peers[at].have = Bitmap::full(self.have.len());
+        if self.peers.len() == 1 {
+            // There is nobody else to ask, and a stream that waits after the first pieces is no stream.
+            self.peers[at].window = self.settings.grants_per_peer;
+        }
+        self.settled = false;
     }
 
     /// A peer said that it has more pieces.

@@ -86,6 +86,16 @@ impl Tracker {
         }
     }
 
+    /// At most `limit` nodes that have all of a chunk, which nobody joins by this.
+    pub fn complete(&self, chunk: &ChunkId, rack: &str, limit: usize) -> Vec<TrackerPeer> {
+        let Some(swarm) = self.swarms.get(chunk) else { return Vec::new() };
+        let peer = |&node: &NodeId| {
+            let near = !rack.is_empty() && swarm.members.get(&node).is_some_and(|member| member.rack == rack);
+            TrackerPeer { node, complete: true, near }
+        };
+        swarm.complete.iter().take(limit).map(peer).collect()
+    }
+
     fn insert(&mut self, node: NodeId, rack: &str, chunk: ChunkId, complete: bool) {
         if self.swarms.contains_key(&chunk) || self.swarms.len() < SWARMS_MAX {
             self.swarms.entry(chunk).or_default().insert(node, rack, complete);
