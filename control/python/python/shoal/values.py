@@ -19,6 +19,7 @@ A value comes back as what it was. What JSON would change (tuples, keys that are
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -245,23 +246,40 @@ def _decode_json(labels: dict[str, str], read: Callable[[bool], Bytes]) -> Any:
     return json.loads(bytes(read(False)))
 
 
+def _npy_start(data: Bytes) -> int:
+    """Where the array begins in a file of NumPy, by what the file says; within bounds that its header has."""
+    head = bytes(memoryview(data)[:12])
+    size = 10 + int.from_bytes(head[8:10], "little") if head[6:7] == b"\1" else 12 + int.from_bytes(head[8:12], "little")
+    return min(size, 65536)
+
+
+@functools.lru_cache(maxsize=64)
+def _npy_header(head: bytes) -> tuple[tuple[int, ...], bool, Any, int]:
+    """What the header of a file of NumPy says, and where it ends. It is text of Python, which takes as long to read as a small
+    array takes to come, and few arrays differ in it."""
+    import numpy
+
+    file = io.BytesIO(head)
+    version = numpy.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise InvalidInput(f"version {version} of .npy is not known here")
+    reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+    shape, is_fortran, dtype = getattr(numpy.lib.format, reader)(file)
+    return shape, is_fortran, dtype, file.tell()
+
+
 def _decode_npy(labels: dict[str, str], read: Callable[[bool], Bytes]) -> Any:
     import numpy
 
     data = read(False)
-    head = io.BytesIO(bytes(memoryview(data)[:65536]))
-    version = numpy.lib.format.read_magic(head)
-    if version not in ((1, 0), (2, 0)):
-        raise InvalidInput(f"version {version} of .npy is not known here")
-    reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
-    shape, is_fortran, dtype = getattr(numpy.lib.format, reader)(head)
+    shape, is_fortran, dtype, start = _npy_header(bytes(memoryview(data)[: _npy_start(data)]))
     if dtype.hasobject:
         raise InvalidInput("an array of objects is no plain bytes")
     count = math.prod(shape)
     if count * dtype.itemsize == 0:
         array = numpy.empty(shape, dtype)
     else:
-        array = numpy.frombuffer(memoryview(data), dtype, count, head.tell())
+        array = numpy.frombuffer(memoryview(data), dtype, count, start)
         array = array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
     return array[()] if labels.get(PYTHON) == "numpy.generic" else array
 
