@@ -177,6 +177,16 @@ impl Client {
         OpenFile::open(self, key, consistency)
     }
 
+    /// As [`Client::open`], for who wants [`OpenFile::view`] of all of it, or all bytes: what is not in the memory of the node is
+    /// brought there before this returns, if it can be seen there.
+    pub fn open_whole(
+        self: &Arc<Self>,
+        key: &str,
+        consistency: Consistency,
+    ) -> Result<OpenFile, ClientError> {
+        OpenFile::open_whole(self, key, consistency)
+    }
+
     /// Writes the bytes of a key that is one file or a stream to `output`, in order. With `verify`, a digest that
     /// differs is reported after the bytes were written.
     pub fn get_to_writer(

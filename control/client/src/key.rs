@@ -37,7 +37,13 @@ impl<'c> OpenKey<'c> {
             Consistency::Quorum | Consistency::Serial => (leased(connection, key)?, false),
             Consistency::All => (confirmed(connection, key)?, false),
         };
-        let wrong = |source| ClientError::Manifest { key: key.into(), source };
+        Self::of(connection, entry, stale)
+    }
+
+    /// What an entry is, whose lease is released by this from here on.
+    pub(crate) fn of(connection: &'c Connection, entry: KeyEntry, stale: bool) -> Result<Self, ClientError> {
+        let key = entry.key.clone();
+        let wrong = |source| ClientError::Manifest { key: key.clone(), source };
         let manifest = Manifest::decode(&entry.manifest).map_err(wrong)?;
         let mut open = Self { connection, entry, stale, manifest, files: Vec::new() };
         open.files = match &mut open.manifest.files {

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use flow::wire::catalog::{CatalogFound, CatalogGet};
-use plan::manifest::{ChunkEntry, Extent, FileKind, Shape};
+use flow::wire::catalog::{CatalogContent, CatalogEntry, CatalogFound, CatalogGet};
+use flow::wire::session::{ChunkReference, FileOpen, FileOpened, KeyEntry};
+use plan::manifest::{ChunkEntry, Extent, FileKind, Shape, chunks_in_order};
 
 use crate::chunk_reader::{OrderedReader, reference};
 use crate::key::OpenKey;
 use crate::kv::Consistency;
-use crate::view::View;
+use crate::view::{Held, View};
 use crate::{Client, ClientError};
 use memory::Access;
 
@@ -22,9 +23,41 @@ pub struct OpenFile {
     size: u64,
     extents: Vec<Extent>,
     chunks: Vec<ChunkEntry>,
+    /// All of it in the memory of the node, if it was opened so.
+    held: Option<Arc<Held>>,
 }
 
 impl OpenFile {
+    /// As [`OpenFile::open`], with all bytes in the memory of the node if [`OpenFile::view`] is to give them: they are on their way
+    /// from other nodes as soon as the catalog has named them, and all is one question to the node.
+    pub(crate) fn open_whole(
+        client: &Arc<Client>,
+        key: &str,
+        consistency: Consistency,
+    ) -> Result<Self, ClientError> {
+        // Of what is not read from the catalog, or not from it alone, the node is asked step by step.
+        if matches!(consistency, Consistency::One | Consistency::All) {
+            return Self::open(client, key, consistency);
+        }
+        let connection = client.connection();
+        let (priority, view_max) = (connection.priority(), Held::room(client));
+        let open = FileOpen { key: key.into(), priority, view_max };
+        let FileOpened { entry, lease, chunks: given } = connection.call(open)?;
+        // Whatever turns out to be wrong, what was opened is closed again.
+        let held = Held::given(client, &given);
+        let Some(CatalogContent::Manifest(manifest)) = entry.content else {
+            return Err(connection.protocol("it opens a key that holds no files"));
+        };
+        let CatalogEntry { key, version, revision, updated_ms: created_ms, labels, .. } = entry;
+        let entry = KeyEntry { key, version, revision, created_ms, manifest, lease };
+        let mut file = Self::of(client, OpenKey::of(connection, entry, false)?, labels)?;
+        if !given.is_empty() {
+            let chunks = file.chunks_in_order()?.unwrap_or_default();
+            file.held = Some(Arc::new(held.place(&chunks, &given)?));
+        }
+        Ok(file)
+    }
+
     /// Opens the current version of a key; fails when it is a directory.
     pub(crate) fn open(
         client: &Arc<Client>,
@@ -35,30 +68,40 @@ impl OpenFile {
             // Both questions are on their way at once.
             let get = CatalogGet { keys: vec![key.into()], consistency, snapshot: 0 };
             let asked = client.connection().send(get)?;
-            let mut open = OpenKey::open(client.connection(), key, consistency)?;
+            let open = OpenKey::open(client.connection(), key, consistency)?;
             let CatalogFound { entries, .. } = asked.wait()?;
             let entry = entries.into_iter().next().flatten();
             let Some(entry) = entry.filter(|entry| entry.version == open.entry.version) else {
                 // It was written in between.
                 continue;
             };
-            let (Shape::File | Shape::Stream, [file]) = (open.manifest.shape, &mut open.files[..]) else {
-                return Err(ClientError::NotOneFile(key.into()));
-            };
-            let FileKind::Regular { size, extents, .. } = &mut file.kind else {
-                return Err(ClientError::NotOneFile(key.into()));
-            };
-            return Ok(Self {
-                client: client.clone(),
-                key: key.into(),
-                version: open.entry.version,
-                labels: entry.labels,
-                size: *size,
-                extents: std::mem::take(extents),
-                chunks: std::mem::take(&mut open.manifest.chunks),
-                lease: open.keep_lease(),
-            });
+            return Self::of(client, open, entry.labels);
         }
+    }
+
+    fn of(
+        client: &Arc<Client>,
+        mut open: OpenKey<'_>,
+        labels: Vec<(String, String)>,
+    ) -> Result<Self, ClientError> {
+        let key = &open.entry.key;
+        let (Shape::File | Shape::Stream, [file]) = (open.manifest.shape, &mut open.files[..]) else {
+            return Err(ClientError::NotOneFile(key.clone()));
+        };
+        let FileKind::Regular { size, extents, .. } = &mut file.kind else {
+            return Err(ClientError::NotOneFile(key.clone()));
+        };
+        Ok(Self {
+            client: client.clone(),
+            key: key.clone(),
+            version: open.entry.version,
+            labels,
+            size: *size,
+            extents: std::mem::take(extents),
+            chunks: std::mem::take(&mut open.manifest.chunks),
+            lease: open.keep_lease(),
+            held: None,
+        })
     }
 
     /// The version of the key.
@@ -92,6 +135,12 @@ impl OpenFile {
                 end.ok_or_else(|| ClientError::OutOfRange { key: self.key.clone(), size: self.size })?;
             until = until.max(end);
         }
+        if let Some(held) = &self.held {
+            let outside = || self.client.connection().protocol("it names a piece outside its arena");
+            return parts.iter_mut().try_for_each(|(offset, output)| {
+                held.copy(*offset, output).then_some(()).ok_or_else(outside)
+            });
+        }
         let mut pass = Pass { file: self, until, reader: None };
         parts.iter_mut().try_for_each(|(offset, output)| pass.read(*offset, output))
     }
@@ -100,21 +149,24 @@ impl OpenFile {
     /// without holes, in pieces of whole pages, and in no more memory and mappings than the views of one process may take.
     /// Bytes that the node does not have in memory yet are brought there first. `None` when they have to be read.
     pub fn view(&self, access: Access) -> Result<Option<View>, ClientError> {
-        let mut chunks = Vec::new();
-        let mut end = 0;
-        for extent in &self.extents {
-            let chunk = &self.chunks[extent.chunk as usize];
-            if (extent.file_offset, extent.chunk_offset, extent.length) != (end, 0, chunk.size) {
-                return Ok(None);
-            }
-            end += extent.length;
-            let reference = reference(chunk);
-            chunks.push(reference.map_err(|source| ClientError::Manifest { key: self.key.clone(), source })?);
+        if self.held.is_some() {
+            return Ok(self.view_held(access));
         }
-        if end != self.size || end == 0 {
-            return Ok(None);
-        }
-        View::of(&self.client, &chunks, access)
+        let Some(chunks) = self.chunks_in_order()? else { return Ok(None) };
+        let held = Held::open(&self.client, &chunks)?;
+        Ok(held.and_then(|held| View::of(&Arc::new(held), access)))
+    }
+
+    /// As [`OpenFile::view`] of a file that was opened with all of its bytes: nobody is asked. `None` for any other.
+    pub fn view_held(&self, access: Access) -> Option<View> {
+        self.held.as_ref().and_then(|held| View::of(held, access))
+    }
+
+    /// The chunks whose bytes, one behind the other, are those of the file; `None` when it is something else.
+    fn chunks_in_order(&self) -> Result<Option<Vec<ChunkReference>>, ClientError> {
+        let Some(chunks) = chunks_in_order(&self.chunks, &self.extents, self.size) else { return Ok(None) };
+        let chunks = chunks.into_iter().map(reference).collect::<Result<_, _>>();
+        chunks.map(Some).map_err(|source| ClientError::Manifest { key: self.key.clone(), source })
     }
 }
 

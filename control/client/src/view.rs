@@ -4,9 +4,11 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flow::chunk::Geometry;
 use flow::limits::PIECES_PER_CHUNK;
 use flow::wire::session::{
-    ChunkClose, ChunkOpen, ChunkOpened, ChunkReference, FailureCode, PieceNext, PieceViews,
+    ChunkClose, ChunkInMemory, ChunkOpen, ChunkOpened, ChunkReference, FailureCode, PieceNext, PieceViews,
+    SlotRef,
 };
 use memory::{Access, Stitched};
 
@@ -25,15 +27,17 @@ static MAPS: AtomicU64 = AtomicU64::new(0);
 pub struct View {
     // The bytes go before the node is told that it may have their slots back.
     bytes: Stitched,
-    held: Held,
+    held: Arc<Held>,
+    _maps: Counted,
 }
 
-/// What the node holds for a view, and what is counted of it.
-struct Held {
+/// Chunks that the node holds in memory for this process, one behind the other.
+pub(crate) struct Held {
     client: Arc<Client>,
     handles: Vec<u64>,
-    bytes: Counted,
-    maps: Counted,
+    /// Where the pieces lie, in their order.
+    parts: Vec<Range<u64>>,
+    _bytes: Counted,
 }
 
 /// An amount that is taken from a counter and given back.
@@ -43,34 +47,14 @@ struct Counted {
 }
 
 impl View {
-    /// Views whole chunks. `None` when they cannot be seen, or not in the memory that views may take.
-    pub(crate) fn of(
-        client: &Arc<Client>,
-        chunks: &[ChunkReference],
-        access: Access,
-    ) -> Result<Option<Self>, ClientError> {
-        let Some(arena_size) = client.connection().views().map(memory::Mapping::size) else {
-            return Ok(None);
-        };
-        let size = chunks.iter().map(|chunk| chunk.geometry.size()).sum();
-        // The node must have room for what else it does.
-        let Some(bytes) = Counted::take(&BYTES, size, arena_size / 2) else { return Ok(None) };
-        let maps = Counted { counter: &MAPS, amount: 0 };
-        let mut held = Held { client: client.clone(), handles: Vec::new(), bytes, maps };
-        let mut parts = Vec::new();
-        for &chunk in chunks {
-            match held.open(chunk) {
-                Ok(ranges) => parts.extend(ranges),
-                Err(error) if error.code() == Some(FailureCode::MemoryFull) => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        }
+    /// Views what is held; `None` when it cannot be seen as one slice, or not with the mappings that views may take.
+    pub(crate) fn of(held: &Arc<Held>, access: Access) -> Option<Self> {
         let maps_left = MAPS_MAX.saturating_sub(MAPS.load(Ordering::Relaxed));
-        let stitched = client.connection().stitch(&parts, access, maps_left as usize);
+        let stitched = held.client.connection().stitch(&held.parts, access, maps_left as usize);
         // A kernel that refuses, for whatever reason, has the bytes copied.
-        let Some(bytes) = stitched.and_then(Result::ok) else { return Ok(None) };
-        held.maps.add(bytes.maps() as u64);
-        Ok(Some(Self { bytes, held }))
+        let bytes = stitched.and_then(Result::ok)?;
+        let _maps = Counted::add(&MAPS, bytes.maps() as u64);
+        Some(Self { bytes, held: held.clone(), _maps })
     }
 
     /// Whether the connection lives on which the node holds the bytes. After the node has died they stay as they are for
@@ -86,41 +70,140 @@ impl View {
 }
 
 impl Held {
-    /// Opens a chunk and waits until all of it is in memory; gives where its pieces lie.
-    fn open(&mut self, chunk: ChunkReference) -> Result<Vec<Range<u64>>, ClientError> {
+    /// Most bytes that another view may have; 0 when nothing can be seen in place. The node must have room for what else it does.
+    pub(crate) fn room(client: &Client) -> u64 {
+        let arena_size = client.connection().views().map_or(0, memory::Mapping::size);
+        (arena_size / 2).saturating_sub(BYTES.load(Ordering::Relaxed))
+    }
+
+    /// Opens whole chunks and waits until all of them are in memory. `None` when they cannot be, or not in the memory that views
+    /// may take.
+    pub(crate) fn open(client: &Arc<Client>, chunks: &[ChunkReference]) -> Result<Option<Self>, ClientError> {
+        let size = chunks.iter().map(|chunk| chunk.geometry.size()).sum();
+        if size > Self::room(client) {
+            return Ok(None);
+        }
+        let mut held = Self::nothing_yet(client, size);
+        for &chunk in chunks {
+            match held.bring(chunk) {
+                Ok(()) => {}
+                Err(error) if error.code() == Some(FailureCode::MemoryFull) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(held))
+    }
+
+    /// Chunks that the node has opened and given out; [`Held::place`] says what they are of.
+    pub(crate) fn given(client: &Arc<Client>, given: &[ChunkInMemory]) -> Self {
+        let handles = given.iter().map(|given| given.handle).collect();
+        let mut held = Self::nothing_yet(client, 0);
+        held.handles = handles;
+        held
+    }
+
+    /// Makes sure that what was given are these chunks, each of them whole.
+    pub(crate) fn place(
+        mut self,
+        chunks: &[ChunkReference],
+        given: &[ChunkInMemory],
+    ) -> Result<Self, ClientError> {
+        let client = self.client.clone();
+        let protocol = |what| client.connection().protocol(what);
+        if chunks.len() != given.len() {
+            return Err(protocol("it opens other chunks than the file has"));
+        }
+        for (chunk, given) in chunks.iter().zip(given) {
+            let mut places = Places::of(chunk.geometry);
+            places.take(&given.slots).map_err(protocol)?;
+            if places.missing > 0 {
+                return Err(protocol("it does not give every piece of a chunk"));
+            }
+            self.parts.extend(places.pieces.into_iter().flatten());
+        }
+        self._bytes = Counted::add(&BYTES, chunks.iter().map(|chunk| chunk.geometry.size()).sum());
+        Ok(self)
+    }
+
+    fn nothing_yet(client: &Arc<Client>, size: u64) -> Self {
+        let _bytes = Counted::add(&BYTES, size);
+        Self { client: client.clone(), handles: Vec::new(), parts: Vec::new(), _bytes }
+    }
+
+    /// Opens a chunk and waits until all of it is in memory.
+    fn bring(&mut self, chunk: ChunkReference) -> Result<(), ClientError> {
         let connection = self.client.connection();
         let ChunkOpened { handle, local_pieces } =
             connection.call(ChunkOpen { chunk, priority: connection.priority() })?;
         self.handles.push(handle);
         let (geometry, limit) = (chunk.geometry, PIECES_PER_CHUNK as u32);
         let is_coming = local_pieces < geometry.pieces();
-        let mut pieces: Vec<Option<Range<u64>>> = vec![None; geometry.pieces() as usize];
-        let (mut missing, mut waits) = (pieces.len(), false);
-        while missing > 0 {
+        let (mut places, mut waits) = (Places::of(geometry), false);
+        while places.missing > 0 {
             // Pieces that come from other nodes are not asked for one by one, which would keep a core from receiving them: the
             // last that is missing has come when many others have.
-            let last = pieces.iter().rposition(Option::is_none).filter(|_| waits);
+            let last = places.pieces.iter().rposition(Option::is_none).filter(|_| waits);
             let (first, count) = last.map_or((0, geometry.pieces()), |last| (last as u32, 1));
             waits = is_coming && !waits;
             let request = PieceNext { handle, first, count, limit };
             let PieceViews { slots } = connection.call(request)?;
-            for slot in &slots {
-                let place = pieces.get_mut(slot.piece as usize).filter(|place| place.is_none());
-                let place = place.filter(|_| slot.length == geometry.length(slot.piece));
-                let end = slot.offset.checked_add(slot.length.into());
-                let (Some(place), Some(end)) = (place, end) else {
-                    return Err(
-                        connection.protocol("it gives a piece twice, or one that the chunk does not have")
-                    );
-                };
-                *place = Some(slot.offset..end);
-            }
-            missing -= slots.len();
+            places.take(&slots).map_err(|what| connection.protocol(what))?;
             if slots.is_empty() {
                 return Err(connection.protocol("it gives no piece where some are missing"));
             }
         }
-        Ok(pieces.into_iter().flatten().collect())
+        self.parts.extend(places.pieces.into_iter().flatten());
+        Ok(())
+    }
+
+    /// Copies the bytes from `offset` on, of which there must be as many; false where the node named a place outside its arena.
+    pub(crate) fn copy(&self, mut offset: u64, mut output: &mut [u8]) -> bool {
+        let Some(arena) = self.client.connection().views() else { return false };
+        for part in &self.parts {
+            let length = part.end - part.start;
+            if offset >= length {
+                offset -= length;
+                continue;
+            }
+            let count = output.len().min((length - offset) as usize);
+            let Some(bytes) = arena.read(part.start + offset, count) else { return false };
+            let (target, rest) = std::mem::take(&mut output).split_at_mut(count);
+            memory::copy_past_cache(target, bytes);
+            (offset, output) = (0, rest);
+            if output.is_empty() {
+                break;
+            }
+        }
+        output.is_empty()
+    }
+}
+
+/// Where the pieces of a chunk lie, as far as the node has said.
+struct Places {
+    geometry: Geometry,
+    pieces: Vec<Option<Range<u64>>>,
+    missing: usize,
+}
+
+impl Places {
+    fn of(geometry: Geometry) -> Self {
+        let pieces = vec![None; geometry.pieces() as usize];
+        Self { geometry, missing: pieces.len(), pieces }
+    }
+
+    /// Takes note of pieces, each of which must be one of the chunk and new; else says what is wrong.
+    fn take(&mut self, slots: &[SlotRef]) -> Result<(), &'static str> {
+        for slot in slots {
+            let place = self.pieces.get_mut(slot.piece as usize).filter(|place| place.is_none());
+            let place = place.filter(|_| slot.length == self.geometry.length(slot.piece));
+            let end = slot.offset.checked_add(slot.length.into());
+            let (Some(place), Some(end)) = (place, end) else {
+                return Err("it gives a piece twice, or one that the chunk does not have");
+            };
+            *place = Some(slot.offset..end);
+        }
+        self.missing -= slots.len();
+        Ok(())
     }
 }
 
@@ -130,22 +213,13 @@ impl Drop for Held {
             // When the connection has ended, the node closes the chunk by itself.
             drop(self.client.connection().send(ChunkClose { handle }));
         }
-        debug_assert!(self.bytes.amount > 0);
     }
 }
 
 impl Counted {
-    /// Takes an amount, unless there were more than `limit` then.
-    fn take(counter: &'static AtomicU64, amount: u64, limit: u64) -> Option<Self> {
-        let counted = Self { counter, amount };
-        // Given back at once when it is too much.
-        let before = counter.fetch_add(amount, Ordering::Relaxed);
-        (before.saturating_add(amount) <= limit).then_some(counted)
-    }
-
-    fn add(&mut self, amount: u64) {
-        self.counter.fetch_add(amount, Ordering::Relaxed);
-        self.amount += amount;
+    fn add(counter: &'static AtomicU64, amount: u64) -> Self {
+        counter.fetch_add(amount, Ordering::Relaxed);
+        Self { counter, amount }
     }
 }
 

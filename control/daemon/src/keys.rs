@@ -54,13 +54,8 @@ async fn look_up(catalog: &dyn Catalog, message: Message) -> Result<Message, Fai
             if removed == 0 { Err(no_key(&key)) } else { Ok(KeyRemoved { count: removed }.into()) }
         }
         Message::KeyOpen(KeyOpen { key, lease: true }) => {
-            let found = catalog.open_leased(&key).await.map_err(refused)?;
-            let (entry, lease) = found.ok_or_else(|| no_key(&key))?;
-            let message = entry_message(entry, lease);
-            if message.is_err() {
-                catalog.release(lease).await.map_err(refused)?;
-            }
-            Ok(message?.into())
+            let (entry, lease) = lease_files(catalog, &key).await?;
+            Ok(entry_message(entry, lease)?.into())
         }
         Message::KeyOpen(KeyOpen { key, lease: false }) => {
             let found =
@@ -86,16 +81,33 @@ async fn look_up(catalog: &dyn Catalog, message: Message) -> Result<Message, Fai
     }
 }
 
+/// The current version of a key of files, and a lease on it.
+pub(crate) async fn open_leased(node: &Node, key: &str) -> Result<(Entry, u64), Failure> {
+    lease_files(&*node.catalog, key).await
+}
+
+async fn lease_files(catalog: &dyn Catalog, key: &str) -> Result<(Entry, u64), Failure> {
+    let refused = |error: CatalogError| failure::of_catalog(&error);
+    let found = catalog.open_leased(key).await.map_err(refused)?;
+    let (entry, lease) = found.ok_or_else(|| no_key(key))?;
+    if !matches!(entry.content, Some(Content::Manifest(_))) {
+        catalog.release(lease).await.map_err(refused)?;
+        return Err(no_files(key));
+    }
+    Ok((entry, lease))
+}
+
+fn no_files(key: &str) -> Failure {
+    failure::invalid(format!("key '{key}' holds a value, not files"), "`shoal kv get` reads values")
+}
+
 fn entry_message(entry: Entry, lease: u64) -> Result<KeyEntry, Failure> {
     let Entry { key, version, revision, updated_ms, content, .. } = entry;
     match content {
         Some(Content::Manifest(manifest)) => {
             Ok(KeyEntry { key, version, revision, created_ms: updated_ms, manifest, lease })
         }
-        _ => {
-            let text = format!("key '{key}' holds a value, not files");
-            Err(failure::invalid(text, "`shoal kv get` reads values"))
-        }
+        _ => Err(no_files(&key)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! reason, all of it is given up.
 
 mod chunks; // writing and reading chunks
+mod files; // all of a file at once, in memory
 mod holdings; // what the connection holds
 mod transactions; // reads and writes that are committed together
 mod pieces; // bytes of pieces, for clients without an arena
@@ -114,6 +115,7 @@ async fn answer(session: &Arc<Session>, request: u64, message: Message) -> Resul
         Message::ChunkClose(close) => session.close(close.handle).await,
 
         Message::KeyOpen(open) => session.open_key(open).await,
+        Message::FileOpen(open) => session.open_file(open).await,
         Message::LeaseRelease(release) => session.release_lease(release.lease).await,
         Message::CatalogWrite(write) => session.write(write).await,
         Message::KeyList(_) | Message::KeyRemove(_) | Message::ChunkReferences(_) => {

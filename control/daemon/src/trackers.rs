@@ -144,6 +144,14 @@ pub(crate) async fn find_peers(node: Arc<Node>, chunk: ChunkId) {
     }
 }
 
+/// Who has all of a chunk, as far as this node tracks it: to ask nobody takes no time. The fetch joins the swarm as ever.
+pub(crate) fn known_here(node: &Node, chunk: ChunkId) -> Vec<TrackerPeer> {
+    let mut known = node.trackers.tracker().complete(&chunk, &node.identity.rack, PEERS_PER_RECEIVER);
+    let view = node.members.view();
+    known.retain(|peer| peer.node != node.id() && view.is_live(peer.node));
+    known
+}
+
 /// Answers `FindHolders`: asks nodes what they have, since trackers may have forgotten it; `most` of them at
 /// most, drawn at random. When not all are asked, somebody who lives does not answer, or members may
 /// still be on their way to a head that has just started, the list may lack some.

@@ -185,6 +185,20 @@ impl Manifest {
         Ok(())
     }
 
+    /// The chunks whose bytes, one chunk behind the other, are those of the only file; `None` when there are several files, holes,
+    /// or chunks of which the file is a part. The list of files must be here and checked.
+    pub fn chunks_in_order(&self) -> Option<Vec<&ChunkEntry>> {
+        let Files::Inline(files) = &self.files else { return None };
+        match files.as_slice() {
+            [FileEntry { kind: FileKind::Regular { size, extents, .. }, .. }]
+                if self.shape != Shape::Tree =>
+            {
+                chunks_in_order(&self.chunks, extents, *size)
+            }
+            _ => None,
+        }
+    }
+
     /// Every chunk that must be kept for this version, the list of files included.
     pub fn all_chunks(&self) -> impl Iterator<Item = &ChunkEntry> {
         let list = match &self.files {
@@ -193,6 +207,25 @@ impl Manifest {
         };
         self.chunks.iter().chain(list)
     }
+}
+
+/// The chunks that a file of `size` bytes with these extents consists of, if it is all of each of them, in their order.
+pub fn chunks_in_order<'c>(
+    chunks: &'c [ChunkEntry],
+    extents: &[Extent],
+    size: u64,
+) -> Option<Vec<&'c ChunkEntry>> {
+    let mut end = 0;
+    let mut in_order = Vec::with_capacity(extents.len());
+    for extent in extents {
+        let chunk = chunks.get(extent.chunk as usize)?;
+        if (extent.file_offset, extent.chunk_offset, extent.length) != (end, 0, chunk.size) {
+            return None;
+        }
+        end += extent.length;
+        in_order.push(chunk);
+    }
+    (end == size && size > 0).then_some(in_order)
 }
 
 /// A list of files as the bytes of a chunk.

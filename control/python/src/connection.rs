@@ -144,10 +144,22 @@ impl Connection {
         Ok((got.version, got.size, got.files))
     }
 
-    #[pyo3(signature = (key, level, timeout))]
-    fn open(&self, py: Python<'_>, key: &str, level: &str, timeout: Option<f64>) -> PyResult<File> {
+    /// Opens a file; with `whole` all of its bytes are brought into the memory of the node at once, where that is of use.
+    #[pyo3(signature = (key, level, timeout, whole=false))]
+    fn open(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        level: &str,
+        timeout: Option<f64>,
+        whole: bool,
+    ) -> PyResult<File> {
         let level = consistency(level)?;
-        let file = self.run(py, timeout, |client| client.open(key, level))?;
+        let open = |client: &Arc<Client>| match whole {
+            true => client.open_whole(key, level),
+            false => client.open(key, level),
+        };
+        let file = self.run(py, timeout, open)?;
         Ok(File::new(self.client.clone(), file))
     }
 

@@ -59,7 +59,12 @@ impl File {
         let (file, deadline) = (self.file(), Deadline::after(timeout));
         if file.size() >= IN_PLACE_MIN {
             let access = if writable { Access::CopyOnWrite } else { Access::ReadOnly };
-            if let Some(view) = run(py, &self.client, deadline, || file.view(access))? {
+            // What is in memory already takes no thread to wait for.
+            let view = match file.view_held(access) {
+                Some(view) => Some(view),
+                None => run(py, &self.client, deadline, || file.view(access))?,
+            };
+            if let Some(view) = view {
                 return Ok(Bytes::new(Box::new(InPlace::new(view, writable))));
             }
         }

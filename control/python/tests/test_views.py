@@ -100,3 +100,23 @@ def test_over_tcp_bytes_are_copied(node: Node) -> None:
     with shoal.Client(node.address) as client:
         client.put("w/tcp", noise(3 * MIB).tobytes(), volatile=True)
         assert client.get("w/tcp").is_copy
+
+
+def test_bytes_of_another_node_are_brought_at_once_and_stay(own_node: Node) -> None:
+    """The version that was opened stays, while its key is written, removed, and its node is gone."""
+    far = Node("--name", "far", "--join", own_node.address)
+    try:
+        with shoal.Client(own_node.socket) as near, shoal.Client(far.socket) as client:
+            for number, size in enumerate([1, 1000, 65536, 3 * MIB, 8 * MIB + 77]):
+                array = noise(size, number)
+                near.put("w", array, volatile=True)
+                held = client.get("w")
+                near.put("w", noise(size, number + 100), volatile=True)
+                near.rm("w")
+                assert np.array_equal(held, array)
+                with pytest.raises(shoal.NotFound):
+                    client.get("w")
+            own_node.kill()
+            assert np.array_equal(held, array)
+    finally:
+        far.stop()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use flow::chunk::ChunkId;
 use flow::limits::PIECES_PER_CHUNK;
+use flow::swarm::Priority;
 use flow::wire::Message;
 use flow::wire::catalog::{
     CatalogContent, CatalogOperation, CatalogPut, CatalogWrite, SnapshotOpen, SnapshotOpened,
@@ -12,7 +13,7 @@ use flow::wire::session::*;
 use plan::manifest::Manifest;
 
 use super::{Bytes, Session};
-use crate::{failure, keys, kv, operate};
+use crate::{failure, keys, kv, operate, trackers};
 
 /// Slots that are leased or given out with one answer.
 const SLOTS_PER_ANSWER: u32 = PIECES_PER_CHUNK as u32;
@@ -91,17 +92,27 @@ impl Session {
     }
 
     pub(super) async fn open(self: &Arc<Self>, open: ChunkOpen) -> Result<Message, Failure> {
+        self.open_chunk(open.chunk, open.priority).await.map(Message::from)
+    }
+
+    /// Opens a chunk, which is the connection's from then on.
+    pub(super) async fn open_chunk(
+        self: &Arc<Self>,
+        chunk: ChunkReference,
+        priority: Priority,
+    ) -> Result<ChunkOpened, Failure> {
         self.node.activity.check_running()?;
         self.holdings.check_room()?;
-        operate::check_geometry(open.chunk.geometry)?;
+        operate::check_geometry(chunk.geometry)?;
         let session = self.clone();
         let opened = carried_out(async move {
-            let opened = session.node.engine.open(open.chunk, open.priority).await?;
-            let (pieces, busy) = (open.chunk.geometry.pieces(), session.node.activity.begin());
+            let known = trackers::known_here(&session.node, chunk.id);
+            let opened = session.node.engine.open_from(chunk, priority, known).await?;
+            let (pieces, busy) = (chunk.geometry.pieces(), session.node.activity.begin());
             if !session.holdings.add_reading(opened.handle, pieces, busy) {
                 session.node.engine.close(opened.handle).await?;
             }
-            Ok(opened.into())
+            Ok(opened)
         });
         opened.await
     }
@@ -155,6 +166,13 @@ impl Session {
         self.holdings.remove_lease(lease)?;
         self.node.leases.remove(lease);
         keys::answer(&self.node, LeaseRelease { lease }.into()).await
+    }
+
+    /// Gives a lease back that nobody knows any more; nobody waits for it.
+    pub(super) fn let_lease_go(&self, lease: u64) {
+        if self.holdings.remove_lease(lease).is_ok() {
+            tokio::spawn(keys::release(self.node.clone(), lease));
+        }
     }
 
     /// Carries out a write, whose keys from then on keep the chunks that were sealed for them.
@@ -251,9 +269,9 @@ fn done(result: Result<(), engine::EngineError>) -> Result<Message, Failure> {
 }
 
 /// Runs to its end even when the connection that asked is gone, so that whatever it opened finds an owner or is closed.
-async fn carried_out(
-    steps: impl Future<Output = Result<Message, engine::EngineError>> + Send + 'static,
-) -> Result<Message, Failure> {
+async fn carried_out<T: Send + 'static>(
+    steps: impl Future<Output = Result<T, engine::EngineError>> + Send + 'static,
+) -> Result<T, Failure> {
     match tokio::spawn(steps).await {
         Ok(answer) => answer.map_err(|error| error.failure()),
         Err(_) => Err(failure::internal("carrying the request out failed")),

@@ -2,8 +2,10 @@ use flow::chunk::{ChunkId, Geometry};
 use flow::swarm::Priority;
 use flow::verify::{Digest, checksum_of};
 use flow::wire::Header;
+use flow::wire::catalog::{CatalogContent, CatalogOperation, CatalogPut, CatalogWrite, CatalogWritten};
 use flow::wire::frame::FLAG_MORE;
 use flow::wire::session::*;
+use plan::manifest::{ChunkEntry, Extent, FileEntry, FileKind, Files, Manifest, Shape};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 
@@ -280,5 +282,82 @@ fn a_stopping_node_begins_nothing() {
         );
         assert_eq!(Geometry::of(1000), Ok(chunk.geometry));
         client.end().await;
+    });
+}
+
+/// Puts a file under a key; it has `used` bytes of a chunk, from its beginning on.
+async fn put_file(client: &mut Client, key: &str, bytes: &[u8], used: u64) -> ChunkReference {
+    let id = content(bytes.len()).1;
+    let chunk = put(client, bytes, id).await;
+    let (size, piece_size) = (chunk.geometry.size(), chunk.geometry.piece_size());
+    let entry = ChunkEntry { id: id.0, size, piece_size, descriptor_digest: chunk.descriptor_digest };
+    let extents = vec![Extent { file_offset: 0, chunk: 0, chunk_offset: 0, length: used }];
+    let kind = FileKind::Regular { size: used, digest: id.0, extents };
+    let files = Files::Inline(vec![FileEntry { path: b"f".to_vec(), kind, mode: 0o644, mtime_ns: 0 }]);
+    let manifest = Manifest { shape: Shape::File, size: used, file_count: 1, chunks: vec![entry], files };
+    let content = CatalogContent::Manifest(manifest.encode());
+    let (ttl_ms, owner) = (None, None);
+    let put = CatalogPut { key: key.into(), content, ttl_ms, owner, labels: vec![("a".into(), "b".into())] };
+    let operations = vec![CatalogOperation::Put(put)];
+    client.ask::<CatalogWritten>(CatalogWrite { conditions: Vec::new(), operations }).await;
+    chunk
+}
+
+fn open_file(key: &str, view_max: u64) -> FileOpen {
+    FileOpen { key: key.into(), priority: Priority::Normal, view_max }
+}
+
+#[test]
+fn a_file_is_opened_with_all_of_its_bytes() {
+    World::run(async |world| {
+        let mut writer = world.connect(Bytes::OnTheWire);
+        let (bytes, _) = content((2 << 20) + 77);
+        put_file(&mut writer, "whole", &bytes, bytes.len() as u64).await;
+        put_file(&mut writer, "part", &bytes, 1000).await;
+        let mut client = world.connect(Bytes::InArena);
+        let size = bytes.len() as u64;
+        let FileOpened { entry, lease, mut chunks } = client.ask(open_file("whole", size)).await;
+        assert_eq!((entry.version, lease, chunks.len()), (1, 0, 1));
+        assert_eq!(entry.labels, [("a".to_owned(), "b".to_owned())]);
+        let ChunkInMemory { handle, mut slots } = chunks.remove(0);
+        slots.sort_by_key(|slot| slot.piece);
+        let piece = |slot: &SlotRef| world.node.mapping.read(slot.offset, slot.length as usize).unwrap();
+        assert!(slots.iter().flat_map(piece).eq(&bytes));
+        let next = PieceNext { handle, first: 0, count: 3, limit: 3 };
+        assert_eq!(client.ask::<PieceViews>(next).await.slots, [], "every piece was given out");
+        client.ask::<Done>(ChunkClose { handle }).await;
+        // What is larger than wanted, or a part of its chunk, or cannot be seen, has to be read.
+        for (key, view_max) in [("whole", size - 1), ("whole", 0), ("part", size)] {
+            let FileOpened { lease, chunks, .. } = client.ask(open_file(key, view_max)).await;
+            assert!(lease != 0 && chunks.is_empty());
+            client.ask::<Done>(LeaseRelease { lease }).await;
+        }
+        let FileOpened { lease, chunks, .. } = writer.ask(open_file("whole", size)).await;
+        assert!(lease != 0 && chunks.is_empty());
+        assert_eq!(client.refusal(open_file("nothing", size)).await, FailureCode::NotFound);
+        client.end().await;
+        writer.end().await;
+        assert!(world.node.leases.all().is_empty());
+    });
+}
+
+#[test]
+fn a_file_that_nobody_has_is_not_opened_and_leaves_nothing() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::InArena);
+        let mut writer = world.connect(Bytes::OnTheWire);
+        let (bytes, _) = content(3 << 20);
+        let chunk = put_file(&mut writer, "gone", &bytes, bytes.len() as u64).await;
+        writer.end().await;
+        let free = world.node.engine.arena().size();
+        world.node.engine.drop_replica(chunk.id, None, true).await.unwrap();
+        // Nobody answers this node's questions for other holders, so that it waits until the client goes.
+        client.send(open_file("gone", u64::MAX), &[]).await;
+        let waited = tokio::time::timeout(std::time::Duration::from_millis(200), client.receive()).await;
+        assert!(waited.is_err());
+        client.end().await;
+        assert!(world.node.leases.all().is_empty());
+        assert_eq!(world.node.engine.arena().free_bytes(), free);
+        assert_eq!(world.node.activity.drain(std::time::Duration::from_secs(5)).await, 0);
     });
 }

@@ -231,3 +231,25 @@ fn stays_inside(path: &[u8]) -> bool {
         .collect();
     plain.is_some_and(|parts| !parts.is_empty() && parts.join(&b'/') == path.as_os_str().as_bytes())
 }
+
+#[test]
+fn a_file_is_its_chunks_in_order_or_something_else() {
+    let file = |extents: Vec<Extent>, size| {
+        let manifest = Manifest { shape: Shape::File, ..tree(vec![regular("f", size, extents)]) };
+        manifest.chunks_in_order().map(|chunks| chunks.iter().map(|chunk| chunk.id[0]).collect::<Vec<_>>())
+    };
+    assert_eq!(file(vec![extent(0, 1, 0, 50), extent(50, 0, 0, 100)], 150), Some(vec![2, 1]));
+    assert_eq!(file(vec![extent(0, 0, 0, 100)], 100), Some(vec![1]));
+    for (extents, size) in [
+        (vec![], 0),
+        (vec![extent(0, 0, 0, 99)], 99),
+        (vec![extent(0, 0, 1, 99)], 99),
+        (vec![extent(0, 0, 0, 100)], 101),
+        (vec![extent(1, 0, 0, 100)], 101),
+    ] {
+        assert_eq!(file(extents, size), None);
+    }
+    let listed = Manifest { shape: Shape::File, ..tree(vec![regular("f", 100, vec![extent(0, 0, 0, 100)])]) };
+    assert_eq!(Manifest { files: Files::Chunk(chunk(9, 5)), ..listed.clone() }.chunks_in_order(), None);
+    assert_eq!(Manifest { shape: Shape::Tree, ..listed }.chunks_in_order(), None);
+}

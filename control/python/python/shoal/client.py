@@ -172,7 +172,7 @@ class Client:
         pickled = self._allow_pickle if allow_pickle is None else allow_pickle
 
         def get(connection: Connection, left: float | None) -> tuple[dict[str, str], Bytes]:
-            file = connection.open(key, consistency, left)
+            file = connection.open(key, consistency, left, True)
             writable = file.labels.get(values.TYPE) == "safetensors"
             return file.labels, file.bytes(writable, left)
 
@@ -189,7 +189,7 @@ class Client:
         """
 
         def get(connection: Connection, left: float | None) -> Bytes:
-            return connection.open(key, consistency, left).bytes(False, left)
+            return connection.open(key, consistency, left, True).bytes(False, left)
 
         return self._pool.call(get, repeatable=True)
 

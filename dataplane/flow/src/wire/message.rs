@@ -138,6 +138,8 @@ messages! {
     68 KeyRemoved,
     69 ChunkReferences,
     70 ChunkReferenced,
+    71 FileOpen,
+    72 FileOpened,
 
     80 ChunkCreate,
     81 ChunkCreated,

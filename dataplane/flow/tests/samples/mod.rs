@@ -225,6 +225,7 @@ parts! {
     GpuRecord { index name uuid bus memory_bytes limit_bytes used_bytes is_emulated }
     KeySummary { key version created_ms size files }
     SlotRef { piece length offset }
+    ChunkInMemory { handle slots }
     FilledPiece { piece length checksum }
     ChunkReference { id geometry descriptor_digest }
     ValueRecord { kind keep ttl_ms content }
@@ -290,6 +291,8 @@ messages! {
     KeyRemoved { count }
     ChunkReferences { chunks }
     ChunkReferenced { referenced }
+    FileOpen { key priority view_max }
+    FileOpened { entry lease chunks }
 
     ChunkCreate { size piece_size durable }
     ChunkCreated { handle }

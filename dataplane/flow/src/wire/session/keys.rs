@@ -3,7 +3,10 @@
 use rkyv::{Archive, Deserialize, Serialize};
 use serde::Serialize as Json;
 
+use super::SlotRef;
 use crate::chunk::ChunkId;
+use crate::swarm::Priority;
+use crate::wire::catalog::CatalogEntry;
 
 /// Reads a key; answered by [`KeyEntry`].
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -29,6 +32,41 @@ pub struct KeyEntry {
     pub manifest: Vec<u8>,
     /// The lease, or 0 when none was asked for.
     pub lease: u64,
+}
+
+/// Opens the current version of a key to see all of its bytes; answered by [`FileOpened`] when they are in memory, brought from
+/// other nodes where they are not here. It says at once what [`KeyOpen`], [`ChunkOpen`](super::ChunkOpen) and
+/// [`PieceNext`](super::PieceNext) say one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct FileOpen {
+    /// The key.
+    pub key: String,
+    /// How much its chunks matter beside others that are fetched, as long as they are on their way.
+    pub priority: Priority,
+    /// Most bytes that the client would look at. Of what is larger, or is no file that can be seen as the bytes of its chunks in
+    /// their order, no chunk is opened.
+    pub view_max: u64,
+}
+
+/// The version of a key that was current.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct FileOpened {
+    /// What there is.
+    pub entry: CatalogEntry,
+    /// Keeps the version's chunks until [`LeaseRelease`] or the end of the connection. 0 when all of its bytes are in `chunks`,
+    /// which keeps them.
+    pub lease: u64,
+    /// The chunks that the file consists of, in its order; none when its bytes have to be read.
+    pub chunks: Vec<ChunkInMemory>,
+}
+
+/// A chunk that is open for reading, of which every piece was given out.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkInMemory {
+    /// Names the open chunk on this connection until [`ChunkClose`](super::ChunkClose).
+    pub handle: u64,
+    /// Where its pieces lie, each once, in any order.
+    pub slots: Vec<SlotRef>,
 }
 
 /// Gives a lease back; answered by [`Done`](super::Done).
