@@ -70,6 +70,7 @@ impl Calibration {
             folder: std::env::temp_dir(),
             shrink: 1,
             alone: true,
+            in_turn: false,
             peers_python: "python3".into(),
         };
         let costs = Costs::measure()?;

@@ -50,6 +50,9 @@ struct Call {
     /// Run Shoal without its peers, to see what a change of Shoal does
     #[arg(long)]
     alone: bool,
+    /// Start each contender of a broadcast for its turn and end it afterwards, where all of them do not fit into memory at once
+    #[arg(long)]
+    in_turn: bool,
     /// The Python of peers that are libraries for it: torch, ray, libtorrent, mooncake
     /// [env: SHOAL_PEERS_PYTHON] [default: python3]
     #[arg(long, value_name = "PATH")]
@@ -102,6 +105,7 @@ impl Call {
             folder: self.folder.unwrap_or_else(std::env::temp_dir),
             shrink: self.shrink,
             alone: self.alone,
+            in_turn: self.in_turn,
             peers_python: peers_python(self.peers_python, std::env::var_os("SHOAL_PEERS_PYTHON")),
         };
         if chosen.iter().any(|scenario| scenario.lays_links()) {

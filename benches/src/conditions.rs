@@ -27,6 +27,8 @@ pub struct Conditions {
     pub shrink: u64,
     /// Whether Shoal runs without its peers.
     pub alone: bool,
+    /// Whether contenders of a broadcast are started for each of their turns and end after it.
+    pub in_turn: bool,
     /// The Python of peers that are libraries for it.
     pub peers_python: PathBuf,
 }
@@ -36,7 +38,8 @@ impl Conditions {
     #[cfg(test)]
     pub fn plain() -> Self {
         let peers_python = PathBuf::from("python3");
-        Self { congestion_control: None, folder: std::env::temp_dir(), shrink: 1, alone: false, peers_python }
+        let folder = std::env::temp_dir();
+        Self { congestion_control: None, folder, shrink: 1, alone: false, in_turn: false, peers_python }
     }
 
     /// How many bytes are moved where a scenario says `bytes`.

@@ -43,7 +43,8 @@ fn play(
     let peers = if conditions.alone { Vec::new() } else { peers };
     outcome.ours = Some(Track::new(ours.name()));
     let mut peers: Vec<_> = peers.into_iter().map(|peer| (Track::new(peer.name()), peer)).collect();
-    for round in 0..=rounds {
+    // Who comes in turn warms up in each of its turns.
+    for round in u32::from(conditions.in_turn)..=rounds {
         let counts = round > 0;
         let cost = turn(&mut *ours, round)?;
         let mut line = rate(&ours.name(), outcome, cost);

@@ -58,6 +58,28 @@ pub trait Contender {
     }
 }
 
+impl Contender for Box<dyn Contender> {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn ready(&mut self, round: u32) -> Result<(), Failure> {
+        (**self).ready(round)
+    }
+
+    fn run(&mut self) -> Result<Cost, Failure> {
+        (**self).run()
+    }
+
+    fn verify(&mut self) -> Result<(), Failure> {
+        (**self).verify()
+    }
+
+    fn remark(&self) -> Option<String> {
+        (**self).remark()
+    }
+}
+
 /// What rates count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {

@@ -6,12 +6,13 @@ use suites::Way;
 use suites::network::{Host, Network};
 
 use super::fetching::Fetching;
+use super::in_turn::started;
 use super::linked::{Linked, ideal};
 use crate::conditions::Conditions;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::nodes::memory_bytes;
-use crate::payload::Payload;
+use crate::payload::{Payload, PayloadFile};
 use crate::peers::copies::{Copies, Keeping};
 use crate::peers::library::{Broadcaster, Library};
 use crate::peers::mpi::{Algorithm, Mpi};
@@ -94,8 +95,9 @@ impl Scenario for Broadcast {
 
     fn memory_bytes(&self, conditions: &Conditions) -> u64 {
         let (size, receivers) = (conditions.sized(SIZE), self.receivers as u64);
+        let (nodes, peer) = ((1 + receivers) * memory_bytes(size), (1 + receivers) * size);
         // The bytes themselves, the nodes, and one of the peers: each gives its memory back after its turn.
-        size + (1 + receivers) * memory_bytes(size) + (1 + receivers) * size
+        size + if conditions.in_turn { nodes.max(peer) } else { nodes + peer }
     }
 
     fn lays_links(&self) -> bool {
@@ -115,20 +117,42 @@ impl Scenario for Broadcast {
         };
         let allowed = self.lays_links().then(|| ideal(&hosts, &payload, control)).transpose()?;
         let bytes = payload.length();
-        let ours = Linked::new(Fetching::start(&hosts, &payload, way, conditions)?, &hosts, bytes);
-        let star = Copies::start("tcp-star", &hosts, &payload, Keeping::Everything, control)?;
-        let mut contenders = Contenders::new(ours).with(Linked::new(star, &hosts, bytes)).with_ideal(allowed);
+        let ours = {
+            let (hosts, payload, conditions) = (hosts.clone(), payload.clone(), conditions.clone());
+            move || Fetching::start(&hosts, &payload, way, &conditions)
+        };
+        let star = {
+            let (hosts, payload, control) = (hosts.clone(), payload.clone(), control.map(str::to_owned));
+            move || Copies::start("tcp-star", &hosts, &payload, Keeping::Everything, control.as_deref())
+        };
+        let ours = Linked::new(started("shoal", conditions, ours)?, &hosts, bytes);
+        let star = Linked::new(started("tcp-star", conditions, star)?, &hosts, bytes);
+        let mut contenders = Contenders::new(ours).with(star).with_ideal(allowed);
         for &algorithm in mpi {
             let mpi = Mpi::find(algorithm, &hosts, bytes, control);
             let mpi = mpi.map(|mpi| Linked::new(mpi, &hosts, bytes));
             contenders = contenders.with_if_there(algorithm.name(), mpi)?;
         }
         if self.over == Over::Host && !conditions.alone {
-            let file = Rc::new(payload.file(conditions)?);
-            for library in Library::ALL {
-                let peer = Broadcaster::find(library, self.receivers, &file, conditions);
-                contenders = contenders.with_if_there(library.name(), peer)?;
-            }
+            contenders = self.with_libraries(contenders, &Rc::new(payload.file(conditions)?), conditions)?;
+        }
+        Ok(contenders)
+    }
+}
+
+impl Broadcast {
+    fn with_libraries(
+        &self,
+        mut contenders: Contenders,
+        file: &Rc<PayloadFile>,
+        conditions: &Conditions,
+    ) -> Result<Contenders, Failure> {
+        for library in Library::ALL {
+            let (file, own, receivers) = (file.clone(), conditions.clone(), self.receivers);
+            let find = move || Broadcaster::find(library, receivers, &file, &own);
+            // One that is missing is known before the first round.
+            let peer = find().and_then(|_| started(library.name(), conditions, find));
+            contenders = contenders.with_if_there(library.name(), peer)?;
         }
         Ok(contenders)
     }

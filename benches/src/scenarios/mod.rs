@@ -8,6 +8,7 @@ mod put; // a file onto disk
 mod stream; // one chunk to one node
 
 pub(crate) mod fetching; // what Shoal does in `stream` and `broadcast`
+mod in_turn; // contenders that are there for their own turn only
 pub(crate) mod linked; // what holds where there are links
 
 use broadcast::{Broadcast, Over};
