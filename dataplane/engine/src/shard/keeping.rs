@@ -239,16 +239,27 @@ impl Shard {
     pub(super) async fn verify(self: Rc<Self>, id: ChunkId) -> Result<ChunkId, EngineError> {
         let replica =
             self.replica(&id).filter(|replica| replica.is_complete()).ok_or(EngineError::NoChunk(id))?;
-        let checksums = replica.descriptor.get().map(|descriptor| &descriptor.checksums[..]);
-        let (mut digest, mut is_as_written) = (Digest::default(), !id.is_digest());
+        if !id.is_digest() && self.is_as_written(&replica).await? {
+            return Ok(id);
+        }
+        let mut digest = Digest::default();
         for piece in 0..replica.geometry.pieces() {
-            let lease = self.look_at(&replica, piece).await?;
-            digest.update(lease.as_slice());
-            is_as_written = is_as_written
-                && checksums.and_then(|all| all.get(piece as usize)) == Some(&checksum_of(lease.as_slice()));
+            digest.update(self.look_at(&replica, piece).await?.as_slice());
             glommio::yield_if_needed().await;
         }
-        Ok(if is_as_written { id } else { digest.finish() })
+        Ok(digest.finish())
+    }
+
+    /// Whether all pieces have the checksums that they were written with.
+    async fn is_as_written(self: &Rc<Self>, replica: &Rc<Replica>) -> Result<bool, EngineError> {
+        let Some(descriptor) = replica.descriptor.get() else { return Ok(false) };
+        for (piece, checksum) in (0..replica.geometry.pieces()).zip(&descriptor.checksums) {
+            if checksum_of(self.look_at(replica, piece).await?.as_slice()) != *checksum {
+                return Ok(false);
+            }
+            glommio::yield_if_needed().await;
+        }
+        Ok(true)
     }
 
     /// A verified piece, which does not stay in memory when it is on a GPU and was not there.
