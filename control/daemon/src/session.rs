@@ -105,6 +105,8 @@ async fn answer(session: &Arc<Session>, request: u64, message: Message) -> Resul
         Message::SlotLease(lease) => session.lease_slots(lease).await,
         Message::PieceFill(fill) => session.fill_in_arena(fill).await,
         Message::ChunkSeal(seal) => session.seal(seal).await,
+        Message::ChunkBegin(begin) => session.begin_chunk(begin).await,
+        Message::ChunkCommit(commit) => session.commit_chunk(commit).await,
         Message::ChunkAbort(abort) => session.abort(abort.handle).await,
         Message::ChunkOpen(open) => session.open(open).await,
         Message::PieceNext(next) => match session.bytes {

@@ -53,6 +53,15 @@ impl<T> Drop for HandleGiven<T> {
     }
 }
 
+/// A chunk that is begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// The way to it.
+    pub handle: u64,
+    /// Slots for its first pieces.
+    pub slots: Vec<SlotRef>,
+}
+
 /// A chunk that was written and is visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sealed {
@@ -79,11 +88,13 @@ impl Drop for Inbox {
 
 /// One request to one shard.
 pub(crate) enum Command {
-    Create {
+    Begin {
         size: u64,
         piece_size: u32,
         device: Device,
-        reply: Reply<HandleGiven<u64>>,
+        /// For how many pieces slots are wanted.
+        count: u32,
+        reply: Reply<HandleGiven<Begun>>,
     },
     Lease {
         handle: u64,
@@ -98,6 +109,8 @@ pub(crate) enum Command {
     },
     Seal {
         handle: u64,
+        /// What is filled before.
+        pieces: Vec<FilledPiece>,
         id: ChunkId,
         size: u64,
         reply: Reply<HandleGiven<Sealed>>,

@@ -14,7 +14,7 @@ use flow::wire::session::{
 };
 use memory::{Arena, Mapping};
 
-use crate::command::{Command, HandleGiven, Reply, Sealed};
+use crate::command::{Begun, Command, HandleGiven, Reply, Sealed};
 use crate::gpu::{GpuSettings, Gpus};
 use crate::shard::{Adapters, open_adapters};
 use crate::transport::lanes::LaneSettings;
@@ -196,8 +196,19 @@ impl Handle {
 
     /// Begins a chunk; gives its handle. Every piece reaches the device before the chunk is sealed.
     pub async fn create(&self, size: u64, piece_size: u32, device: Device) -> Result<u64, EngineError> {
+        Ok(self.begin(size, piece_size, device, 0).await?.handle)
+    }
+
+    /// As [`Handle::create`], with slots for the first `count` pieces, or for as many as there is memory for at once.
+    pub async fn begin(
+        &self,
+        size: u64,
+        piece_size: u32,
+        device: Device,
+        count: u32,
+    ) -> Result<Begun, EngineError> {
         let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let given = self.ask(shard, |reply| Command::Create { size, piece_size, device, reply }).await;
+        let given = self.ask(shard, |reply| Command::Begin { size, piece_size, device, count, reply }).await;
         given.map(HandleGiven::take)
     }
 
@@ -213,7 +224,19 @@ impl Handle {
 
     /// Makes a written chunk visible under its id, and opens it, so that it stays until whoever wrote it has closed it.
     pub async fn seal(&self, handle: u64, id: ChunkId, size: u64) -> Result<Sealed, EngineError> {
-        let given = self.ask(shard_of(handle), |reply| Command::Seal { handle, id, size, reply }).await;
+        self.fill_and_seal(handle, Vec::new(), id, size).await
+    }
+
+    /// As [`Handle::fill`], and when all of that is taken as [`Handle::seal`].
+    pub async fn fill_and_seal(
+        &self,
+        handle: u64,
+        pieces: Vec<FilledPiece>,
+        id: ChunkId,
+        size: u64,
+    ) -> Result<Sealed, EngineError> {
+        let shard = shard_of(handle);
+        let given = self.ask(shard, |reply| Command::Seal { handle, pieces, id, size, reply }).await;
         given.map(HandleGiven::take)
     }
 
@@ -262,6 +285,15 @@ impl Handle {
     /// Closes an open chunk. Unknown handles are ignored.
     pub async fn close(&self, handle: u64) -> Result<(), EngineError> {
         self.ask(shard_of(handle), |reply| Command::Close { handle, reply }).await
+    }
+
+    /// As [`Handle::close`], without waiting: what is asked of the shard from here on finds it closed.
+    pub fn close_soon(&self, handle: u64) {
+        if let Some(shard) = self.shards.get(shard_of(handle)) {
+            let (reply, _) = flume::bounded(1);
+            // A shard that has stopped has no handles.
+            let _ = shard.send(Command::Close { handle, reply });
+        }
     }
 
     /// Brings a replica here and keeps it on `device`.

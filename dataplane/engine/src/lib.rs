@@ -20,7 +20,7 @@ mod transport; // frames and pieces over a connection
 #[cfg(test)]
 mod tests; // engines beside each other
 
-pub use command::Sealed;
+pub use command::{Begun, Sealed};
 pub use error::EngineError;
 pub use event::{Event, Fault};
 pub use executors::Executors;

@@ -7,7 +7,8 @@ use flow::limits::PIECES_PER_CHUNK;
 use flow::swarm::Priority;
 use flow::wire::Message;
 use flow::wire::catalog::{
-    CatalogContent, CatalogOperation, CatalogPut, CatalogWrite, SnapshotOpen, SnapshotOpened,
+    CatalogContent, CatalogOperation, CatalogPut, CatalogReason, CatalogRefused, CatalogWrite, SnapshotOpen,
+    SnapshotOpened,
 };
 use flow::wire::session::*;
 use plan::manifest::Manifest;
@@ -20,19 +21,32 @@ const SLOTS_PER_ANSWER: u32 = PIECES_PER_CHUNK as u32;
 
 impl Session {
     pub(super) async fn create(self: &Arc<Self>, create: ChunkCreate) -> Result<Message, Failure> {
+        let ChunkCreate { size, piece_size, durable } = create;
+        let begun = self.begin_writing(ChunkBegin { size, piece_size, durable, count: 0 }).await?;
+        Ok(ChunkCreated { handle: begun.handle }.into())
+    }
+
+    pub(super) async fn begin_chunk(self: &Arc<Self>, begin: ChunkBegin) -> Result<Message, Failure> {
+        self.check_arena("ChunkBegin")?;
+        Ok(self.begin_writing(begin).await?.into())
+    }
+
+    async fn begin_writing(self: &Arc<Self>, begin: ChunkBegin) -> Result<ChunkBegun, Failure> {
         self.node.check_takes_chunks()?;
         self.holdings.check_room()?;
         let session = self.clone();
-        let created = carried_out(async move {
-            let ChunkCreate { size, piece_size, durable } = create;
+        let begun = carried_out(async move {
+            let ChunkBegin { size, piece_size, durable, count } = begin;
             let device = if durable { Device::Nvme } else { Device::Dram };
-            let handle = session.node.engine.create(size, piece_size, device).await?;
+            let count = count.min(SLOTS_PER_ANSWER);
+            let engine::Begun { handle, slots } =
+                session.node.engine.begin(size, piece_size, device, count).await?;
             if !session.holdings.add_writing(handle, session.node.activity.begin()) {
                 session.node.engine.abort(handle).await?;
             }
-            Ok(ChunkCreated { handle }.into())
+            Ok(ChunkBegun { handle, slots })
         });
-        created.await
+        begun.await
     }
 
     pub(super) async fn lease_slots(&self, lease: SlotLease) -> Result<Message, Failure> {
@@ -54,6 +68,32 @@ impl Session {
     }
 
     pub(super) async fn seal(self: &Arc<Self>, seal: ChunkSeal) -> Result<Message, Failure> {
+        Ok(self.fill_and_seal(Vec::new(), seal).await?.into())
+    }
+
+    /// Fills, seals and commits, each only when what comes before is done.
+    pub(super) async fn commit_chunk(self: &Arc<Self>, commit: ChunkCommit) -> Result<Message, Failure> {
+        let ChunkCommit { handle, pieces, id, size, write } = commit;
+        if !pieces.is_empty() {
+            self.check_arena("ChunkCommit with pieces")?;
+        }
+        self.fill_and_seal(pieces, ChunkSeal { handle, id, size }).await?;
+        let answer = self.write(write).await?;
+        if let Message::CatalogRefused(refused) = &answer
+            && was_not_done(refused)
+        {
+            // Nobody is going to refer to it but who has sealed the same bytes as well.
+            self.let_go(id, self.holdings.remove_one_sealed(&id));
+            self.node.collector.hurry();
+        }
+        Ok(answer)
+    }
+
+    async fn fill_and_seal(
+        self: &Arc<Self>,
+        pieces: Vec<FilledPiece>,
+        seal: ChunkSeal,
+    ) -> Result<ChunkSealed, Failure> {
         self.holdings.check_writing(seal.handle)?;
         let session = self.clone();
         let sealed = carried_out(async move {
@@ -61,20 +101,24 @@ impl Session {
             // committed.
             let (id, collector) = (seal.id, &session.node.collector);
             collector.hold(id).await;
-            let sealed = session.seal_and_keep(seal).await;
+            let sealed = session.seal_and_keep(pieces, seal).await;
             if sealed.is_err() {
                 collector.release([id]);
             }
-            Ok(sealed?.into())
+            sealed
         });
         sealed.await
     }
 
     /// Seals a chunk and keeps the handle that was opened with it, so that it is not evicted either before its key is
     /// committed.
-    async fn seal_and_keep(&self, seal: ChunkSeal) -> Result<ChunkSealed, engine::EngineError> {
+    async fn seal_and_keep(
+        &self,
+        pieces: Vec<FilledPiece>,
+        seal: ChunkSeal,
+    ) -> Result<ChunkSealed, engine::EngineError> {
         let (ChunkSeal { handle, id, size }, engine) = (seal, &self.node.engine);
-        let sealed = engine.seal(handle, id, size).await?;
+        let sealed = engine.fill_and_seal(handle, pieces, id, size).await?;
         self.holdings.remove_writing(handle);
         if !self.holdings.add_sealed(id, sealed.handle) {
             engine.close(sealed.handle).await?;
@@ -186,23 +230,23 @@ impl Session {
         let manifests: Vec<Manifest> = write.operations.iter().filter_map(manifest).collect();
         let written = kv::answer(&self.node, write.into()).await?;
         if matches!(written, Message::CatalogWritten(_)) {
-            self.kept(&manifests).await;
+            self.kept(&manifests);
         }
         Ok(written)
     }
 
     /// Lets go of sealed chunks that keys keep.
-    async fn kept(&self, manifests: &[Manifest]) {
+    fn kept(&self, manifests: &[Manifest]) {
         for chunk in manifests.iter().flat_map(Manifest::all_chunks) {
             let id = ChunkId(chunk.id);
-            self.let_go(id, self.holdings.remove_sealed(&id)).await;
+            self.let_go(id, self.holdings.remove_sealed(&id));
         }
     }
 
     /// Undoes what keeps a sealed chunk, once for each of the handles that keep it.
-    async fn let_go(&self, id: ChunkId, handles: Vec<u64>) {
+    fn let_go(&self, id: ChunkId, handles: impl IntoIterator<Item = u64>) {
         for handle in handles {
-            let _ = self.node.engine.close(handle).await;
+            self.node.engine.close_soon(handle);
             self.node.collector.release([id]);
         }
     }
@@ -212,7 +256,7 @@ impl Session {
         let remains = self.holdings.end();
         if !remains.sealed.is_empty() {
             for (id, handles) in remains.sealed {
-                self.let_go(id, handles).await;
+                self.let_go(id, handles);
             }
             self.node.collector.hurry();
         }
@@ -262,6 +306,12 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether a write that was refused has surely changed nothing, and will not.
+fn was_not_done(refused: &CatalogRefused) -> bool {
+    let is_invalid = refused.failure.code == FailureCode::Invalid;
+    is_invalid || matches!(refused.reason, CatalogReason::Conflict(_) | CatalogReason::Changed(_))
 }
 
 fn done(result: Result<(), engine::EngineError>) -> Result<Message, Failure> {

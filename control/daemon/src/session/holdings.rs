@@ -126,6 +126,17 @@ impl Holdings {
         self.lock().sealed.remove(chunk).unwrap_or_default()
     }
 
+    /// As [`Holdings::remove_sealed`], of one of them.
+    pub(super) fn remove_one_sealed(&self, chunk: &ChunkId) -> Option<u64> {
+        let mut held = self.lock();
+        let handles = held.sealed.get_mut(chunk)?;
+        let handle = handles.pop();
+        if handles.is_empty() {
+            held.sealed.remove(chunk);
+        }
+        handle
+    }
+
     /// Whether the handle is one of this connection's chunks being written.
     pub(super) fn check_writing(&self, handle: u64) -> Result<(), Failure> {
         if self.lock().writing.contains_key(&handle) { Ok(()) } else { Err(not_open(handle)) }

@@ -1,8 +1,8 @@
-use flow::chunk::{ChunkId, Geometry};
+use flow::chunk::{ChunkId, Descriptor, Geometry};
 use flow::swarm::Priority;
 use flow::verify::{Digest, checksum_of};
 use flow::wire::Header;
-use flow::wire::catalog::{CatalogContent, CatalogOperation, CatalogPut, CatalogWrite, CatalogWritten};
+use flow::wire::catalog::*;
 use flow::wire::frame::FLAG_MORE;
 use flow::wire::session::*;
 use plan::manifest::{ChunkEntry, Extent, FileEntry, FileKind, Files, Manifest, Shape};
@@ -359,5 +359,145 @@ fn a_file_that_nobody_has_is_not_opened_and_leaves_nothing() {
         assert!(world.node.leases.all().is_empty());
         assert_eq!(world.node.engine.arena().free_bytes(), free);
         assert_eq!(world.node.activity.drain(std::time::Duration::from_secs(5)).await, 0);
+    });
+}
+
+/// A write that makes a chunk the next version of a key, if the key has `version`.
+fn write_of(key: &str, version: u64, id: ChunkId, size: u64, descriptor_digest: [u8; 32]) -> CatalogWrite {
+    let geometry = Geometry::of(size).unwrap();
+    let chunk = ChunkEntry { id: id.0, size, piece_size: geometry.piece_size(), descriptor_digest };
+    let manifest = Manifest {
+        shape: Shape::Stream,
+        size,
+        file_count: 1,
+        chunks: vec![chunk],
+        files: Files::Inline(Vec::new()),
+    };
+    let content = CatalogContent::Manifest(manifest.encode());
+    let put = CatalogPut { key: key.into(), content, ttl_ms: None, owner: None, labels: Vec::new() };
+    CatalogWrite {
+        conditions: vec![CatalogCondition::Version(KeyVersion { key: key.into(), version })],
+        operations: vec![CatalogOperation::Put(put)],
+    }
+}
+
+/// Begins a chunk and writes all of it into its slots; what is left is to commit it.
+async fn begin(world: &World, client: &mut Client, bytes: &[u8], id: ChunkId, version: u64) -> ChunkCommit {
+    let (size, piece_size) = (bytes.len() as u64, 1 << 20);
+    let begin = ChunkBegin { size, piece_size, durable: false, count: 9 };
+    let ChunkBegun { handle, slots } = client.ask(begin).await;
+    let pieces = slots.iter().zip(bytes.chunks(1 << 20)).map(|(slot, part)| {
+        world.node.mapping.writer(slot.offset, part.len()).unwrap().copy_from_slice(part);
+        FilledPiece { piece: slot.piece, length: part.len() as u32, checksum: checksum_of(part) }
+    });
+    let pieces: Vec<_> = pieces.collect();
+    assert_eq!(pieces.len(), bytes.len().div_ceil(1 << 20));
+    let checksums = pieces.iter().map(|piece| piece.checksum).collect();
+    let descriptor = Descriptor { id, geometry: Geometry::of(size).unwrap(), checksums };
+    let write = write_of("k", version, id, size, descriptor.digest());
+    ChunkCommit { handle, pieces, id, size, write }
+}
+
+#[test]
+fn a_chunk_is_filled_sealed_and_committed_at_once() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::InArena);
+        let (bytes, id) = content((2 << 20) + 77);
+        let commit = begin(world, &mut client, &bytes, id, 0).await;
+        let CatalogOperation::Put(CatalogPut { content, .. }) = commit.write.operations[0].clone() else {
+            panic!("it is a put")
+        };
+        let CatalogContent::Manifest(root) = content else { panic!("it is a manifest") };
+        let entry = Manifest::decode(&root).unwrap().chunks[0].clone();
+        let CatalogWritten { versions, .. } = client.ask(commit.clone()).await;
+        assert_eq!(versions, [1]);
+        assert_eq!(client.refusal(commit).await, FailureCode::NotFound);
+        let geometry = Geometry::of(bytes.len() as u64).unwrap();
+        let chunk = ChunkReference { id, geometry, descriptor_digest: entry.descriptor_digest };
+        let opened: ChunkOpened = client.ask(ChunkOpen { chunk, priority: Priority::Normal }).await;
+        assert_eq!(opened.local_pieces, 3);
+        assert_eq!(client.ask::<ChunkVerified>(ChunkVerify { id }).await.digest, id);
+        client.ask::<Done>(ChunkClose { handle: opened.handle }).await;
+        // Nothing of the connection keeps it any more.
+        assert!(world.node.engine.drop_replica(id, None, false).await.unwrap());
+        client.end().await;
+    });
+}
+
+#[test]
+fn what_is_not_sealed_is_not_committed() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::InArena);
+        let (bytes, id) = content((2 << 20) + 77);
+        let mut commits = Vec::new();
+        for _ in 0..4 {
+            commits.push(begin(world, &mut client, &bytes, id, 0).await);
+        }
+        commits[0].pieces.pop();
+        let twice = commits[1].pieces[0];
+        commits[1].pieces.push(twice);
+        commits[2].size -= 1;
+        commits[3].pieces[0].length = u32::MAX;
+        for commit in commits {
+            let handle = commit.handle;
+            assert_eq!(client.refusal(commit).await, FailureCode::Invalid);
+            client.ask::<Done>(ChunkAbort { handle }).await;
+        }
+        let key = CatalogGet { keys: vec!["k".into()], consistency: ReadConsistency::Quorum, snapshot: 0 };
+        assert_eq!(client.ask::<CatalogFound>(key).await.entries, [None]);
+        assert_eq!(world.node.engine.replicas(None).await.unwrap(), []);
+        client.end().await;
+    });
+}
+
+#[test]
+fn a_write_that_is_refused_lets_go_of_its_chunk() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::InArena);
+        let (bytes, id) = content(100_000);
+        let commit = begin(world, &mut client, &bytes, id, 7).await;
+        let refused: CatalogRefused = client.ask(commit).await;
+        assert!(matches!(refused.reason, CatalogReason::Conflict(_)), "{refused:?}");
+        let replicas = world.node.engine.replicas(None).await.unwrap();
+        assert_eq!(replicas.len(), 1, "it is there until it is collected");
+        assert!(world.node.engine.drop_replica(id, None, false).await.unwrap(), "nothing keeps it");
+        client.end().await;
+    });
+}
+
+#[test]
+fn a_chunk_that_is_sealed_twice_is_kept_when_one_write_is_refused() {
+    World::run(async |world| {
+        let mut client = world.connect(Bytes::InArena);
+        let (bytes, id) = content(100_000);
+        let kept = begin(world, &mut client, &bytes, id, 0).await;
+        let refused = begin(world, &mut client, &bytes, id, 7).await;
+        client.ask::<Done>(PieceFill { handle: kept.handle, pieces: kept.pieces.clone() }).await;
+        let seal = ChunkSeal { handle: kept.handle, id, size: kept.size };
+        client.ask::<ChunkSealed>(seal).await;
+        client.ask::<CatalogRefused>(refused).await;
+        assert!(!world.node.engine.drop_replica(id, None, false).await.unwrap_or(false));
+        client.ask::<CatalogWritten>(kept.write).await;
+        client.end().await;
+    });
+}
+
+#[test]
+fn memory_is_for_those_who_share_it() {
+    World::run(async |world| {
+        let (mut owner, mut other) = (world.connect(Bytes::InArena), world.connect(Bytes::OnTheWire));
+        let (bytes, id) = content(100_000);
+        let commit = begin(world, &mut owner, &bytes, id, 0).await;
+        let begin = ChunkBegin { size: 5, piece_size: 1 << 20, durable: false, count: 1 };
+        assert_eq!(other.refusal(begin.clone()).await, FailureCode::Invalid);
+        assert_eq!(other.refusal(commit.clone()).await, FailureCode::Invalid);
+        let empty = ChunkCommit { pieces: Vec::new(), ..commit.clone() };
+        assert_eq!(other.refusal(empty).await, FailureCode::NotFound);
+        for wrong in [ChunkBegin { size: u64::MAX, ..begin.clone() }, ChunkBegin { piece_size: 3, ..begin }] {
+            assert_eq!(owner.refusal(wrong).await, FailureCode::Invalid);
+        }
+        owner.ask::<CatalogWritten>(commit).await;
+        other.end().await;
+        owner.end().await;
     });
 }

@@ -123,15 +123,17 @@ impl Shard {
             };
         }
         match command {
-            Command::Create { size, piece_size, device, reply } => answer!(reply, async {
-                let handle = self.clone().create(size, piece_size, device).await?;
-                Ok(HandleGiven::to_write(handle, handle, self.commands()))
+            Command::Begin { size, piece_size, device, count, reply } => answer!(reply, async {
+                let begun = self.clone().begin(size, piece_size, device, count).await?;
+                let handle = begun.handle;
+                Ok(HandleGiven::to_write(begun, handle, self.commands()))
             }),
             Command::Lease { handle, first, count, reply } => {
                 answer!(reply, self.lease(handle, first, count))
             }
             Command::Fill { handle, pieces, reply } => drop(reply.send(self.fill(handle, &pieces))),
-            Command::Seal { handle, id, size, reply } => answer!(reply, async {
+            Command::Seal { handle, pieces, id, size, reply } => answer!(reply, async {
+                self.clone().fill(handle, &pieces)?;
                 let sealed = self.clone().seal(handle, id, size).await?;
                 // The shard that owns the chunk has given out the handle.
                 let owner = &self.shards[usize::from(id.shard(self.shards.len() as u16))];

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::Shard;
 use super::counters::add;
 use super::pieces::write_error;
 use super::replica::{OnGpu, Replica, ReplicaFile};
-use crate::command::{Command, Sealed};
+use crate::command::{Begun, Command, Sealed};
 use crate::gpu::Region;
 use crate::notify::Notify;
 use crate::store::{ChunkFile, Footer, TemporaryFile};
@@ -58,12 +59,13 @@ pub(crate) struct Adopted {
 }
 
 impl Shard {
-    pub(super) async fn create(
+    pub(super) async fn begin(
         self: Rc<Self>,
         size: u64,
         piece_size: u32,
         device: Device,
-    ) -> Result<u64, EngineError> {
+        count: u32,
+    ) -> Result<Begun, EngineError> {
         let geometry = Geometry::new(size, piece_size)?;
         let mut state = WritingState::default();
         if device == Device::Nvme {
@@ -81,8 +83,9 @@ impl Shard {
         let state = RefCell::new(state);
         let writing = Writing { geometry, file, region, state, changed: Notify::default() };
         let handle = self.handle();
+        let slots = self.lease_now(&writing, 0..count.min(geometry.pieces()))?;
         self.writings.borrow_mut().insert(handle, Rc::new(writing));
-        Ok(handle)
+        Ok(Begun { handle, slots })
     }
 
     pub(super) async fn lease(
@@ -96,21 +99,27 @@ impl Shard {
         if first >= end {
             return Err(EngineError::Invalid(format!("piece {first} is past the end of the chunk")));
         }
+        let slots = self.lease_now(&writing, first..end)?;
+        if !slots.is_empty() {
+            return Ok(slots);
+        }
+        let lease = self.acquire(writing.geometry.length(first)).await?;
+        let slot = writing.take(first, lease)?;
+        let mut slots = vec![slot];
+        slots.extend(self.lease_now(&writing, first + 1..end)?);
+        Ok(slots)
+    }
+
+    /// As many slots for pieces one after another as there is memory for at once.
+    fn lease_now(
+        self: &Rc<Self>,
+        writing: &Writing,
+        pieces: Range<u32>,
+    ) -> Result<Vec<SlotRef>, EngineError> {
         let mut slots = Vec::new();
-        for piece in first..end {
-            writing.check()?;
-            let length = writing.geometry.length(piece);
-            let lease = match self.try_acquire(length) {
-                Some(lease) => lease,
-                None if slots.is_empty() => self.acquire(length).await?,
-                None => break,
-            };
-            let mut state = writing.state.borrow_mut();
-            if state.filled.contains_key(&piece) || state.leased.contains_key(&piece) {
-                return Err(EngineError::Invalid(format!("piece {piece} was leased before")));
-            }
-            slots.push(SlotRef { piece, length, offset: lease.offset() });
-            state.leased.insert(piece, lease);
+        for piece in pieces {
+            let Some(lease) = self.try_acquire(writing.geometry.length(piece)) else { break };
+            slots.push(writing.take(piece, lease)?);
         }
         Ok(slots)
     }
@@ -310,6 +319,18 @@ impl Shard {
 }
 
 impl Writing {
+    /// Takes the slot of a piece.
+    fn take(&self, piece: u32, lease: Lease) -> Result<SlotRef, EngineError> {
+        self.check()?;
+        let mut state = self.state.borrow_mut();
+        if state.filled.contains_key(&piece) || state.leased.contains_key(&piece) {
+            return Err(EngineError::Invalid(format!("piece {piece} was leased before")));
+        }
+        let slot = SlotRef { piece, length: self.geometry.length(piece), offset: lease.offset() };
+        state.leased.insert(piece, lease);
+        Ok(slot)
+    }
+
     fn check(&self) -> Result<(), EngineError> {
         self.state.borrow().failed.clone().map_or(Ok(()), Err)
     }

@@ -160,6 +160,9 @@ messages! {
     98 PieceBytes,
     99 ChunkOpen,
     100 ChunkFetch,
+    101 ChunkBegin,
+    102 ChunkBegun,
+    103 ChunkCommit,
 
     110 ChunkList,
     111 ChunkListing,

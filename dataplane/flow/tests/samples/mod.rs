@@ -315,6 +315,9 @@ messages! {
     PieceBytes { handle piece length checksum }
     ChunkOpen { chunk priority }
     ChunkFetch { chunk device priority }
+    ChunkBegin { size piece_size durable count }
+    ChunkBegun { handle slots }
+    ChunkCommit { handle pieces id size write }
 
     ChunkList { chunk after }
     ChunkListing { replicas silent more }

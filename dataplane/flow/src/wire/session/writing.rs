@@ -4,6 +4,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::SlotRef;
 use crate::chunk::{ChunkId, Geometry};
+use crate::wire::catalog::CatalogWrite;
 
 /// Begins a chunk on this node; answered by [`ChunkCreated`].
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -87,4 +88,42 @@ pub struct ChunkSealed {
 pub struct ChunkAbort {
     /// The chunk.
     pub handle: u64,
+}
+
+/// Begins a chunk and asks for slots of its first pieces; answered by [`ChunkBegun`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkBegin {
+    /// Bytes it will have, or the most it may have when the length is not known before the end.
+    pub size: u64,
+    /// Bytes of a piece.
+    pub piece_size: u32,
+    /// Whether it must reach NVMe before it is sealed.
+    pub durable: bool,
+    /// For how many pieces slots are wanted.
+    pub count: u32,
+}
+
+/// A chunk is begun.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkBegun {
+    /// Names the chunk on this connection until it is sealed, aborted or closed.
+    pub handle: u64,
+    /// Slots for its first pieces, as far as memory was free: [`SlotLease`] asks for the rest, and waits.
+    pub slots: Vec<SlotRef>,
+}
+
+/// Fills the last pieces, seals the chunk as [`ChunkSeal`] does and then carries the write out that refers to it; answered as
+/// the write is. When anything fails, nothing that comes after it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkCommit {
+    /// The chunk.
+    pub handle: u64,
+    /// Pieces that are written and must not be touched by the client any more; perhaps none.
+    pub pieces: Vec<FilledPiece>,
+    /// BLAKE3 of its bytes, or a name that is no digest ([`ChunkId::unique`]).
+    pub id: ChunkId,
+    /// Bytes it has.
+    pub size: u64,
+    /// What makes it part of a key.
+    pub write: CatalogWrite,
 }
