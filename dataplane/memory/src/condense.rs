@@ -9,6 +9,8 @@
 //! bytes onto later ones without changing their remainder. Here it stops at [`CONDENSED_LENGTH`] bytes, whose checksum
 //! is that of all; computing it is left to whoever knows checksums.
 
+use std::sync::atomic::AtomicU8;
+
 /// Bytes that stand for all that were copied.
 pub const CONDENSED_LENGTH: usize = 256;
 
@@ -29,19 +31,36 @@ impl Condenser {
     }
 
     /// Copies from one slice to another of the same length. Gives how many bytes were copied: all but a last part of less
-    /// than [`CONDENSED_LENGTH`], or none if either slice does not begin at a multiple of 64.
+    /// than [`CONDENSED_LENGTH`], or none if `to` does not begin at a multiple of 64.
     pub fn copy(&mut self, to: &mut [u8], from: &[u8]) -> usize {
         assert_eq!(to.len(), from.len(), "a copy is as long as what is copied");
+        // SAFETY: as many bytes can be read as are written, and what is borrowed for writing is elsewhere.
+        unsafe { self.copy_from(to, from.as_ptr()) }
+    }
+
+    /// As [`Condenser::copy`], of bytes that others may write meanwhile: each is read once.
+    pub fn copy_shared(&mut self, to: &mut [u8], from: &[AtomicU8]) -> usize {
+        assert_eq!(to.len(), from.len(), "a copy is as long as what is copied");
+        // SAFETY: as many bytes can be read as are written, and what is borrowed for writing is elsewhere. They are read by
+        // instructions that the compiler knows nothing of, for which it does not matter who else writes.
+        unsafe { self.copy_from(to, from.as_ptr().cast()) }
+    }
+
+    /// # Safety
+    ///
+    /// `from` must begin as many bytes as `to` has, that can be read and are not among those.
+    unsafe fn copy_from(&mut self, to: &mut [u8], from: *const u8) -> usize {
         #[cfg(target_arch = "x86_64")]
-        if x86_64::is_aligned(to) && x86_64::is_aligned(from) {
-            let length = from.len() - from.len() % CONDENSED_LENGTH;
+        if x86_64::is_aligned(to) {
+            let length = to.len() - to.len() % CONDENSED_LENGTH;
             if length > 0 {
-                // SAFETY: there is a condenser only where `is_possible` said yes.
-                unsafe { x86_64::copy(&mut self.lanes, self.is_empty, &mut to[..length], &from[..length]) };
+                // SAFETY: there is a condenser only where `is_possible` said yes; the caller vouches for the bytes.
+                unsafe { x86_64::copy(&mut self.lanes, self.is_empty, &mut to[..length], from) };
                 self.is_empty = false;
             }
             return length;
         }
+        let _ = (to, from);
         0
     }
 
@@ -56,6 +75,7 @@ impl Condenser {
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64 {
+    use std::arch::asm;
     use std::arch::x86_64::{
         __m512i, _mm_sfence, _mm512_clmulepi64_epi128, _mm512_set_epi64, _mm512_setzero_si512,
         _mm512_stream_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
@@ -108,9 +128,13 @@ mod x86_64 {
         value
     }
 
-    /// Both slices are aligned, equally long, and a multiple of [`CONDENSED_LENGTH`].
+    /// `to` is aligned and a multiple of [`CONDENSED_LENGTH`].
+    ///
+    /// # Safety
+    ///
+    /// `from` must begin as many bytes, that can be read.
     #[target_feature(enable = "avx512f,vpclmulqdq")]
-    pub(super) fn copy(kept: &mut Lanes, is_first: bool, to: &mut [u8], from: &[u8]) {
+    pub(super) unsafe fn copy(kept: &mut Lanes, is_first: bool, to: &mut [u8], from: *const u8) {
         let [low, high] = FACTORS.map(u64::cast_signed);
         let factors = _mm512_set_epi64(high, low, high, low, high, low, high, low);
         let mut lanes = [_mm512_setzero_si512(); LANES];
@@ -125,14 +149,12 @@ mod x86_64 {
             // It was taken out when the lanes were kept.
             lanes[0] = _mm512_xor_si512(lanes[0], first_word());
         }
-        let blocks = from.chunks_exact(CONDENSED_LENGTH).zip(to.chunks_exact_mut(CONDENSED_LENGTH));
-        for (from, to) in blocks {
-            let (from, to) = (from.as_ptr().cast::<__m512i>(), to.as_mut_ptr().cast::<__m512i>());
+        for (number, to) in to.chunks_exact_mut(CONDENSED_LENGTH).enumerate() {
+            let to = to.as_mut_ptr().cast::<__m512i>();
             for (at, lane) in lanes.iter_mut().enumerate() {
-                // SAFETY: both blocks have so many aligned lanes. The read is volatile because it must happen once:
-                // what is folded has to be what is written.
+                // SAFETY: both blocks have so many lanes, and those to be written are aligned.
                 let bytes = unsafe {
-                    let bytes = from.add(at).read_volatile();
+                    let bytes = read_once(from.add(number * CONDENSED_LENGTH).cast::<__m512i>().add(at));
                     _mm512_stream_si512(to.add(at), bytes);
                     bytes
                 };
@@ -150,6 +172,23 @@ mod x86_64 {
             // SAFETY: both are 64 bytes, of which any are valid.
             *words = unsafe { std::mem::transmute::<__m512i, [u64; 8]>(lane) };
         }
+    }
+
+    /// Reads 64 bytes wherever they begin, once: what is folded has to be what is written.
+    ///
+    /// # Safety
+    ///
+    /// The bytes can be read.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn read_once(from: *const __m512i) -> __m512i {
+        let bytes;
+        // SAFETY: the caller vouches for the bytes; nothing else is touched. An assembly that is not said to be pure is
+        // neither repeated nor left out.
+        unsafe {
+            asm!("vmovdqu64 {bytes}, [{from}]", from = in(reg) from, bytes = lateout(zmm_reg) bytes,
+                options(nostack, preserves_flags, readonly));
+        }
+        bytes
     }
 
     /// The initial value, where the first bytes are.
@@ -196,11 +235,25 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_elsewhere_is_not_copied() {
+    fn what_is_to_begin_elsewhere_is_not_copied() {
         let Some(mut condenser) = Condenser::new() else { return };
         let (from, mut to) = (Aligned([7; LENGTH]), Aligned([0; LENGTH]));
         assert_eq!(condenser.copy(&mut to.0[1..1025], &from.0[..1024]), 0);
-        assert_eq!(condenser.copy(&mut to.0[..1024], &from.0[32..1056]), 0);
         assert!(to.0.iter().all(|&byte| byte == 0) && condenser.finish().is_none());
+    }
+
+    #[test]
+    fn bytes_may_come_from_anywhere_and_be_shared() {
+        let bytes: Vec<u8> = (0..1200_u32).map(|at| (at * 7 + at / 251) as u8).collect();
+        let shared: Vec<AtomicU8> = bytes.iter().copied().map(AtomicU8::new).collect();
+        for start in [0, 1, 16, 63] {
+            let Some(mut condenser) = Condenser::new() else { return };
+            let mut to = Aligned([0; LENGTH]);
+            assert_eq!(condenser.copy_shared(&mut to.0[..1100], &shared[start..start + 1100]), 1024);
+            assert!(to.0[..1024] == bytes[start..start + 1024] && to.0[1024] == 0);
+            let condensed = condenser.finish().unwrap();
+            let crc = |bytes: &[u8]| checksum(CrcAlgorithm::Crc64Nvme, bytes);
+            assert_eq!(crc(&condensed), crc(&bytes[start..start + 1024]));
+        }
     }
 }

@@ -56,6 +56,11 @@ impl Layout {
         self.size
     }
 
+    /// Whether all of them lie one behind the other.
+    pub(crate) fn is_one_run(&self) -> bool {
+        self.run == self.size
+    }
+
     /// Passes on where the `length` bytes from `offset` on lie, in order. There are as many.
     pub(crate) fn runs(&self, offset: usize, length: usize, mut each: impl FnMut(Runs)) {
         let (mut at, end) = (offset, offset + length);

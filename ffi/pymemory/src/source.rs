@@ -1,5 +1,7 @@
 //! Memory of Python to be copied from.
 
+use std::sync::atomic::AtomicU8;
+
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
@@ -32,6 +34,16 @@ impl Source {
     /// How many bytes there are.
     pub fn size(&self) -> usize {
         self.layout.size()
+    }
+
+    /// The bytes from `offset` on as they lie, if there are so many and they lie one behind the other. Other threads may write to
+    /// them meanwhile.
+    pub fn shared(&self, offset: usize, length: usize) -> Option<&[AtomicU8]> {
+        let end = offset.checked_add(length).filter(|&end| end <= self.size() && self.layout.is_one_run())?;
+        let start = self.buffer.buf_ptr().cast::<AtomicU8>().cast_const();
+        // SAFETY: the range lies within the buffer, which stays while this value lives. What an atomic number holds may
+        // change at any time, and any byte is a valid one. Nothing is written through it here or by who is given it.
+        Some(unsafe { std::slice::from_raw_parts(start.add(offset), end - offset) })
     }
 
     /// Copies the bytes from `offset` on, as many as `output` has room for; false when there are fewer. Bytes that other
