@@ -5,11 +5,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use flow::chunk::{ChunkId, Geometry};
+use flow::chunk::{ChunkId, Descriptor, Geometry};
 use flow::verify::checksum_of;
+use flow::wire::catalog::{CatalogWrite, CatalogWritten};
 use flow::wire::session::{
-    ChunkAbort, ChunkCreate, ChunkCreated, ChunkSeal, ChunkSealed, Done, FilledPiece, PieceBytes, PieceFill,
-    SlotLease, SlotLeased, SlotRef,
+    ChunkAbort, ChunkBegin, ChunkBegun, ChunkCommit, ChunkCreate, ChunkCreated, ChunkSeal, ChunkSealed, Done,
+    FilledPiece, PieceBytes, PieceFill, SlotLease, SlotLeased, SlotRef,
 };
 use memory::SlotWriter;
 
@@ -34,6 +35,8 @@ pub(crate) struct ChunkWriter<'c> {
     geometry: Geometry,
     slots: Mutex<Slots<'c>>,
     fills: Mutex<Fills<'c>>,
+    /// So many filled pieces the node is told of at once.
+    told_at_once: usize,
     /// Whether slots are waited for.
     waits: AtomicBool,
     sealed: AtomicBool,
@@ -65,6 +68,8 @@ struct Fills<'c> {
     untold: Vec<FilledPiece>,
     /// What it was told, and has not answered as far as is known.
     told: VecDeque<Pending<'c>>,
+    /// Pieces and their checksums.
+    checksums: Vec<(u32, u64)>,
 }
 
 impl<'c> ChunkWriter<'c> {
@@ -76,16 +81,47 @@ impl<'c> ChunkWriter<'c> {
     ) -> Result<Self, ClientError> {
         let request = ChunkCreate { size: geometry.size(), piece_size: geometry.piece_size(), durable };
         let ChunkCreated { handle } = connection.call(request)?;
+        Ok(Self::of(connection, geometry, handle))
+    }
+
+    /// As [`ChunkWriter::create`], with slots for all pieces as far as the node has memory for them at once. It must share its
+    /// memory.
+    pub(crate) fn begin(
+        connection: &'c Connection,
+        geometry: Geometry,
+        durable: bool,
+    ) -> Result<Self, ClientError> {
+        let (size, piece_size) = (geometry.size(), geometry.piece_size());
+        let begin = ChunkBegin { size, piece_size, durable, count: geometry.pieces() };
+        let ChunkBegun { handle, slots } = connection.call(begin)?;
+        let mut writer = Self::of(connection, geometry, handle);
+        if !durable {
+            // It has nothing to do with them before the chunk is sealed.
+            writer.told_at_once = usize::MAX;
+        }
+        writer.take(&mut lock(&writer.slots), slots)?;
+        Ok(writer)
+    }
+
+    fn of(connection: &'c Connection, geometry: Geometry, handle: u64) -> Self {
         let slots = Slots { next: 0, leased: VecDeque::new(), asked: None, buffers: Vec::new() };
-        Ok(Self {
+        let at_once =
+            if connection.shares_memory() { (TOLD_AT_ONCE / geometry.piece_size()).max(1) } else { 1 };
+        Self {
             connection,
             handle,
             geometry,
             slots: Mutex::new(slots),
             fills: Mutex::default(),
+            told_at_once: at_once as usize,
             waits: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
-        })
+        }
+    }
+
+    /// Whether there are slots for all pieces.
+    pub(crate) fn has_all_slots(&self) -> bool {
+        lock(&self.slots).next == self.geometry.pieces()
     }
 
     /// How the chunk is cut.
@@ -138,17 +174,23 @@ impl<'c> ChunkWriter<'c> {
             let answer = asked.wait();
             self.waits.store(false, Ordering::Relaxed);
             let SlotLeased { slots: leased } = answer?;
-            for (slot, piece) in leased.iter().zip(slots.next..) {
-                if slot.piece != piece || slot.length != self.geometry.length(piece) || slot.length == 0 {
-                    return Err(self.connection.protocol("it leases slots that were not asked for"));
-                }
-            }
             if leased.is_empty() {
                 return Err(self.connection.protocol("it leases no slot"));
             }
-            slots.next += leased.len() as u32;
-            slots.leased.extend(leased);
+            self.take(slots, leased)?;
         }
+    }
+
+    /// Takes slots for the pieces that come next.
+    fn take(&self, slots: &mut Slots<'c>, leased: Vec<SlotRef>) -> Result<(), ClientError> {
+        for (slot, piece) in leased.iter().zip(slots.next..) {
+            if slot.piece != piece || slot.length != self.geometry.length(piece) || slot.length == 0 {
+                return Err(self.connection.protocol("it leases slots that were not asked for"));
+            }
+        }
+        slots.next += leased.len() as u32;
+        slots.leased.extend(leased);
+        Ok(())
     }
 
     /// Asks for the next slots, if there are pieces left.
@@ -179,13 +221,13 @@ impl<'c> ChunkWriter<'c> {
         checksum: u64,
     ) -> Result<(), ClientError> {
         let (piece, length) = (slot.piece, length as u32);
-        let shares = self.connection.shares_memory();
-        let at_once = if shares { (TOLD_AT_ONCE / self.geometry.piece_size()).max(1) } else { 1 } as usize;
+        let at_once = self.told_at_once;
         let mut fills;
         match slot.place {
             Place::Arena(writer) => {
                 drop(writer);
                 fills = lock(&self.fills);
+                fills.checksums.push((piece, checksum));
                 fills.untold.push(FilledPiece { piece, length, checksum });
                 if fills.untold.len() < at_once && !self.waits.load(Ordering::Relaxed) {
                     return Ok(());
@@ -197,6 +239,7 @@ impl<'c> ChunkWriter<'c> {
                 let pending = self.connection.send_with_payload(request, &buffer[..length as usize])?;
                 lock(&self.slots).buffers.push(buffer);
                 fills = lock(&self.fills);
+                fills.checksums.push((piece, checksum));
                 fills.told.push_back(pending);
             }
         }
@@ -223,6 +266,28 @@ impl<'c> ChunkWriter<'c> {
         drop(fills);
         told.into_iter().try_for_each(|fill| fill.wait::<Done>().map(drop))?;
         self.connection.send(ChunkSeal { handle: self.handle, id, size })
+    }
+
+    /// The digest of the descriptor that the chunk has when it is sealed under this id, all pieces being filled.
+    pub(crate) fn descriptor_digest(&self, id: ChunkId) -> [u8; 32] {
+        let mut checksums = lock(&self.fills).checksums.clone();
+        checksums.sort_unstable_by_key(|(piece, _)| *piece);
+        let checksums = checksums.into_iter().map(|(_, checksum)| checksum).collect();
+        Descriptor { id, geometry: self.geometry, checksums }.digest()
+    }
+
+    /// Seals the chunk, all pieces being filled, and then commits the write that makes it part of a key.
+    pub(crate) fn commit(&self, id: ChunkId, write: CatalogWrite) -> Result<CatalogWritten, ClientError> {
+        let mut fills = lock(&self.fills);
+        let (pieces, told) = (std::mem::take(&mut fills.untold), std::mem::take(&mut fills.told));
+        drop(fills);
+        told.into_iter().try_for_each(|fill| fill.wait::<Done>().map(drop))?;
+        let (handle, size) = (self.handle, self.geometry.size());
+        let answer = self.connection.call(ChunkCommit { handle, pieces, id, size, write });
+        // What the catalog refuses has been sealed.
+        let is_sealed = matches!(answer, Ok(_) | Err(ClientError::Catalog(_)));
+        self.sealed.store(is_sealed, Ordering::Release);
+        answer
     }
 
     /// Waits for the answer to [`ChunkWriter::seal`].

@@ -23,7 +23,10 @@ use crate::key::OpenKey;
 use crate::kv::Consistency;
 use crate::memory_output::MemoryOutput;
 use crate::open_file::OpenFile;
-use crate::{Address, ClientError, GetOptions, GetReport, Progress, PutOptions, PutReport, Source, get, put};
+use crate::{
+    Address, ClientError, GetOptions, GetReport, Progress, PutOptions, PutReport, Source, get, put,
+    upload_memory,
+};
 
 /// Matches of an ambiguous prefix that its error names.
 const EXAMPLES: usize = 4;
@@ -149,6 +152,12 @@ impl Client {
         progress: &dyn Progress,
     ) -> Result<PutReport, ClientError> {
         put::put(&self.connection, key, source, options, progress)
+    }
+
+    /// Whether a put of so many bytes of memory waits for the node on the calling thread alone, which then looks at what
+    /// [`crate::looking`] says.
+    pub fn is_brief_put(&self, size: u64) -> bool {
+        upload_memory::is_brief(&self.connection, size)
     }
 
     /// Writes the current version of `key` to `destination`, as `cp -r` would:

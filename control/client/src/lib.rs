@@ -47,6 +47,8 @@ mod parallel; // many small things in a few threads
 mod chunk_reader; // one chunk: pieces viewed, released
 
 mod connection; // requests and replies, from several threads
+mod replies; // read by those who wait for them
+mod patience; // what a thread looks at while it waits
 mod handshake; // from an address to an authenticated socket
 mod socket; // a stream socket, local or TCP
 
@@ -56,6 +58,7 @@ pub use error::ClientError;
 pub use get::{GetOptions, GetReport};
 pub use memory::Access;
 pub use open_file::OpenFile;
+pub use patience::looking;
 pub use progress::{Progress, Silent};
 pub use put::{Naming, PutOptions, PutReport, Source};
 

@@ -15,7 +15,7 @@ use crate::connection::{Connection, Pending};
 use crate::kv::{Consistency, Content, Operation, Put, Write, Written, milliseconds, when};
 use crate::packing::Packing;
 use crate::upload::{Uploaded, UploadedStream, upload_bytes, upload_files, upload_stream};
-use crate::upload_memory::{Memory, upload_memory};
+use crate::upload_memory::{Memory, fill_chunk, is_brief, upload_memory};
 use crate::walk::{Found, Tree};
 use crate::{ClientError, Progress};
 
@@ -91,8 +91,13 @@ pub(crate) fn put(
     options: &PutOptions,
     progress: &dyn Progress,
 ) -> Result<PutReport, ClientError> {
-    let check = check_key(connection, key)?;
     let durable = !options.volatile;
+    if let Source::Memory(bytes) = &source
+        && is_brief(connection, bytes.size())
+    {
+        return put_brief(connection, key, &**bytes, options, progress);
+    }
+    let check = check_key(connection, key)?;
     let (mut manifest, files) = match source {
         Source::Path(path) => {
             check.wait::<CatalogFound>()?;
@@ -126,6 +131,28 @@ pub(crate) fn put(
     Ok(PutReport { version, ..report })
 }
 
+/// As [`put`], of memory that one chunk has room for. It takes as long to copy as to ask the node a few questions: so it is asked
+/// for slots, and then to take what is in them, and refuses a key only then.
+fn put_brief(
+    connection: &Connection,
+    key: &str,
+    bytes: &dyn Memory,
+    options: &PutOptions,
+    progress: &dyn Progress,
+) -> Result<PutReport, ClientError> {
+    let size = bytes.size();
+    progress.start(Some(size));
+    let filled = fill_chunk(connection, !options.volatile, options.naming, bytes, progress)?;
+    let digest = filled.entry.id;
+    let chunks = vec![filled.entry.clone()];
+    let (mut manifest, files) = stream_of(UploadedStream { chunks, digest, size });
+    let new_bytes = new_bytes(connection, &manifest.chunks)?;
+    manifest.files = Files::Inline(files);
+    let Written { versions, .. } = filled.commit(write_of(key, &manifest, options))?;
+    progress.finish();
+    Ok(PutReport { version: version_of(connection, &versions)?, size, files: 1, chunks: 1, new_bytes })
+}
+
 /// Makes the manifest the next version of the key.
 fn commit(
     connection: &Connection,
@@ -133,6 +160,15 @@ fn commit(
     manifest: &Manifest,
     options: &PutOptions,
 ) -> Result<u64, ClientError> {
+    let Written { versions, .. } = connection.call(write_of(key, manifest, options))?;
+    version_of(connection, &versions)
+}
+
+fn version_of(connection: &Connection, versions: &[u64]) -> Result<u64, ClientError> {
+    versions.first().copied().ok_or_else(|| connection.protocol("it gives no version"))
+}
+
+fn write_of(key: &str, manifest: &Manifest, options: &PutOptions) -> Write {
     let put = Operation::Put(Put {
         key: key.into(),
         content: Content::Manifest(manifest.encode()),
@@ -140,9 +176,7 @@ fn commit(
         owner: None,
         labels: options.labels.clone(),
     });
-    let write = Write { conditions: when(key, options.if_version), operations: vec![put] };
-    let Written { versions, .. } = connection.call(write)?;
-    versions.first().copied().ok_or_else(|| connection.protocol("it gives no version"))
+    Write { conditions: when(key, options.if_version), operations: vec![put] }
 }
 
 /// Asks for the key, so that one that the node would refuse fails before anything is uploaded.

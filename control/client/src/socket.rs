@@ -1,12 +1,13 @@
 //! A stream socket, local or TCP.
 
-use std::io::{self, IoSliceMut, Read};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, Shutdown, sockopt};
 
@@ -74,6 +75,29 @@ impl Socket {
         Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Recv, timeout)?)
     }
 
+    /// What has come, as far as there is room for it; nothing is an error of the kind [`io::ErrorKind::WouldBlock`].
+    pub(crate) fn receive_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (received, _) = retry_on_intr(|| rustix::net::recv(&self.0, &mut *buffer, RecvFlags::DONTWAIT))?;
+        Ok(received)
+    }
+
+    /// Waits until something has come or the peer has ended the connection; gives whether it has.
+    pub(crate) fn wait_ended(&self) -> bool {
+        let mut all = [PollFd::new(&self.0, PollFlags::IN | PollFlags::RDHUP)];
+        let polled = poll(&mut all, None);
+        polled.is_ok() && all[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP)
+    }
+
+    /// Waits until something has come or the connection has ended, and then returns true. It returns false when so much time
+    /// has passed, when a signal came, and when `other` can be read.
+    pub(crate) fn wait_readable(&self, other: Option<&OwnedFd>, timeout: Option<Duration>) -> bool {
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let wait = |fd| PollFd::new(fd, PollFlags::IN);
+        let mut all = [wait(&self.0), wait(other.unwrap_or(&self.0))];
+        let polled = poll(&mut all, timeout.as_ref());
+        polled.is_ok_and(|count| count > 0) && !all[0].revents().is_empty()
+    }
+
     /// Ends both directions, which wakes a receive that waits.
     pub(crate) fn shut_down(&self) {
         // It fails only when the peer has ended the connection before.
@@ -88,12 +112,6 @@ impl Socket {
         sockopt::set_tcp_keepcnt(&self.0, 4)?;
         sockopt::set_tcp_user_timeout(&self.0, DEAD_PEER_TIMEOUT.as_millis() as u32)?;
         Ok(())
-    }
-}
-
-impl Read for &Socket {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(retry_on_intr(|| rustix::io::read(&self.0, &mut *buffer))?)
     }
 }
 

@@ -1,20 +1,25 @@
 //! Bytes in memory → chunks.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flow::chunk::{ChunkId, Geometry};
-use flow::wire::catalog::CatalogFound;
+use flow::wire::catalog::{CatalogFound, CatalogWrite, CatalogWritten};
+use plan::manifest::ChunkEntry;
 
 use crate::chunk_writer::ChunkWriter;
 use crate::connection::{Connection, Pending};
 use crate::digest::{HashedPiece, join};
 use crate::packing::cut_sizes;
+use crate::parallel::in_parallel;
 use crate::put::Naming;
 use crate::stage::{Stage, Staged};
-use crate::upload::{Full, Upload, UploadedStream, Worker, workers_for};
+use crate::upload::{Full, Upload, UploadedStream, workers_for};
 use crate::{ClientError, Progress};
+
+/// Largest memory that is copied as fast as the node is asked a few questions.
+const BRIEF_SIZE_MAX: u64 = 16 << 20;
 
 /// Bytes that can be copied from any place, by several threads at once.
 pub trait Memory: Send + Sync {
@@ -23,6 +28,11 @@ pub trait Memory: Send + Sync {
 
     /// Copies those from `offset` on, as many as `output` has room for. There are as many.
     fn copy_to(&self, offset: u64, output: &mut [u8]);
+
+    /// Those from `offset` on as they lie, if they lie one behind the other; others may write to them meanwhile.
+    fn shared(&self, _offset: u64, _length: usize) -> Option<&[AtomicU8]> {
+        None
+    }
 }
 
 impl Memory for Vec<u8> {
@@ -59,10 +69,14 @@ pub(crate) fn upload_memory(
         allowed.take().map_or(Ok(()), |allowed| allowed.wait::<CatalogFound>().map(drop))?;
         let name = (!hashes).then(unique_name);
         let hashed = Mutex::default();
-        let chunk = Chunk { number, start: offset, writer, name, hashed, filled: AtomicU32::new(0) };
+        let chunk = Chunk { start: offset, writer, name, hashed, filled: AtomicU32::new(0) };
         let is_part = length != size;
         upload.run(workers_for(length), |worker| {
-            chunk.fill(worker, bytes, (hashes && is_part).then_some(&pieces))?;
+            let all = (hashes && is_part).then_some(&pieces);
+            if chunk.fill(bytes, all, progress, || worker.stopped())? {
+                let (id, writer) = (chunk.id(), chunk.writer.clone());
+                worker.finish(Full { number, writer, id, size: geometry.size() });
+            }
             Ok(HashMap::new())
         })?;
         offset += length;
@@ -79,9 +93,53 @@ pub(crate) fn upload_memory(
     Ok(UploadedStream { chunks, digest, size })
 }
 
+/// Whether memory of this size is one chunk that the calling thread fills and commits, with the help of threads that wait for
+/// nothing.
+pub(crate) fn is_brief(connection: &Connection, size: u64) -> bool {
+    connection.shares_memory() && (1..=BRIEF_SIZE_MAX).contains(&size)
+}
+
+/// Memory that was copied to the node, to be sealed with the key that refers to it.
+pub(crate) struct Filled<'u> {
+    writer: Arc<ChunkWriter<'u>>,
+    /// The chunk that it will be.
+    pub(crate) entry: ChunkEntry,
+}
+
+/// Fills one chunk with memory that [`is_brief`], as [`upload_memory`] does. The node is asked once.
+pub(crate) fn fill_chunk<'u>(
+    connection: &'u Connection,
+    durable: bool,
+    naming: Naming,
+    bytes: &dyn Memory,
+    progress: &dyn Progress,
+) -> Result<Filled<'u>, ClientError> {
+    let size = bytes.size();
+    let geometry = Geometry::of(size).expect("what is brief is within the limits of a chunk");
+    let writer = Arc::new(ChunkWriter::begin(connection, geometry, durable)?);
+    let name = (naming == Naming::Unique).then(unique_name);
+    let (hashed, filled) = (Mutex::default(), AtomicU32::new(0));
+    let chunk = Chunk { start: 0, writer, name, hashed, filled };
+    // A thread that has to wait for slots would not look whether it still should.
+    let threads = if chunk.writer.has_all_slots() { workers_for(size) } else { 1 };
+    in_parallel(threads, threads, |_, stopped| {
+        chunk.fill(bytes, None, progress, || stopped.load(Ordering::Acquire)).map(drop)
+    })?;
+    let id = chunk.id();
+    let descriptor_digest = chunk.writer.descriptor_digest(id);
+    let entry = ChunkEntry { id: id.0, size, piece_size: geometry.piece_size(), descriptor_digest };
+    Ok(Filled { writer: chunk.writer, entry })
+}
+
+impl Filled<'_> {
+    /// Seals the chunk and commits the write that refers to it.
+    pub(crate) fn commit(&self, write: CatalogWrite) -> Result<CatalogWritten, ClientError> {
+        self.writer.commit(ChunkId(self.entry.id), write)
+    }
+}
+
 /// A chunk whose pieces any worker may take.
 struct Chunk<'u> {
-    number: u32,
     /// Where it begins in the memory.
     start: u64,
     writer: Arc<ChunkWriter<'u>>,
@@ -92,16 +150,18 @@ struct Chunk<'u> {
 }
 
 impl<'u> Chunk<'u> {
-    /// Fills pieces until all are taken, and notes those of the whole memory in `all`.
+    /// Fills pieces until all are taken, and notes those of the whole memory in `all`. Gives whether it filled the last one.
     fn fill(
         &self,
-        worker: &Worker<'_, 'u>,
         bytes: &dyn Memory,
         all: Option<&Mutex<Vec<HashedPiece>>>,
-    ) -> Result<(), ClientError> {
+        progress: &dyn Progress,
+        stopped: impl Fn() -> bool,
+    ) -> Result<bool, ClientError> {
         let geometry = self.writer.geometry();
         let mut stage = Stage::new();
-        while !worker.stopped() {
+        let mut is_last = false;
+        while !stopped() {
             let Some(mut slot) = self.writer.next_slot()? else { break };
             let offset = slot.offset(geometry);
             let offsets = [offset, self.start + offset];
@@ -110,27 +170,27 @@ impl<'u> Chunk<'u> {
                 (None, None) => &offsets[..1],
                 (None, Some(_)) => &offsets[..],
             };
-            let read = |at: usize, part: &mut [u8]| bytes.copy_to(self.start + offset + at as u64, part);
-            let Staged { pieces, checksum } = stage.fill(&mut slot, offsets, read);
+            let start = self.start + offset;
+            let read = |at: usize, part: &mut [u8]| bytes.copy_to(start + at as u64, part);
+            let shared = bytes.shared(start, slot.len());
+            let Staged { pieces, checksum } = stage.fill(&mut slot, offsets, shared, read);
             let mut pieces = pieces.into_iter();
             lock(&self.hashed).extend(pieces.next());
             all.into_iter().for_each(|all| lock(all).extend(pieces.next()));
             let length = slot.len();
             self.writer.fill_checked(slot, length, checksum)?;
-            worker.upload().progress.advance(length as u64);
-            if self.filled.fetch_add(1, Ordering::AcqRel) + 1 == geometry.pieces() {
-                let id = self.name.unwrap_or_else(|| self.digest());
-                let writer = self.writer.clone();
-                worker.finish(Full { number: self.number, writer, id, size: geometry.size() });
-            }
+            progress.advance(length as u64);
+            is_last = self.filled.fetch_add(1, Ordering::AcqRel) + 1 == geometry.pieces();
         }
-        Ok(())
+        Ok(is_last)
     }
 
-    /// The digest of all pieces.
-    fn digest(&self) -> ChunkId {
-        let digest = join(std::mem::take(&mut *lock(&self.hashed)));
-        ChunkId(digest.expect("the pieces of a chunk are all of it"))
+    /// What it is called, all pieces being filled.
+    fn id(&self) -> ChunkId {
+        self.name.unwrap_or_else(|| {
+            let digest = join(std::mem::take(&mut *lock(&self.hashed)));
+            ChunkId(digest.expect("the pieces of a chunk are all of it"))
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Calls that wait, without the interpreter's lock.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -37,6 +39,44 @@ impl Deadline {
 /// What became of a wait for a thread.
 enum Waited<T> {
     Done(T),
+    Late,
+    Interrupted(PyErr),
+}
+
+/// Runs `work`, which uses `client` alone and waits for nothing else, on this thread. When it takes too long, or a signal's
+/// handler raises, the client is cancelled, which ends the work.
+pub(crate) fn run_here<T: Send>(
+    py: Python<'_>,
+    client: &Arc<Client>,
+    deadline: Deadline,
+    work: impl FnOnce() -> Result<T, ClientError> + Send,
+) -> PyResult<T> {
+    py.detach(|| {
+        let stopped = Rc::new(RefCell::new(None));
+        let look = {
+            let (stopped, client) = (stopped.clone(), client.clone());
+            move || {
+                let why = Python::attach(|py| py.check_signals()).map_err(Stopped::Interrupted).err();
+                let why = why.or_else(|| deadline.is_over().then_some(Stopped::Late));
+                if let Some(why) = why {
+                    stopped.borrow_mut().get_or_insert(why);
+                    client.cancel();
+                }
+                deadline.left()
+            }
+        };
+        let outcome = client::looking(deadline.left(), Rc::new(look), work);
+        match (stopped.take(), outcome) {
+            (Some(Stopped::Interrupted(raised)), _) => Err(raised),
+            (Some(Stopped::Late), Err(_)) => Err(error::late()),
+            // It may have been done before it was cancelled.
+            (_, outcome) => outcome.map_err(|failed| error::raise(&failed)),
+        }
+    })
+}
+
+/// Why a call was cancelled.
+enum Stopped {
     Late,
     Interrupted(PyErr),
 }

@@ -38,6 +38,16 @@ impl Connection {
         blocking::run(py, &self.client, Deadline::after(timeout), || work(&self.client))
     }
 
+    /// As [`Connection::run`], of what waits for nothing but the node.
+    fn ask<T: Send>(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        work: impl FnOnce(&Arc<Client>) -> Result<T, client::ClientError> + Send,
+    ) -> PyResult<T> {
+        blocking::run_here(py, &self.client, Deadline::after(timeout), || work(&self.client))
+    }
+
     fn put_source(
         &self,
         py: Python<'_>,
@@ -46,7 +56,12 @@ impl Connection {
         options: PutOptions,
         timeout: Option<f64>,
     ) -> PyResult<(u64, u64, u64, u64)> {
-        let put = self.run(py, timeout, |client| client.put(key, source, &options, &Silent))?;
+        let is_brief = match &source {
+            Source::Memory(bytes) => self.client.is_brief_put(bytes.size()),
+            Source::Path(_) | Source::Paths(_) | Source::Reader(_) => false,
+        };
+        let put = |client: &Arc<Client>| client.put(key, source, &options, &Silent);
+        let put = if is_brief { self.ask(py, timeout, put)? } else { self.run(py, timeout, put)? };
         let PutReport { version, size, chunks, new_bytes, .. } = put;
         Ok((version, size, chunks, new_bytes))
     }
@@ -159,7 +174,7 @@ impl Connection {
             true => client.open_whole(key, level),
             false => client.open(key, level),
         };
-        let file = self.run(py, timeout, open)?;
+        let file = self.ask(py, timeout, open)?;
         Ok(File::new(self.client.clone(), file))
     }
 
@@ -172,7 +187,7 @@ impl Connection {
         limit: u32,
         timeout: Option<f64>,
     ) -> PyResult<(Vec<Bound<'py, PyDict>>, bool)> {
-        let listing = self.run(py, timeout, |client| client.list(prefix, after, limit))?;
+        let listing = self.ask(py, timeout, |client| client.list(prefix, after, limit))?;
         let keys = listing.keys.iter().map(|key| {
             let dict = PyDict::new(py);
             dict.set_item("key", &key.key)?;
@@ -187,7 +202,7 @@ impl Connection {
 
     #[pyo3(signature = (key, timeout))]
     fn info<'py>(&self, py: Python<'py>, key: &str, timeout: Option<f64>) -> PyResult<Bound<'py, PyDict>> {
-        let info = self.run(py, timeout, |client| client.info(key))?;
+        let info = self.ask(py, timeout, |client| client.info(key))?;
         let dict = PyDict::new(py);
         dict.set_item("key", &info.entry.key)?;
         dict.set_item("version", info.entry.version)?;
@@ -214,7 +229,7 @@ impl Connection {
 
     #[pyo3(signature = (key, recursive, timeout))]
     fn remove(&self, py: Python<'_>, key: &str, recursive: bool, timeout: Option<f64>) -> PyResult<u64> {
-        self.run(py, timeout, |client| client.remove(key, recursive))
+        self.ask(py, timeout, |client| client.remove(key, recursive))
     }
 
     #[pyo3(signature = (keys, level, timeout))]
@@ -226,7 +241,7 @@ impl Connection {
         timeout: Option<f64>,
     ) -> PyResult<Vec<Option<Bound<'py, PyDict>>>> {
         let level = consistency(level)?;
-        let found = self.run(py, timeout, |client| client.kv().get_many(&keys, level))?;
+        let found = self.ask(py, timeout, |client| client.kv().get_many(&keys, level))?;
         found.entries.iter().map(|found| found.as_ref().map(|found| entry(py, found)).transpose()).collect()
     }
 
@@ -240,7 +255,7 @@ impl Connection {
         timeout: Option<f64>,
     ) -> PyResult<(u64, Vec<u64>)> {
         let write = write(versions, unchanged, steps)?;
-        let written = self.run(py, timeout, |client| client.kv().write(write))?;
+        let written = self.ask(py, timeout, |client| client.kv().write(write))?;
         Ok((written.revision, written.versions))
     }
 
@@ -257,14 +272,14 @@ impl Connection {
         timeout: Option<f64>,
     ) -> PyResult<(Vec<Bound<'py, PyDict>>, Option<String>)> {
         let (scan, level) = (Scan { prefix, after, limit, contents }, consistency(level)?);
-        let page = self.run(py, timeout, |client| client.kv().scan(scan, level))?;
+        let page = self.ask(py, timeout, |client| client.kv().scan(scan, level))?;
         let entries = page.entries.iter().map(|found| entry(py, found)).collect::<PyResult<_>>()?;
         Ok((entries, page.next))
     }
 
     #[pyo3(signature = (prefix, timeout))]
     fn kv_count(&self, py: Python<'_>, prefix: &str, timeout: Option<f64>) -> PyResult<u64> {
-        self.run(py, timeout, |client| client.kv().count(prefix))
+        self.ask(py, timeout, |client| client.kv().count(prefix))
     }
 
     #[pyo3(signature = (isolation, life, timeout))]
@@ -299,7 +314,7 @@ impl Connection {
         prefix: Option<&str>,
         timeout: Option<f64>,
     ) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        let (replicas, nodes) = self.run(py, timeout, |client| {
+        let (replicas, nodes) = self.ask(py, timeout, |client| {
             let id = prefix.map(|prefix| client.resolve_chunk_prefix(prefix)).transpose()?;
             Ok((client.replicas(id)?.replicas, client.nodes()?.nodes))
         })?;
@@ -331,7 +346,7 @@ impl Connection {
         node: String,
         timeout: Option<f64>,
     ) -> PyResult<()> {
-        self.run(py, timeout, |client| {
+        self.ask(py, timeout, |client| {
             client.pin(ChunkPin { id: client.resolve_chunk_prefix(prefix)?, pinned, node })
         })
     }
@@ -347,7 +362,7 @@ impl Connection {
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let device = device(device_name)?;
-        self.run(py, timeout, |client| {
+        self.ask(py, timeout, |client| {
             let id = client.resolve_chunk_prefix(prefix)?;
             client.place(ChunkPlace { id, node, device, remove_source, from: String::new() }).map(drop)
         })
@@ -364,7 +379,7 @@ impl Connection {
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let device = device_name.map(device).transpose()?;
-        self.run(py, timeout, |client| {
+        self.ask(py, timeout, |client| {
             let id = client.resolve_chunk_prefix(prefix)?;
             client.remove_chunk(ChunkRemove { id, node, device, force })
         })

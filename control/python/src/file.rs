@@ -7,7 +7,7 @@ use client::{Access, Client, OpenFile};
 use pymemory::{Bytes, Targets};
 use pyo3::prelude::*;
 
-use crate::blocking::{Deadline, run};
+use crate::blocking::{Deadline, run, run_here};
 use crate::memory::{Copied, InPlace, buffer};
 
 /// Bytes from which on it is worth its while to look at them in place.
@@ -62,7 +62,7 @@ impl File {
             // What is in memory already takes no thread to wait for.
             let view = match file.view_held(access) {
                 Some(view) => Some(view),
-                None => run(py, &self.client, deadline, || file.view(access))?,
+                None => run_here(py, &self.client, deadline, || file.view(access))?,
             };
             if let Some(view) = view {
                 return Ok(Bytes::new(Box::new(InPlace::new(view, writable))));

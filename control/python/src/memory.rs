@@ -1,5 +1,7 @@
 //! Memory of both sides: what Python gives to be put, and what it gets.
 
+use std::sync::atomic::AtomicU8;
+
 use client::{Memory, View};
 use pymemory::{Source, Stable};
 use pyo3::prelude::*;
@@ -31,6 +33,12 @@ impl Parts {
 impl Memory for Parts {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn shared(&self, offset: u64, length: usize) -> Option<&[AtomicU8]> {
+        let after = self.parts.partition_point(|(start, _)| *start <= offset);
+        let (start, source) = self.parts.get(after.checked_sub(1)?)?;
+        source.shared((offset - start) as usize, length)
     }
 
     fn copy_to(&self, mut offset: u64, mut output: &mut [u8]) {

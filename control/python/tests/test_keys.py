@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,35 @@ except KeyboardInterrupt:
         time.sleep(0.5)
     assert child.stdout.read() == "interrupted\n"
     child.stdout.close()
+
+
+def test_a_call_to_a_node_that_falls_silent_ends_at_its_timeout_or_an_interrupt(own_node: Node) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    asks: list[Callable[[shoal.Client], object]] = [
+        lambda client: client.kv.get("k/silent"),
+        lambda client: client.put("k/silent", bytes(1 << 20), volatile=True),
+    ]
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for ask in asks:
+            with shoal.Client(own_node.socket, retries=0, timeout=0.3) as client:
+                client.ls()
+                own_node.process.send_signal(signal.SIGSTOP)
+                with pytest.raises(shoal.Timeout):
+                    ask(client)
+                own_node.process.send_signal(signal.SIGCONT)
+            with shoal.Client(own_node.socket, retries=0, timeout=600) as client:
+                client.ls()
+                own_node.process.send_signal(signal.SIGSTOP)
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+                with pytest.raises(KeyboardInterrupt):
+                    ask(client)
+                own_node.process.send_signal(signal.SIGCONT)
+    finally:
+        own_node.process.send_signal(signal.SIGCONT)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_many_threads_share_a_client(local: shoal.Client) -> None:

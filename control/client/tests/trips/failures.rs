@@ -5,6 +5,7 @@ use std::io::{self, Cursor, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use client::{Address, Client, ClientError, GetOptions, Progress, PutOptions, Silent, Source, Token};
 use flow::wire::Message;
@@ -208,4 +209,127 @@ fn what_is_no_node_is_told_apart() {
     answering.join().unwrap();
     let nobody = Client::connect(&address, None).err().unwrap();
     assert!(matches!(nobody, ClientError::Connect { .. }), "{nobody}");
+}
+
+#[test]
+fn memory_that_is_refused_at_the_end_leaves_the_key_as_it_was() {
+    for asked in ["ChunkBegin", "ChunkCommit"] {
+        let node = FakeNode::local();
+        let client = node.connect();
+        let put = || {
+            let source = Source::Memory(Box::new(noise(3 << 20, 1)));
+            client.put("k", source, &PutOptions { volatile: true, ..PutOptions::default() }, &Silent)
+        };
+        put().unwrap();
+        node.set_mood(move |message| {
+            (message.name() == asked).then_some(Fault::Refuse(FailureCode::MemoryFull))
+        });
+        assert_eq!(put().unwrap_err().code(), Some(FailureCode::MemoryFull));
+        node.set_mood(|_| None);
+        // What was asked before has been answered then.
+        client.kv().get("k").unwrap();
+        drop(client);
+        assert_eq!(node.state().keys["k"].len(), 1);
+        assert_eq!(node.state().aborted, u32::from(asked == "ChunkCommit"));
+        node.join();
+    }
+}
+
+#[test]
+fn memory_that_a_node_does_not_take_is_said_to_be_its_fault() {
+    for asked in ["ChunkBegin", "ChunkCommit"] {
+        for fault in [|| Fault::Close, || Fault::Garbage, || Fault::Misanswer] {
+            let node = FakeNode::local();
+            let client = node.connect();
+            node.set_mood(move |message| (message.name() == asked).then(fault));
+            let source = Source::Memory(Box::new(noise(3 << 20, 1)));
+            let error = client.put("k", source, &PutOptions::default(), &Silent).unwrap_err();
+            assert!(error.to_string().contains("the node fake"), "{error}");
+            assert!(node.state().keys.is_empty());
+        }
+    }
+}
+
+#[test]
+fn threads_that_ask_at_once_get_their_own_answers() {
+    for node in [FakeNode::local(), FakeNode::tcp()] {
+        let client = node.connect();
+        let kv = client.kv();
+        for number in 0..8 {
+            let key = format!("k{number}");
+            for _ in 0..=number {
+                let source = Source::Memory(Box::new(noise(10, 1)));
+                client.put(&key, source, &PutOptions::default(), &Silent).unwrap();
+            }
+        }
+        std::thread::scope(|scope| {
+            for number in 0..8_u64 {
+                scope.spawn(move || {
+                    for _ in 0..300 {
+                        let found = kv.get(&format!("k{number}")).unwrap().unwrap();
+                        assert_eq!(found.version, number + 1);
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn the_end_of_a_connection_is_noticed_while_nobody_waits() {
+    for node in [FakeNode::local(), FakeNode::tcp()] {
+        let client = node.connect();
+        client.kv().get("k").unwrap();
+        assert!(client.is_open());
+        node.set_mood(|_| Some(Fault::Close));
+        let asked = client.kv().get("k").unwrap_err();
+        assert!(matches!(asked, ClientError::Closed { .. }), "{asked}");
+        assert!(!client.is_open());
+    }
+    let node = FakeNode::local();
+    let client = node.connect();
+    node.end();
+    while client.is_open() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn whoever_waits_for_an_answer_that_never_comes_can_be_told_to_stop() {
+    for node in [FakeNode::local(), FakeNode::tcp()] {
+        let client = std::sync::Arc::new(node.connect());
+        node.set_mood(|_| Some(Fault::Ignore));
+        let looks = std::rc::Rc::new(std::cell::Cell::new(0));
+        let look = {
+            let (looks, client) = (looks.clone(), client.clone());
+            move || {
+                looks.set(looks.get() + 1);
+                if looks.get() == 3 {
+                    client.cancel();
+                }
+                Duration::from_millis(1)
+            }
+        };
+        let asked =
+            client::looking(Duration::from_millis(1), std::rc::Rc::new(look), || client.kv().get("k"));
+        assert!(matches!(asked, Err(ClientError::Cancelled)), "{asked:?}");
+        assert_eq!(looks.get(), 3);
+    }
+    for node in [FakeNode::local(), FakeNode::tcp()] {
+        let client = node.connect();
+        let (sender, asked) = std::sync::mpsc::channel();
+        node.set_mood(move |_| {
+            sender.send(()).unwrap();
+            Some(Fault::Ignore)
+        });
+        std::thread::scope(|scope| {
+            let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| client.kv().get("k"))).collect();
+            (0..4).for_each(|_| asked.recv().unwrap());
+            client.cancel();
+            for waiting in waiting {
+                let ended = waiting.join().unwrap();
+                assert!(matches!(ended, Err(ClientError::Cancelled)), "{ended:?}");
+            }
+        });
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -33,6 +34,8 @@ pub const ARENA: u64 = 48 << 20;
 pub enum Fault {
     /// It refuses.
     Refuse(FailureCode),
+    /// It never answers.
+    Ignore,
     /// It ends the connection.
     Close,
     /// It answers with bytes that are no frame.
@@ -59,6 +62,7 @@ pub struct State {
     pub aborted: u32,
     pub leases_open: u32,
     pub durable: u32,
+    socket: Option<OwnedFd>,
     mood: Mood,
 }
 
@@ -98,10 +102,14 @@ impl FakeNode {
             aborted: 0,
             leases_open: 0,
             durable: 0,
+            socket: None,
             mood: Box::new(|_| None),
         }));
         let shared = state.clone();
-        let serving = thread::spawn(move || Session::serve(accept(), shared, arena));
+        let serving = thread::spawn(move || {
+            Session::serve(accept(), shared.clone(), arena);
+            shared.lock().unwrap().socket = None;
+        });
         Self { address, state, serving: Some(serving), _folder: folder }
     }
 
@@ -120,6 +128,12 @@ impl FakeNode {
     /// Waits until the connection has ended; fails if the client left memory of the arena behind before that.
     pub fn join(mut self) {
         self.serving.take().unwrap().join().unwrap();
+    }
+
+    /// Ends the connection.
+    pub fn end(&self) {
+        let socket = self.state().socket.take().expect("a client is connected");
+        rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap();
     }
 
     pub fn manifest(&self, key: &str) -> Manifest {
@@ -179,6 +193,7 @@ impl Session {
             last_handle: 0,
             parked: Vec::new(),
         };
+        session.lock().socket = Some(session.socket.try_clone().unwrap());
         let reader = std::fs::File::from(session.socket.try_clone().unwrap());
         let mut reader = BufReader::new(reader);
         if session.shake_hands(&mut reader).is_none() {
@@ -196,6 +211,7 @@ impl Session {
             let fault = (session.lock().mood)(&message);
             match fault {
                 None => session.answer(header.request_id, message, &payload),
+                Some(Fault::Ignore) => {}
                 Some(Fault::Close) => return,
                 Some(Fault::Garbage) => session.send(&[7; 64]),
                 Some(Fault::Misanswer) => {
@@ -262,24 +278,24 @@ impl Session {
                 self.reply(id, 0, ChunkReferenced { referenced });
             }
             Message::ChunkCreate(request) => {
-                let geometry = Geometry::new(request.size, request.piece_size).unwrap();
-                self.lock().durable += u32::from(request.durable);
-                self.last_handle += 1;
-                let handle = self.last_handle;
-                self.writing
-                    .insert(handle, Writing { geometry, leased: HashMap::new(), filled: BTreeMap::new() });
+                let handle = self.begin(request.size, request.piece_size, request.durable);
                 self.reply(id, 0, ChunkCreated { handle });
+            }
+            Message::ChunkBegin(request) => {
+                let handle = self.begin(request.size, request.piece_size, request.durable);
+                let slots = self.slots(handle, 0..request.count);
+                self.reply(id, 0, ChunkBegun { handle, slots });
             }
             Message::SlotLease(request) => self.lease(id, request),
             Message::PieceFill(request) => {
-                let writing = self.writing.get_mut(&request.handle).unwrap();
-                for piece in request.pieces {
-                    let lease = writing.leased.remove(&piece.piece).expect("only leased pieces are filled");
-                    let bytes = &lease.as_slice()[..piece.length as usize];
-                    assert_eq!(checksum_of(bytes), piece.checksum);
-                    assert!(writing.filled.insert(piece.piece, bytes.to_vec()).is_none(), "filled twice");
-                }
+                self.fill(request.handle, request.pieces);
                 self.reply(id, 0, Done {});
+            }
+            Message::ChunkCommit(request) => {
+                self.fill(request.handle, request.pieces);
+                let (handle, chunk, size) = (request.handle, request.id, request.size);
+                self.seal(ChunkSeal { handle, id: chunk, size });
+                self.answer_key(id, request.write.into());
             }
             Message::PieceBytes(piece) => {
                 assert_eq!(checksum_of(payload), piece.checksum);
@@ -287,7 +303,10 @@ impl Session {
                 assert!(writing.filled.insert(piece.piece, payload.to_vec()).is_none(), "filled twice");
                 self.reply(id, 0, Done {});
             }
-            Message::ChunkSeal(request) => self.seal(id, request),
+            Message::ChunkSeal(request) => {
+                let sealed = self.seal(request);
+                self.reply(id, 0, sealed);
+            }
             Message::ChunkAbort(request) => {
                 if self.writing.remove(&request.handle).is_some() {
                     self.lock().aborted += 1;
@@ -352,24 +371,50 @@ impl Session {
         }
     }
 
-    fn lease(&mut self, id: u64, request: SlotLease) {
-        let Some(writing) = self.writing.get_mut(&request.handle) else {
-            return self.refuse(id, FailureCode::NotFound);
-        };
-        let mut slots = Vec::new();
-        for piece in request.first..request.first + request.count {
-            let length = writing.geometry.length(piece);
-            let Some(lease) = self.arena.as_ref().unwrap().lease(0, length) else { break };
-            slots.push(SlotRef { piece, length, offset: lease.offset() });
-            assert!(writing.leased.insert(piece, lease).is_none(), "leased twice");
+    fn begin(&mut self, size: u64, piece_size: u32, durable: bool) -> u64 {
+        let geometry = Geometry::new(size, piece_size).unwrap();
+        self.lock().durable += u32::from(durable);
+        self.last_handle += 1;
+        let writing = Writing { geometry, leased: HashMap::new(), filled: BTreeMap::new() };
+        self.writing.insert(self.last_handle, writing);
+        self.last_handle
+    }
+
+    fn fill(&mut self, handle: u64, pieces: Vec<FilledPiece>) {
+        let writing = self.writing.get_mut(&handle).unwrap();
+        for piece in pieces {
+            let lease = writing.leased.remove(&piece.piece).expect("only leased pieces are filled");
+            let bytes = &lease.as_slice()[..piece.length as usize];
+            assert_eq!(checksum_of(bytes), piece.checksum);
+            assert!(writing.filled.insert(piece.piece, bytes.to_vec()).is_none(), "filled twice");
         }
+    }
+
+    fn lease(&mut self, id: u64, request: SlotLease) {
+        if !self.writing.contains_key(&request.handle) {
+            return self.refuse(id, FailureCode::NotFound);
+        }
+        let slots = self.slots(request.handle, request.first..request.first + request.count);
         if slots.is_empty() {
             return self.parked.push((id, request.into()));
         }
         self.reply(id, 0, SlotLeased { slots });
     }
 
-    fn seal(&mut self, id: u64, request: ChunkSeal) {
+    /// Slots for pieces one after another, as far as there is memory.
+    fn slots(&mut self, handle: u64, pieces: Range<u32>) -> Vec<SlotRef> {
+        let writing = self.writing.get_mut(&handle).unwrap();
+        let mut slots = Vec::new();
+        for piece in pieces {
+            let length = writing.geometry.length(piece);
+            let Some(lease) = self.arena.as_ref().unwrap().lease(0, length) else { break };
+            slots.push(SlotRef { piece, length, offset: lease.offset() });
+            assert!(writing.leased.insert(piece, lease).is_none(), "leased twice");
+        }
+        slots
+    }
+
+    fn seal(&mut self, request: ChunkSeal) -> ChunkSealed {
         let writing = self.writing.remove(&request.handle).unwrap();
         let geometry = Geometry::new(request.size, writing.geometry.piece_size()).unwrap();
         assert!(writing.filled.keys().copied().eq(0..geometry.pieces()), "pieces are missing");
@@ -382,7 +427,7 @@ impl Session {
         let descriptor = Descriptor { id: request.id, geometry, checksums };
         let descriptor_digest = descriptor.digest();
         self.lock().chunks.insert(request.id, Arc::new(Chunk { bytes, descriptor }));
-        self.reply(id, 0, ChunkSealed { geometry, descriptor_digest });
+        ChunkSealed { geometry, descriptor_digest }
     }
 
     fn open(&mut self, id: u64, request: ChunkOpen) {

@@ -174,3 +174,26 @@ fn nothing_is_seen_in_place_over_tcp() {
     let open = client.open("k", Consistency::Quorum).unwrap();
     assert!(open.view(Access::ReadOnly).unwrap().is_none());
 }
+
+#[test]
+fn memory_of_a_few_mebibytes_takes_two_questions() {
+    let node = FakeNode::local();
+    let client = node.connect();
+    let options = PutOptions { naming: Naming::Unique, volatile: true, ..PutOptions::default() };
+    for length in [1, 8_000_000, 16 << 20] {
+        // What was asked before has been answered then.
+        client.kv().get("k").unwrap();
+        let (sender, asked) = std::sync::mpsc::channel();
+        node.set_mood(move |message| {
+            sender.send(message.name()).unwrap();
+            None
+        });
+        let bytes = noise(length, 4);
+        client.put("k", Source::Memory(Box::new(bytes.clone())), &options, &Silent).unwrap();
+        node.set_mood(|_| None);
+        assert_eq!(asked.iter().collect::<Vec<_>>(), ["ChunkBegin", "ChunkCommit"], "{length} bytes");
+        let mut got = Vec::new();
+        client.get_to_writer("k", &mut got, &GetOptions::default(), &Silent).unwrap();
+        assert!(got == bytes, "{length} bytes");
+    }
+}
