@@ -111,7 +111,8 @@ enum Wait {
     UntilClosed,
 }
 
-/// What became of an attempt to read a reply.
+/// What became of an attempt to read a reply. It is looked at where it is returned, and kept nowhere.
+#[allow(clippy::large_enum_variant)]
 enum Attempt {
     Reply(Header, Reply),
     /// The rest has not come.
