@@ -291,16 +291,20 @@ async fn put_file(client: &mut Client, key: &str, bytes: &[u8], used: u64) -> Ch
     let chunk = put(client, bytes, id).await;
     let (size, piece_size) = (chunk.geometry.size(), chunk.geometry.piece_size());
     let entry = ChunkEntry { id: id.0, size, piece_size, descriptor_digest: chunk.descriptor_digest };
-    let extents = vec![Extent { file_offset: 0, chunk: 0, chunk_offset: 0, length: used }];
-    let kind = FileKind::Regular { size: used, digest: id.0, extents };
-    let files = Files::Inline(vec![FileEntry { path: b"f".to_vec(), kind, mode: 0o644, mtime_ns: 0 }]);
-    let manifest = Manifest { shape: Shape::File, size: used, file_count: 1, chunks: vec![entry], files };
-    let content = CatalogContent::Manifest(manifest.encode());
+    let content = CatalogContent::Manifest(manifest_of(entry, used).encode());
     let (ttl_ms, owner) = (None, None);
     let put = CatalogPut { key: key.into(), content, ttl_ms, owner, labels: vec![("a".into(), "b".into())] };
     let operations = vec![CatalogOperation::Put(put)];
     client.ask::<CatalogWritten>(CatalogWrite { conditions: Vec::new(), operations }).await;
     chunk
+}
+
+/// Of a file that has `used` bytes of a chunk, from its beginning on.
+fn manifest_of(chunk: ChunkEntry, used: u64) -> Manifest {
+    let extents = vec![Extent { file_offset: 0, chunk: 0, chunk_offset: 0, length: used }];
+    let kind = FileKind::Regular { size: used, digest: chunk.id, extents };
+    let files = Files::Inline(vec![FileEntry { path: b"f".to_vec(), kind, mode: 0o644, mtime_ns: 0 }]);
+    Manifest { shape: Shape::File, size: used, file_count: 1, chunks: vec![chunk], files }
 }
 
 fn open_file(key: &str, view_max: u64) -> FileOpen {
@@ -366,14 +370,7 @@ fn a_file_that_nobody_has_is_not_opened_and_leaves_nothing() {
 fn write_of(key: &str, version: u64, id: ChunkId, size: u64, descriptor_digest: [u8; 32]) -> CatalogWrite {
     let geometry = Geometry::of(size).unwrap();
     let chunk = ChunkEntry { id: id.0, size, piece_size: geometry.piece_size(), descriptor_digest };
-    let manifest = Manifest {
-        shape: Shape::Stream,
-        size,
-        file_count: 1,
-        chunks: vec![chunk],
-        files: Files::Inline(Vec::new()),
-    };
-    let content = CatalogContent::Manifest(manifest.encode());
+    let content = CatalogContent::Manifest(manifest_of(chunk, size).encode());
     let put = CatalogPut { key: key.into(), content, ttl_ms: None, owner: None, labels: Vec::new() };
     CatalogWrite {
         conditions: vec![CatalogCondition::Version(KeyVersion { key: key.into(), version })],
