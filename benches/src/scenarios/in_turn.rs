@@ -28,8 +28,16 @@ pub fn started<C: Contender + 'static>(
 }
 
 impl<C: Contender> InTurn<C> {
-    fn running(&mut self) -> &mut C {
-        self.running.as_mut().expect("the runner makes it ready before anything else")
+    /// One whose turn fails ends as well: the others need its memory.
+    fn ended_if_it_fails<T>(
+        &mut self,
+        step: impl FnOnce(&mut C) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let done = step(self.running.as_mut().expect("the runner makes it ready before anything else"));
+        if done.is_err() {
+            self.running = None;
+        }
+        done
     }
 }
 
@@ -39,21 +47,21 @@ impl<C: Contender> Contender for InTurn<C> {
     }
 
     fn ready(&mut self, round: u32) -> Result<(), Failure> {
-        // One whose turn failed is still there.
-        self.running = None;
-        let contender = self.running.insert((self.start)()?);
-        contender.ready(0)?;
-        contender.run()?;
-        contender.verify()?;
-        contender.ready(round)
+        self.running = Some((self.start)()?);
+        self.ended_if_it_fails(|contender| {
+            contender.ready(0)?;
+            contender.run()?;
+            contender.verify()?;
+            contender.ready(round)
+        })
     }
 
     fn run(&mut self) -> Result<Cost, Failure> {
-        self.running().run()
+        self.ended_if_it_fails(C::run)
     }
 
     fn verify(&mut self) -> Result<(), Failure> {
-        self.running().verify()?;
+        self.ended_if_it_fails(C::verify)?;
         self.running = None;
         Ok(())
     }
@@ -70,6 +78,32 @@ mod tests {
     type Log = Rc<RefCell<Vec<String>>>;
 
     struct Logged(Log);
+
+    struct Failing(Log);
+
+    impl Contender for Failing {
+        fn name(&self) -> String {
+            "failing".into()
+        }
+
+        fn ready(&mut self, _round: u32) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn run(&mut self) -> Result<Cost, Failure> {
+            Err(Failure::Interrupted)
+        }
+
+        fn verify(&mut self) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    impl Drop for Failing {
+        fn drop(&mut self) {
+            self.0.borrow_mut().push("end".into());
+        }
+    }
 
     impl Contender for Logged {
         fn name(&self) -> String {
@@ -125,6 +159,16 @@ mod tests {
             words.map(str::to_owned)
         };
         assert_eq!(turns(true), [turn("ready 3"), turn("ready 4")].concat());
+    }
+
+    #[test]
+    fn who_fails_ends_at_once() {
+        let log = Log::default();
+        let conditions = Conditions { in_turn: true, ..Conditions::plain() };
+        let failing = log.clone();
+        let mut contender = started("failing", &conditions, move || Ok(Failing(failing.clone()))).unwrap();
+        assert!(contender.ready(1).is_err());
+        assert_eq!(*log.borrow(), ["end"]);
     }
 
     #[test]
