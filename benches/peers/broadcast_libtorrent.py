@@ -88,7 +88,7 @@ class Member:
     def verify(self):
         right = self.seeds
         if not self.seeds:
-            right = self.task.is_payload(numpy.fromfile(os.path.join(self.folder, self.name), numpy.uint8))
+            right = self.task.is_payload(numpy.memmap(os.path.join(self.folder, self.name), numpy.uint8, "r"))
         self.session.remove_torrent(self.handle)
         if not self.seeds:
             shutil.rmtree(self.folder)
