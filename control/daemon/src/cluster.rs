@@ -69,14 +69,21 @@ fn report_changes(node: &Node, before: &View, view: &View, lost: &[u64], came: &
 
 fn engine_peers(node: &Node, view: &View) -> Vec<engine::Peer> {
     let ours = &node.identity.rack;
+    let here = view.node(node.id()).map(|record| host_of(&record.address));
     let others = view.live().filter(|record| record.node != node.id());
     let peer = |record: &NodeRecord| engine::Peer {
         node: record.node,
         name: record.name.clone(),
         shards: record.shards,
         near: !ours.is_empty() && record.rack == *ours,
+        here: here == Some(host_of(&record.address)),
     };
     others.map(peer).collect()
+}
+
+/// The host of an address.
+fn host_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
 }
 
 fn name_of(view: &View, node: u64) -> &str {

@@ -42,4 +42,6 @@ pub struct Peer {
     pub shards: u16,
     /// Whether it stands in this node's rack.
     pub near: bool,
+    /// Whether it runs on this node's host.
+    pub here: bool,
 }

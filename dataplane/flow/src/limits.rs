@@ -37,6 +37,9 @@ pub const LIST_ENTRIES_MAX: u32 = 10_000;
 
 /// Peers that the tracker names to a receiver, and the most a receiver keeps.
 pub const PEERS_PER_RECEIVER: usize = 24;
+/// As [`PEERS_PER_RECEIVER`], of a node whose peers are all on its own host. No link is full there, so that what sources cost is
+/// all that counts: each is told of each piece.
+pub const PEERS_ON_ONE_HOST: usize = 8;
 /// Connections that one shard has at once to shards of other nodes.
 pub const CONNECTIONS_PER_SHARD: usize = 4352;
 /// Connections of a shard beyond which none is taken that a peer asks for; the rest are for its own fetches.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use flow::bitmap::Bitmap;
 use flow::chunk::ChunkId;
+use flow::limits::{PEERS_ON_ONE_HOST, PEERS_PER_RECEIVER};
 use flow::swarm::Priority;
 use flow::swarm::Settings;
 use flow::swarm::fetch::{Action, Arrival, Fetch};
@@ -483,6 +484,29 @@ fn who_has_no_place_for_a_peer_says_so_and_who_has_everything_has_place_for_all(
     (0..4).for_each(|piece| fetch.on_local(Instant::ZERO, piece));
     assert!((0..settings.peers).all(|_| come(&mut fetch)));
     assert_eq!(fetch.next_deadline(), None);
+}
+
+#[test]
+fn on_one_host_fewer_peers_are_kept() {
+    let named: Vec<TrackerPeer> =
+        (1..=100).map(|node| TrackerPeer { node, complete: false, near: true }).collect();
+    for (settings, most) in
+        [(Settings::on_one_host(), PEERS_ON_ONE_HOST), (Settings::default(), PEERS_PER_RECEIVER)]
+    {
+        let mut fetch = Fetch::new(settings, Bitmap::new(4), 1, Instant::ZERO);
+        fetch.on_peers(Instant::ZERO, &named);
+        let mut asked = Vec::new();
+        while let Some(action) = fetch.poll(Instant::ZERO, 0) {
+            if let Action::Connect { peer } = action {
+                asked.push(peer);
+            }
+        }
+        assert_eq!(asked.len(), most / 2);
+        asked.iter().for_each(|&peer| assert!(fetch.on_interest(Instant::ZERO, peer, true, Bitmap::new(4))));
+        let come =
+            (1001..).take(100).filter(|&peer| fetch.on_interest(Instant::ZERO, peer, true, Bitmap::new(4)));
+        assert_eq!(come.count(), most / 2);
+    }
 }
 
 #[test]

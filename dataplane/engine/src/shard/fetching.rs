@@ -11,7 +11,7 @@ use flow::connections::Occasion;
 use flow::eviction::would_crowd;
 use flow::limits::GRANTS_PER_CHUNK;
 use flow::swarm::Priority;
-use flow::swarm::fetch::{Action, Fetch, Settings};
+use flow::swarm::fetch::{Action, Fetch};
 use flow::swarm::patience::Patience;
 use flow::time::Instant;
 use flow::wire::control::{Holding, NodeId, TrackerPeer};
@@ -91,10 +91,11 @@ impl Shard {
         let have = replica.state.borrow().have.clone();
         let (now, number) = (self.now(), self.number());
         let seed = self.config.node ^ replica.id.spread().rotate_left(17) ^ number;
+        let settings = self.mesh.borrow().fetch_settings();
         let fetching = Rc::new(Fetching {
             replica: replica.clone(),
             pieces_local: have.count(),
-            fetch: RefCell::new(Fetch::new(Settings::default(), have, seed, now)),
+            fetch: RefCell::new(Fetch::new(settings, have, seed, now)),
             leases: RefCell::default(),
             arriving: Cell::new(0),
             waiters: RefCell::new(vec![waiter]),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use flow::backoff::Backoff;
 use flow::chunk::ChunkId;
 use flow::connections::{Asker, Occasion};
+use flow::swarm::fetch::Settings;
 use flow::time::Instant;
 use flow::wire::Message;
 use flow::wire::control::NodeId;
@@ -29,6 +30,8 @@ use crate::{Event, Peer};
 #[derive(Default)]
 pub(super) struct Mesh {
     peers: HashMap<NodeId, Peer>,
+    /// Whether all of them are on this node's host.
+    is_on_one_host: bool,
     connections: HashMap<PeerShard, Rc<Connection>>,
     /// Open connections to shards that are reached over a later one.
     superseded: Vec<Rc<Connection>>,
@@ -67,6 +70,11 @@ impl Mesh {
         self.peers.get(&node).is_some_and(|peer| peer.near)
     }
 
+    /// How a fetch behaves among these peers.
+    pub(super) fn fetch_settings(&self) -> Settings {
+        if self.is_on_one_host { Settings::on_one_host() } else { Settings::default() }
+    }
+
     /// Whether a connection is being made for the sake of a chunk.
     pub(super) fn is_dialling(&self, chunk: &ChunkId) -> bool {
         self.dialling.values().any(|waiting| waiting.contains(chunk))
@@ -96,6 +104,7 @@ impl Shard {
     pub(super) fn set_members(&self, peers: Vec<Peer>) {
         let gone: Vec<_> = {
             let mut mesh = self.mesh.borrow_mut();
+            mesh.is_on_one_host = peers.iter().all(|peer| peer.here);
             mesh.peers = peers.into_iter().map(|peer| (peer.node, peer)).collect();
             let is_gone = |connection: &&Rc<Connection>| !mesh.peers.contains_key(&connection.peer.node);
             mesh.all().filter(is_gone).cloned().collect()

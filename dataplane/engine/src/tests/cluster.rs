@@ -246,8 +246,13 @@ impl Shared {
         for (&node, handle) in handles.iter() {
             let is_seen = |other: u64| other != node && hidden != Some(other) && hidden != Some(node);
             let others = all.iter().filter(|(other, _)| is_seen(*other));
-            let peer =
-                |&(node, shards): &(u64, u16)| Peer { node, name: format!("n{node}"), shards, near: true };
+            let peer = |&(node, shards): &(u64, u16)| Peer {
+                node,
+                name: format!("n{node}"),
+                shards,
+                near: true,
+                here: false,
+            };
             handle.members(&others.map(peer).collect::<Vec<_>>());
         }
     }

@@ -34,7 +34,7 @@ impl Scene {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (engine, _) = Engine::start(config(directory.path(), 1, 1, 64 << 20)).unwrap();
-        let peer = Peer { node: STRANGE, name: "strange".into(), shards: 1, near: true };
+        let peer = Peer { node: STRANGE, name: "strange".into(), shards: 1, near: true, here: false };
         engine.handle().members(&[peer]);
         let content = bytes(1, 3 << 20);
         let chunk = put(engine.handle(), &content, false).unwrap();

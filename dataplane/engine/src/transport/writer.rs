@@ -99,8 +99,15 @@ impl Writer {
 
     /// Queues the news that a piece is here. News of the same chunk travel together.
     pub(crate) fn have(&self, chunk: ChunkId, piece: u32) {
-        if !self.shared.closed.get() {
-            self.shared.haves.borrow_mut().entry(chunk).or_default().push(piece);
+        if self.shared.closed.get() {
+            return;
+        }
+        let mut haves = self.shared.haves.borrow_mut();
+        let is_first = haves.is_empty();
+        haves.entry(chunk).or_default().push(piece);
+        drop(haves);
+        if is_first {
+            // Those that come later go when the first ones do.
             self.shared.wake.notify();
         }
     }

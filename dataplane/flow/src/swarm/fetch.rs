@@ -53,7 +53,9 @@ use self::peers::Peers;
 use self::spine::Spine;
 use self::tempo::Tempo;
 use crate::bitmap::Bitmap;
-use crate::limits::{GRANTS_PER_CHUNK, GRANTS_PER_PEER, PEERS_PER_RECEIVER, UPLOADS_AT_ONCE};
+use crate::limits::{
+    GRANTS_PER_CHUNK, GRANTS_PER_PEER, PEERS_ON_ONE_HOST, PEERS_PER_RECEIVER, UPLOADS_AT_ONCE,
+};
 use crate::time::Instant;
 use crate::wire::control::{NodeId, TrackerPeer};
 use crate::wire::data::Want;
@@ -91,6 +93,13 @@ impl Default for Settings {
             duplicates_below: 1,
             window_pieces: 2 * GRANTS_PER_CHUNK as u32,
         }
+    }
+}
+
+impl Settings {
+    /// Of a node whose peers are all on its own host.
+    pub fn on_one_host() -> Self {
+        Self { peers: PEERS_ON_ONE_HOST, ..Self::default() }
     }
 }
 
