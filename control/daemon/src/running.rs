@@ -347,6 +347,7 @@ fn engine_config(settings: &Settings, identity: &Identity, sharing: Option<Shari
         sharing,
         gpus: settings.gpus,
         connections: Bounds::default(),
+        uplinks: settings.uplinks,
         lanes: settings.transports.lanes.clone(),
         corrupt_one_in: settings.corrupt_one_in,
     }

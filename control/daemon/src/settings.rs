@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use catalog::EtcdAddress;
 use engine::GpuSettings;
 use flow::limits::NAME_LENGTH_MAX;
+use flow::swarm::{NoUplinks, Uplinks};
 use flow::wire::handshake::Token;
 
 use crate::outgoing::Trust;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub name: String,
     /// The rack it stands in; empty when unknown.
     pub rack: String,
+    /// What the links between racks carry.
+    pub uplinks: Uplinks,
     /// What proves that a peer belongs to the cluster; the empty token when there is none.
     pub token: Token,
     /// Whether to take all memory from the machine at the start.
@@ -106,6 +109,11 @@ pub struct Flags {
     /// Rack that the node stands in [env: SHOAL_RACK] [default: in a SLURM job the node's switch, if SLURM knows it]
     #[arg(long)]
     pub rack: Option<String>,
+    /// What the links between racks carry: full, about as much as the nodes of a rack send; or scarce, much less, as with 4:1
+    /// oversubscription. Then neighbours tell each other what is coming, so that it crosses into their rack once. The same
+    /// for all nodes of a rack [env: SHOAL_UPLINKS] [default: full]
+    #[arg(long, value_name = "WORD")]
+    pub uplinks: Option<String>,
     /// File with the cluster's token, at least 16 characters, readable by its owner alone [env: SHOAL_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -265,7 +273,7 @@ impl Settings {
 }
 
 /// The variables that mean something to some command of Shoal.
-const VARIABLES: [&str; 23] = [
+const VARIABLES: [&str; 24] = [
     "SHOAL_ADVERTISE",
     "SHOAL_ALLOW_SEND",
     "SHOAL_ALLOW_SOURCE",
@@ -289,6 +297,7 @@ const VARIABLES: [&str; 23] = [
     "SHOAL_SOURCE_CA",
     "SHOAL_TOKEN_FILE",
     "SHOAL_TRANSPORTS",
+    "SHOAL_UPLINKS",
 ];
 
 /// Those of `names` that look like settings and are none, most likely misspelt. They are no error: Kubernetes gives
@@ -327,6 +336,7 @@ impl Given {
             catalog,
             name: check_name(self.name.unwrap_or_else(host_name))?,
             rack: self.rack.unwrap_or_default(),
+            uplinks: self.uplinks.as_deref().map(check_uplinks).transpose()?.unwrap_or_default(),
             token: token.unwrap_or_else(|| Token::new("")),
             prefault: self.prefault.unwrap_or(false),
             congestion_control: self.congestion_control.map(check_congestion_control).transpose()?,
@@ -442,6 +452,11 @@ fn check_name(name: String) -> Result<String, SettingsError> {
         );
     }
     Ok(name)
+}
+
+fn check_uplinks(text: &str) -> Result<Uplinks, SettingsError> {
+    let remedy = "it must be full, where the links between racks carry about as much as the nodes of a rack send, or scarce";
+    text.trim().parse().or_else(|NoUplinks| refuse("--uplinks", text, remedy))
 }
 
 /// Asks the kernel, since the list of what it offers leaves out what it would load on demand.

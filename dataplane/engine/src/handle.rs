@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use flow::chunk::ChunkId;
 use flow::connections::Bounds;
-use flow::swarm::Priority;
+use flow::swarm::{Priority, Uplinks};
 use flow::wire::control::{NodeId, ReplicaRecord, TrackerPeer};
 use flow::wire::session::{
     ChunkFetched, ChunkOpened, ChunkReference, Device, FilledPiece, GpuRecord, SlotRef,
@@ -44,6 +44,8 @@ pub struct Config {
     pub gpus: GpuSettings,
     /// The most connections of each shard to shards of other nodes.
     pub connections: Bounds,
+    /// What the links between racks carry.
+    pub uplinks: Uplinks,
     /// What lanes to other nodes may go over. Of those that reach a node the first is used.
     pub lanes: Vec<LaneSettings>,
     /// For tests: one in so many pieces leaves this node with a flipped bit. Zero is never.

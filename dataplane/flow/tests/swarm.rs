@@ -9,17 +9,18 @@ use fastrand::Rng;
 use flow::bitmap::Bitmap;
 use flow::chunk::ChunkId;
 use flow::limits::{PEERS_ON_ONE_HOST, PEERS_PER_RECEIVER};
-use flow::swarm::Priority;
-use flow::swarm::Settings;
 use flow::swarm::fetch::{Action, Arrival, Fetch};
 use flow::swarm::serve::{Holdings, Serve, Upload};
 use flow::swarm::tracker::Tracker;
+use flow::swarm::{Priority, Settings, Uplinks};
 use flow::time::Instant;
 use flow::wire::control::{Holding, NodeId, TrackerPeer};
 use flow::wire::data::Want;
 use proptest::prelude::*;
 
 const CHUNK: ChunkId = ChunkId([1; 32]);
+/// The receiver.
+const SELF: NodeId = 100;
 /// The only source that always has everything, never lies and never dies.
 const HONEST: NodeId = 1;
 
@@ -41,8 +42,8 @@ struct Play {
 }
 
 impl Play {
-    fn new(seed: u64, pieces: u32) -> Self {
-        let settings = Settings::default();
+    fn new(seed: u64, pieces: u32, uplinks: Uplinks) -> Self {
+        let settings = Settings { node: SELF, uplinks, ..Settings::default() };
         let fetch = Fetch::new(settings.clone(), Bitmap::new(pieces), seed, Instant::ZERO);
         Self {
             rng: Rng::with_seed(seed),
@@ -95,6 +96,10 @@ impl Play {
                     );
                     self.connected.remove(&peer);
                 }
+                Action::Coming { peer, piece, .. } => {
+                    assert!(piece < self.pieces);
+                    assert!(self.connected.contains(&peer), "a stranger is told what is coming");
+                }
                 Action::AskTracker => self.name_peers(),
                 Action::Complete => {
                     assert!(self.verified.is_full());
@@ -141,6 +146,10 @@ impl Play {
                 let piece = self.rng.u32(0..self.pieces);
                 self.verified.insert(piece);
                 self.fetch.on_local(self.now, piece);
+            }
+            (6, _) => {
+                let (peer, piece) = (self.rng.u64(1..14), self.rng.u32(0..self.pieces + 2));
+                self.fetch.on_coming(self.now, peer, piece, self.rng.u64(1..14));
             }
             (4 | 5, Some(grant)) if self.open[&grant].0 != HONEST => {
                 let (peer, want) = self.open.remove(&grant).unwrap();
@@ -203,8 +212,8 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
-    fn a_fetch_ends_well_while_one_source_is_true(seed: u64, pieces in 1u32..150) {
-        let mut play = Play::new(seed, pieces);
+    fn a_fetch_ends_well_while_one_source_is_true(seed: u64, pieces in 1u32..150, scarce: bool) {
+        let mut play = Play::new(seed, pieces, if scarce { Uplinks::Scarce } else { Uplinks::Full });
         play.carry_out();
         for _ in 0..60 * pieces + 4_000 {
             if play.done {

@@ -1,5 +1,7 @@
 //! What the simulated machines and the network between them can do.
 
+use flow::swarm::Uplinks;
+
 /// The machines and their network. All nodes are alike but for what [`crate::Faults`] makes of them.
 ///
 /// Rates are in Gbit/s (10⁹ bits per second) and hold per direction; an infinite rate is no ceiling.
@@ -95,6 +97,14 @@ impl Cluster {
             spines: 4,
             rail_optimized: true,
             ..Self::default()
+        }
+    }
+
+    /// What an operator of the cluster would say of its uplinks.
+    pub fn uplinks(&self) -> Uplinks {
+        match self.oversubscription > 1.0 {
+            true => Uplinks::Scarce,
+            false => Uplinks::Full,
         }
     }
 

@@ -83,6 +83,8 @@ pub(crate) enum Message {
     Interest { have: Bitmap, reply: bool },
     /// "This chunk matters so much to me."
     Preference { priority: Priority },
+    /// "This piece is on its way to me from another rack, or to another one nearby."
+    Coming { piece: u32, importer: usize },
     /// "I do not take part."
     Leave,
     /// A slot is ready.

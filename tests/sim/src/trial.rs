@@ -5,6 +5,7 @@ mod knobs; // what can be turned, by name
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fastrand::Rng;
+use flow::swarm::{Settings, Uplinks};
 
 pub use self::knobs::{Knob, flags, plain};
 use crate::cluster::Cluster;
@@ -56,7 +57,10 @@ pub fn draw(seed: u64) -> Scenario {
     };
     let (origins, chunks) = (rng.usize(1..3), rng.usize(1..4));
     let connections = if rng.u8(..3) == 0 { knobs::bounds(rng.usize(24..70)) } else { sized.connections };
-    Scenario { origins, chunks, connections, cluster, faults, ..sized }
+    // Whatever racks are like: operators may be mistaken.
+    let uplinks = Uplinks::ALL[rng.usize(..Uplinks::ALL.len())];
+    let settings = Settings { uplinks, ..sized.settings.clone() };
+    Scenario { origins, chunks, connections, cluster, faults, settings, ..sized }
 }
 
 /// What goes wrong in a scenario: a promise that is broken, a panic, or an ordinary survivor without all of it though

@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use flow::swarm::{Settings, Uplinks};
 use sim::{Cluster, Faults, Scenario, Strategy};
 
 use crate::amount;
@@ -42,6 +43,10 @@ pub struct Order {
     /// How many times more the nodes of a rack send than its uplinks carry
     #[arg(long, value_name = "RATIO", default_value_t = 1.0)]
     oversubscription: f64,
+    /// What nodes are told of the uplinks of their racks, as by `shoal serve --uplinks`: full or scarce
+    /// [default: scarce with an oversubscription above 1]
+    #[arg(long, value_name = "WORD")]
+    uplinks: Option<Uplinks>,
     /// Share of the receivers that die on the way
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = parse_share)]
     fail: f64,
@@ -112,7 +117,10 @@ impl Order {
             late: self.late,
             ..Faults::default()
         };
-        Scenario { strategy, faults, cluster: self.cluster(), ..Scenario::new(seed, self.nodes, self.size) }
+        let (cluster, plain) = (self.cluster(), Scenario::new(seed, self.nodes, self.size));
+        let uplinks = self.uplinks.unwrap_or_else(|| cluster.uplinks());
+        let settings = Settings { uplinks, ..plain.settings };
+        Scenario { strategy, faults, cluster, settings, ..plain }
     }
 
     fn cluster(&self) -> Cluster {
@@ -192,7 +200,16 @@ mod tests {
         assert_eq!((first.receivers, first.racks(), first.cluster.nodes_per_rack), (63, 4, 16));
         assert_eq!((first.cluster.nics, first.cluster.gpus, first.cluster.latency_ns), (8, 8, 9000));
         assert_eq!(first.faults.late, 0.3);
+        assert_eq!(first.settings.uplinks, Uplinks::Full);
         assert_eq!(order_of_all(), Strategy::ALL.len());
+    }
+
+    #[test]
+    fn nodes_are_told_that_uplinks_are_scarce_where_they_are_unless_said_otherwise() {
+        let told = |words: &[&str]| order(words).scenarios().unwrap()[0][0].settings.uplinks;
+        assert_eq!(told(&["--oversubscription=4"]), Uplinks::Scarce);
+        assert_eq!(told(&["--oversubscription=4", "--uplinks=full"]), Uplinks::Full);
+        assert_eq!(told(&["--uplinks=scarce"]), Uplinks::Scarce);
     }
 
     fn order_of_all() -> usize {

@@ -46,6 +46,7 @@ impl World {
                 limit: engine::GpuLimit::Percent(100),
             },
             connections: flow::connections::Bounds::default(),
+            uplinks: flow::swarm::Uplinks::Full,
             lanes: Vec::new(),
             corrupt_one_in: 0,
             prefault: false,

@@ -47,6 +47,21 @@ fn in_a_job_of_slurm_the_switch_is_the_rack_unless_one_is_given() {
 }
 
 #[test]
+fn uplinks_are_full_unless_somebody_says_that_they_are_scarce() {
+    assert_eq!(resolve(Flags::default(), &[]).unwrap().uplinks, Uplinks::Full);
+    assert_eq!(resolve(Flags::default(), &[("SHOAL_UPLINKS", "scarce")]).unwrap().uplinks, Uplinks::Scarce);
+    let config = file("uplinks = 'scarce'\n", 0o644);
+    let flags = |uplinks: Option<&str>| Flags {
+        uplinks: uplinks.map(str::to_owned),
+        config: Some(config.to_path_buf()),
+        ..Flags::default()
+    };
+    assert_eq!(resolve(flags(None), &[]).unwrap().uplinks, Uplinks::Scarce);
+    assert_eq!(resolve(flags(Some("full")), &[]).unwrap().uplinks, Uplinks::Full);
+    assert!(message(resolve(flags(Some("4:1")), &[])).contains("--uplinks"));
+}
+
+#[test]
 fn without_settings_there_are_defaults() {
     let settings = resolve(Flags::default(), &[]).unwrap();
     assert_eq!(settings.listen.to_string(), "127.0.0.1:9015");

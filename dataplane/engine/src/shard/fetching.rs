@@ -15,7 +15,7 @@ use flow::swarm::fetch::{Action, Fetch};
 use flow::swarm::patience::Patience;
 use flow::time::Instant;
 use flow::wire::control::{Holding, NodeId, TrackerPeer};
-use flow::wire::data::{Decline, Describe, Grant, Have, Interest, Leave, Revoke, Want};
+use flow::wire::data::{Coming, Decline, Describe, Grant, Have, Interest, Leave, Revoke, Want};
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
 use futures_lite::future::yield_now;
 use memory::Lease;
@@ -91,7 +91,8 @@ impl Shard {
         let have = replica.state.borrow().have.clone();
         let (now, number) = (self.now(), self.number());
         let seed = self.config.node ^ replica.id.spread().rotate_left(17) ^ number;
-        let settings = self.mesh.borrow().fetch_settings();
+        let (node, uplinks) = (self.config.node, self.config.uplinks);
+        let settings = Settings { node, uplinks, ..self.mesh.borrow().fetch_settings() };
         let fetching = Rc::new(Fetching {
             replica: replica.clone(),
             pieces_local: have.count(),
@@ -212,6 +213,11 @@ impl Shard {
                 }
                 Some(Action::Connect { peer }) => self.connect(peer, chunk),
                 Some(Action::Disconnect { peer }) => self.let_go(&fetching.replica, peer),
+                Some(Action::Coming { peer, piece, importer }) => {
+                    if let Some(connection) = self.source(peer, &chunk) {
+                        connection.writer.message(Coming { chunk, piece, importer });
+                    }
+                }
                 Some(Action::Announce { piece }) => self.announce_piece(&fetching.replica, piece),
                 Some(Action::Grant { peer, grant, want }) => self.send_grant(fetching, peer, grant, want),
                 Some(Action::Revoke { peer, grant }) => self.send_revoke(fetching, peer, grant),
@@ -365,6 +371,11 @@ impl Shard {
             *lacks = lacks.saturating_sub(have.pieces.len() as u32);
         }
         self.with_fetch(&have.chunk, |fetch, now| fetch.on_have(now, peer.node, &have.pieces));
+    }
+
+    pub(super) fn on_coming(self: &Rc<Self>, node: NodeId, coming: &Coming) {
+        let Coming { chunk, piece, importer } = *coming;
+        self.with_fetch(&chunk, |fetch, now| fetch.on_coming(now, node, piece, importer));
     }
 
     pub(super) fn on_declined(self: &Rc<Self>, node: NodeId, decline: &Decline) {

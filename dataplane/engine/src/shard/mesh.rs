@@ -13,7 +13,7 @@ use std::sync::Arc;
 use flow::backoff::Backoff;
 use flow::chunk::ChunkId;
 use flow::connections::{Asker, Occasion};
-use flow::swarm::fetch::Settings;
+use flow::swarm::Settings;
 use flow::time::Instant;
 use flow::wire::Message;
 use flow::wire::control::NodeId;
@@ -248,6 +248,7 @@ impl Shard {
             Message::MemoryOffer(offer) => self.on_memory_offer(connection, offer),
             Message::MemoryMapped(_) => writer.lend(),
             Message::Grant(grant) => self.on_grant(peer, writer, grant),
+            Message::Coming(coming) => self.on_coming(peer.node, &coming),
             Message::Have(have) => self.on_have(peer, &have),
             Message::Interest(interest) => self.on_interest(peer, writer, interest),
             Message::LaneOpen(offer) => self.on_lane_offer(connection, &offer),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use flow::chunk::{ChunkId, Geometry};
 use flow::connections::Bounds;
-use flow::swarm::Priority;
+use flow::swarm::{Priority, Uplinks};
 use flow::verify::{Digest, checksum_of};
 use flow::wire::control::{Holding, TrackerPeer};
 use flow::wire::session::{ChunkReference, Device, FilledPiece};
@@ -61,6 +61,7 @@ pub fn config(directory: &Path, node: u64, shards: u16, memory_bytes: u64) -> Co
             limit: GpuLimit::Percent(100),
         },
         connections: Bounds::default(),
+        uplinks: Uplinks::Full,
         lanes: Vec::new(),
         corrupt_one_in: 0,
     }

@@ -8,6 +8,7 @@
 //!   so that a lone source gets a pipeline deep enough for a stream never to idle, and a slow one holds few pieces back.
 //! - **Other racks.** As many grants towards them as their uplinks have room for, as long as somebody near can help: a few
 //!   more while pieces from afar come about as soon as those from nearby, half as many when one does not, and always one.
+//!   Where the operator says that uplinks are scarce, neighbours tell each other what is coming, so that it comes once.
 //! - **How many.** As many pieces as a source sends at once, and no more. In a busy swarm each side then has as many
 //!   streams as the other and all links are full; grants that wait in a queue would hold pieces back that somebody
 //!   idle could send. A busy source declines, and the receiver goes elsewhere: to look for a free source costs two
@@ -34,9 +35,12 @@
 
 mod asking; // which piece from whom
 mod grants; // the open grants, and which pieces they stand for
+mod importing; // how a piece crosses into a rack once
+mod imports; // the pieces that are nearby, and those that are coming
 mod peer; // what is known of one source
 mod peers; // the sources that are known, by name
 mod picker; // one piece of a set
+mod settings; // how a fetch behaves
 mod sources; // who is asked at all
 mod spine; // how much is asked for from other racks
 mod stuck; // whether anybody is left who can help
@@ -48,60 +52,20 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use self::grants::Grants;
+use self::imports::Imports;
 use self::peer::{Peer, Stage};
 use self::peers::Peers;
+pub use self::settings::Settings;
 use self::spine::Spine;
 use self::tempo::Tempo;
+use super::uplinks::Uplinks;
 use crate::bitmap::Bitmap;
-use crate::limits::{
-    GRANTS_PER_CHUNK, GRANTS_PER_PEER, PEERS_ON_ONE_HOST, PEERS_PER_RECEIVER, UPLOADS_AT_ONCE,
-};
 use crate::time::Instant;
 use crate::wire::control::{NodeId, TrackerPeer};
 use crate::wire::data::Want;
 
 /// First pause between two questions to the tracker.
 const ASK_PAUSE_MIN: Duration = Duration::from_millis(20);
-
-/// How a fetch behaves.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Most sources kept at once.
-    pub peers: usize,
-    /// Most grants open towards one source.
-    pub grants_per_peer: usize,
-    /// Most grants open over all sources.
-    pub grants_at_once: usize,
-    /// Pieces asked for by name at once over all sources; twice as many while nothing arrives.
-    pub pieces_at_once: usize,
-    /// Shortest time a grant may take before its piece is asked for elsewhere.
-    pub deadline_min: Duration,
-    /// At the end, pieces are asked for twice when fewer than this arrive.
-    pub duplicates_below: u32,
-    /// Pieces from the one wanted next on that come before all others.
-    pub window_pieces: u32,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            peers: PEERS_PER_RECEIVER,
-            grants_per_peer: GRANTS_PER_PEER,
-            grants_at_once: GRANTS_PER_CHUNK,
-            pieces_at_once: UPLOADS_AT_ONCE,
-            deadline_min: Duration::from_millis(50),
-            duplicates_below: 1,
-            window_pieces: 2 * GRANTS_PER_CHUNK as u32,
-        }
-    }
-}
-
-impl Settings {
-    /// Of a node whose peers are all on its own host.
-    pub fn on_one_host() -> Self {
-        Self { peers: PEERS_ON_ONE_HOST, ..Self::default() }
-    }
-}
 
 /// What the caller shall do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +95,15 @@ pub enum Action {
         peer: NodeId,
         /// The number of the grant.
         grant: u64,
+    },
+    /// Tell a peer nearby that a piece is on its way from another rack; for [`Fetch::on_coming`] there.
+    Coming {
+        /// The peer.
+        peer: NodeId,
+        /// The piece.
+        piece: u32,
+        /// Who gets it: this node, or another one nearby that has told this node so.
+        importer: NodeId,
     },
     /// Tell everybody who is interested that this piece is here.
     Announce {
@@ -185,6 +158,8 @@ pub struct Fetch {
     counters: Counters,
     tempo: Tempo,
     spine: Spine,
+    /// What is known of the pieces nearby; nothing where uplinks carry enough.
+    imports: Option<Imports>,
     began: Instant,
     ask_at: Instant,
     ask_pause: Duration,
@@ -203,7 +178,9 @@ impl Fetch {
         let mut rng = Rng::with_seed(seed);
         let first_number = u64::from(rng.u32(..)) << 32;
         let settings = Settings { peers: settings.peers.clamp(1, u8::MAX.into()), ..settings };
+        let is_scarce = settings.uplinks == Uplinks::Scarce;
         Self {
+            imports: is_scarce.then(|| Imports::new(pieces, settings.node, now)),
             settings,
             have,
             holders: vec![0; pieces as usize],
@@ -282,8 +259,8 @@ impl Fetch {
     /// The tracker named peers.
     pub fn on_peers(&mut self, now: Instant, named: &[TrackerPeer]) {
         for peer in named {
-            if let Some(known) = self.peers.find_mut(peer.node) {
-                known.near = peer.near;
+            if let Some(at) = self.peers.place(peer.node) {
+                self.set_near(now, at, peer.near);
                 continue;
             }
             let avoided = self.avoided.get(&peer.node).is_some_and(|&until| until > now);
@@ -314,7 +291,7 @@ impl Fetch {
     ///
     /// Returns whether the peer may stay. One that may not must not be told what is here: it would grant slots at once, and
     /// what is sent into them comes after they are gone.
-    pub fn on_interest(&mut self, _now: Instant, peer: NodeId, near: bool, have: Bitmap) -> bool {
+    pub fn on_interest(&mut self, now: Instant, peer: NodeId, near: bool, have: Bitmap) -> bool {
         if self.have.is_full() {
             return true;
         }
@@ -325,12 +302,14 @@ impl Fetch {
             return false;
         };
         self.count_holder(at, false);
+        self.leave_nearby(at);
         self.peers.enter(at, Stage::Connected);
         let known = &mut self.peers[at];
         known.near = near;
         known.have = have;
         known.exhausted = false;
         self.count_holder(at, true);
+        self.join_nearby(now, at);
         self.settled = false;
         true
     }
@@ -354,14 +333,16 @@ impl Fetch {
 
     /// A peer said that it has more pieces.
     pub fn on_have(&mut self, now: Instant, peer: NodeId, pieces: &[u32]) {
-        let Some(known) = self.peers.find_mut(peer).filter(|known| known.is_connected()) else {
+        let Some(at) = self.peers.place(peer).filter(|&at| self.peers[at].is_connected()) else {
             return;
         };
         let mut useful = false;
         for &piece in pieces {
-            if !known.have.insert(piece) {
+            if !self.peers[at].have.insert(piece) {
                 continue;
             }
+            self.note_nearby(now, at, piece);
+            let known = &mut self.peers[at];
             if !known.origin {
                 self.holders[piece as usize] = self.holders[piece as usize].saturating_add(1);
                 self.held.insert(piece);
@@ -422,6 +403,7 @@ impl Fetch {
             self.reopen();
             return Arrival::Discard;
         }
+        self.note_arriving(now, piece, chosen);
         let patience = self.patience(peer);
         self.grants.arrives(grant, piece, now + patience);
         self.revoke_waiting(piece);
@@ -436,6 +418,7 @@ impl Fetch {
 
     /// The piece of a grant is here and its checksum is right; the grant has ended.
     pub fn on_verified(&mut self, now: Instant, grant: u64) {
+        let is_own = self.is_own(grant);
         let Some(closed) = self.close(grant) else { return };
         let took = now.since(closed.opened);
         self.tempo.verified(took, closed.offered == 0, self.settings.deadline_min);
@@ -444,10 +427,10 @@ impl Fetch {
         if let Some(known) = self.peer_mut(closed.peer) {
             known.delivered(took, window);
             origin = known.origin;
-            match known.near {
-                _ if origin || closed.offered > 0 => {}
-                true => self.spine.near_came(took),
-                false => self.spine.far_came(took),
+            let near = known.near;
+            if !origin && closed.offered == 0 {
+                self.spine.came(near, took);
+                self.note_came(near, is_own, took);
             }
         }
         let Some(piece) = closed.piece else { return };

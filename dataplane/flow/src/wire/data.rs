@@ -8,6 +8,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::chunk::{ChunkId, Descriptor};
 use crate::swarm::Priority;
+use crate::wire::control::NodeId;
 
 /// "I take part in this chunk's swarm, I have these pieces, tell me what you have." Answered by an `Interest`
 /// of the other side when `reply` is set; from then on both send [`Have`] until one sends [`Leave`].
@@ -21,6 +22,19 @@ pub struct Interest {
     pub have: Vec<u64>,
     /// Whether an `Interest` is wanted back.
     pub reply: bool,
+}
+
+/// A piece that nobody nearby has is on its way from another rack to the importer: the sender, or another node of its rack
+/// that has told the sender so. Nodes of the rack wait for it instead of getting it from afar themselves; see
+/// [`crate::swarm::Fetch::on_coming`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Coming {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Index of the piece.
+    pub piece: u32,
+    /// Who gets it.
+    pub importer: NodeId,
 }
 
 /// Pieces that the sender has verified since it last said so.

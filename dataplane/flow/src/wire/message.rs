@@ -129,6 +129,8 @@ messages! {
     48 Beat,
     49 MembersChanged,
 
+    50 Coming,
+
     62 KeyOpen,
     63 KeyEntry,
     64 LeaseRelease,

@@ -282,6 +282,8 @@ messages! {
     Beat { node incarnation epoch memory_limit memory_used nvme_used leases }
     MembersChanged { since epoch cluster nodes gone forgotten }
 
+    Coming { chunk piece importer }
+
     KeyOpen { key lease }
     KeyEntry { key version revision created_ms manifest lease }
     LeaseRelease { lease }

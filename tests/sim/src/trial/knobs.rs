@@ -2,6 +2,7 @@
 
 use flow::connections::Bounds;
 use flow::limits::{CONNECTIONS_ASKED_PER_SHARD, CONNECTIONS_PER_SHARD};
+use flow::swarm::Uplinks;
 
 use crate::faults::Partition;
 use crate::scenario::Scenario;
@@ -15,7 +16,7 @@ pub struct Knob {
 }
 
 /// All of them.
-pub const KNOBS: [Knob; 29] = [
+pub const KNOBS: [Knob; 30] = [
     Knob { name: "receivers", get: |s| s.receivers as f64, set: |s, to| s.receivers = to as usize },
     Knob {
         name: "pieces",
@@ -34,6 +35,11 @@ pub const KNOBS: [Knob; 29] = [
         name: "oversubscription",
         get: |s| s.cluster.oversubscription,
         set: |s, to| s.cluster.oversubscription = to,
+    },
+    Knob {
+        name: "scarce",
+        get: |s| f64::from(u8::from(s.settings.uplinks == Uplinks::Scarce)),
+        set: |s, to| s.settings.uplinks = if to > 0.0 { Uplinks::Scarce } else { Uplinks::Full },
     },
     Knob { name: "spines", get: |s| s.cluster.spines as f64, set: |s, to| s.cluster.spines = to as usize },
     Knob {

@@ -54,6 +54,12 @@ impl World<'_> {
                 self.nodes[to].serve.on_preference(id(from), chunk_id(chunk), priority);
                 self.pump(to);
             }
+            Message::Coming { piece, importer } => {
+                if let Some(fetch) = self.fetching(to, chunk) {
+                    fetch.on_coming(now, id(from), piece, id(importer));
+                    self.drive(to, chunk);
+                }
+            }
             Message::Leave => self.part(to, from, chunk),
             Message::Grant { grant, want } => {
                 let node = &mut self.nodes[to];

@@ -26,7 +26,7 @@ impl World<'_> {
         let number = (node * self.scenario.transfers() + chunk) as u64;
         let seed = self.scenario.seed.wrapping_mul(1_000_003).wrapping_add(number);
         let pieces_at_once = self.pieces_at_once();
-        let settings = Settings { pieces_at_once, ..self.scenario.settings.clone() };
+        let settings = Settings { node: id(node), pieces_at_once, ..self.scenario.settings.clone() };
         let fetch = Fetch::new(settings, have, seed, self.now());
         let seat = &mut self.nodes[node].seats[chunk];
         seat.fetch = Some(fetch);
@@ -104,6 +104,9 @@ impl World<'_> {
                 seat.slots.push(grant, slot);
                 seat.last_grant = Some(grant);
                 self.tell(node, index(peer), chunk, Message::Grant { grant, want });
+            }
+            Action::Coming { peer, piece, importer } => {
+                self.tell(node, index(peer), chunk, Message::Coming { piece, importer: index(importer) });
             }
             Action::Revoke { peer, grant } => {
                 self.end(node, chunk, grant);

@@ -65,6 +65,29 @@ fn eight_nodes_share_files_and_trees(way: Way) {
     }
 }
 
+#[test]
+fn racks_with_scarce_uplinks_share_a_file() {
+    let started = Cell::new(0);
+    let cluster = Cluster::start_with(8, |setup| {
+        let at = started.replace(started.get() + 1);
+        let rack = format!("r{}", at % 2);
+        // One node of each rack was not told, which the others must get along with.
+        let uplinks = if at < 2 { "full" } else { "scarce" };
+        setup.memory("160MB").flag("--rack", rack).flag("--uplinks", uplinks)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    write_noise(&file, 3, (60 << 20) + 5);
+    put(&cluster.nodes[2], "shared", &file);
+    let copy = |node: &Node| folder.path().join(node.name());
+    let get = |node| Shoal::at(node).args(["get", "shared", "--dest"]).arg(copy(node)).start();
+    let gets: Vec<Running> = cluster.nodes.iter().map(get).collect();
+    gets.into_iter().for_each(|get| drop(get.wait().success()));
+    for node in &cluster.nodes {
+        assert_same_tree(&file, &copy(node));
+    }
+}
+
 /// A small tree with something of everything. The root's own mode and time are not part of a key.
 fn make_tree(root: &Path) {
     let root = root.join("below");

@@ -18,7 +18,7 @@ const OFFER_FACTOR: u32 = 16;
 /// Most pieces on the way, as a multiple of those that shall arrive at once.
 const ON_THE_WAY_MAX: usize = 3;
 /// Origins that choose pieces themselves; with more of them, two would often choose the same.
-const CHOOSING_ORIGINS: usize = 2;
+pub(super) const CHOOSING_ORIGINS: usize = 2;
 
 impl Fetch {
     /// Opens the next grant, if there is a source for it.
@@ -37,16 +37,24 @@ impl Fetch {
             }
         }
         if self.is_busy(now) {
+            self.sated();
             return None;
         }
+        let imports = self.imports();
+        if imports && let Some(action) = self.import(now) {
+            return Some(action);
+        }
         loop {
-            let near_only = self.spine_is_busy(now);
+            let near_only = imports || self.spine_is_busy(now);
             let is_reached = |peer: &Peer| !near_only || !peer.is_far();
             let may = |peer: &Peer| is_reached(peer) && !peer.exhausted && peer.has_room(now);
             let Some(at) = self.best_peer(may) else { break };
             if let Some(action) = self.grant_to(at, now) {
                 return Some(action);
             }
+        }
+        if imports && let Some(action) = self.ask_afar(now) {
+            return Some(action);
         }
         if self.grants.in_time() == self.grants.undecided() {
             self.renew_offers(now);
@@ -137,21 +145,33 @@ impl Fetch {
         None
     }
 
-    fn open(&mut self, at: usize, want: Want, now: Instant) -> Action {
+    pub(super) fn open(&mut self, at: usize, want: Want, now: Instant) -> Action {
         let (piece, offered) = match &want {
             Want::Piece(piece) => (Some(*piece), 0),
             Want::LeastSent(words) => (None, count(words)),
         };
+        self.open_as(at, piece, offered, want, now).1
+    }
+
+    /// Opens a grant that stands for a piece, or for one of so many that are offered.
+    pub(super) fn open_as(
+        &mut self,
+        at: usize,
+        piece: Option<u32>,
+        offered: u32,
+        want: Want,
+        now: Instant,
+    ) -> (u64, Action) {
         let patience = self.patience(self.peers[at].node);
         let peer = &mut self.peers[at];
         peer.open += 1;
         let deadline = now + if piece.is_none() { patience * OFFER_FACTOR } else { patience };
         let grant = self.grants.open(peer.node, piece, offered, now, deadline);
-        Action::Grant { peer: peer.node, grant, want }
+        (grant, Action::Grant { peer: peer.node, grant, want })
     }
 
     /// The peer to ask next: one that keeps its deadlines, with the fewest grants, near rather than far.
-    fn best_peer(&mut self, may: impl Fn(&Peer) -> bool) -> Option<usize> {
+    pub(super) fn best_peer(&mut self, may: impl Fn(&Peer) -> bool) -> Option<usize> {
         let mut best: Option<(u64, usize)> = None;
         for (at, peer) in self.peers.iter().enumerate().filter(|(_, peer)| may(peer)) {
             let [missed, far] = [peer.missed > 0, !peer.near].map(u64::from);
@@ -200,7 +220,7 @@ impl Fetch {
     }
 
     /// The pieces that a peer has, that are missing and not asked for, and that it did not spoil, word by word.
-    fn unasked(&self, at: usize) -> impl Fn(usize) -> u64 {
+    pub(super) fn unasked(&self, at: usize) -> impl Fn(usize) -> u64 {
         let peer = &self.peers[at];
         let [theirs, ours, asked] = [peer.have.words(), self.have.words(), self.grants.asked().words()];
         move |at| {
@@ -217,7 +237,7 @@ impl Fetch {
     }
 
     /// Ranges of pieces, the most wanted first.
-    fn ranges(&self) -> [Range<u32>; 3] {
+    pub(super) fn ranges(&self) -> [Range<u32>; 3] {
         let pieces = self.have.len();
         match self.first {
             None => [0..pieces, 0..0, 0..0],
@@ -240,8 +260,10 @@ impl Fetch {
         if let Some(peer) = self.peer_mut(closed.peer) {
             peer.open -= 1;
         }
-        if closed.piece.is_none() {
-            self.reopen();
+        match (closed.piece, &mut self.imports) {
+            (None, _) => self.reopen(),
+            (Some(piece), Some(imports)) => imports.closed(piece, number),
+            _ => {}
         }
         self.settled = false;
         Some(closed)
@@ -263,6 +285,9 @@ impl Fetch {
     /// Acts on every deadline that has passed.
     pub(super) fn expire(&mut self, now: Instant) {
         self.settled = false;
+        if self.expire_imports(now) {
+            self.reopen();
+        }
         let late: Vec<Grant> = self.grants.iter().filter(|grant| grant.deadline <= now).cloned().collect();
         for grant in late {
             let patience = self.patience(grant.peer);
@@ -294,7 +319,7 @@ impl Fetch {
         let last = self.grants.iter().filter(|grant| grant.is_arriving() && self.is_at_end());
         let hurry = last.map(|grant| self.hurry_at(grant)).filter(|&at| at > now);
         let slow = self.named_in_time().map(|grant| self.slow_at(grant)).filter(|&at| at > now);
-        grants.chain(peers).chain(ask).chain(hurry).chain(slow).min()
+        grants.chain(peers).chain(ask).chain(hurry).chain(slow).chain(self.imports_due(now)).min()
     }
 }
 

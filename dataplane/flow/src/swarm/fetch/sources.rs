@@ -16,6 +16,8 @@ const ARRIVALS: Duration = Duration::from_millis(50);
 const AVOIDED_FOR: Duration = Duration::from_millis(250);
 /// Most peers that are avoided at once.
 const AVOIDED_MAX: usize = 1024;
+/// Of the peers that a fetch connects to, so many shall be nearby where uplinks are scarce, in hundredths.
+const NEAR_PERCENT: usize = 60;
 /// Longest pause between two questions to the tracker.
 const ASK_PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -48,9 +50,22 @@ impl Fetch {
         if outgoing >= self.outgoing_max() && !few_came {
             return None;
         }
-        let at = self.peers.iter().position(|peer| peer.stage == Stage::Named)?;
+        let at = self.next_named()?;
         self.peers.enter(at, Stage::Connecting(now + CONNECT_DEADLINE));
         Some(Action::Connect { peer: self.peers[at].node })
+    }
+
+    /// The peer to connect to next: where uplinks are scarce, so many nearby as shall be.
+    fn next_named(&self) -> Option<usize> {
+        let is_named = |peer: &Peer| peer.stage == Stage::Named;
+        if self.imports.is_none() {
+            return self.peers.iter().position(is_named);
+        }
+        let [all, near] = [|_: &&Peer| true, |peer: &&Peer| peer.near]
+            .map(|is_meant| self.peers.iter().filter(|peer| !is_named(peer)).filter(is_meant).count());
+        let wants_near = near * 100 < (all + 1) * NEAR_PERCENT;
+        let wanted = self.peers.iter().position(|peer| is_named(peer) && peer.near == wants_near);
+        wanted.or_else(|| self.peers.iter().position(is_named))
     }
 
     /// Asks the tracker, if there is reason to and the last question is long enough ago.
@@ -118,6 +133,10 @@ impl Fetch {
     pub(super) fn forget(&mut self, peer: NodeId) {
         if let Some(at) = self.peers.place(peer) {
             self.count_holder(at, false);
+            self.leave_nearby(at);
+            if let Some(imports) = &mut self.imports {
+                imports.lost(peer);
+            }
             self.peers.remove(at);
         }
         self.reopen();

@@ -31,14 +31,22 @@ impl Spine {
         Self { near_pace: None, far_grants: FAR_MIN }
     }
 
+    /// A piece came, from a source nearby or not.
+    pub(super) fn came(&mut self, near: bool, took: Duration) {
+        match near {
+            true => self.near_came(took),
+            false => self.far_came(took),
+        }
+    }
+
     /// A piece came from a source nearby.
-    pub(super) fn near_came(&mut self, took: Duration) {
+    fn near_came(&mut self, took: Duration) {
         self.near_pace = Some(self.near_pace.map_or(took, |pace| (pace * 7 + took) / 8));
     }
 
     /// A piece came from another rack. As many grants as its uplink has room for are found as TCP finds its window: a
     /// few more as long as nothing is held up, and half as many when something is.
-    pub(super) fn far_came(&mut self, took: Duration) {
+    fn far_came(&mut self, took: Duration) {
         let is_held_up = self.near_pace.is_some_and(|near_pace| took * 100 > near_pace * HELD_UP_PERCENT);
         self.far_grants = match is_held_up {
             true => (self.far_grants / 2.0).max(FAR_MIN),

@@ -91,6 +91,11 @@ impl Tempo {
         self.pace * 2
     }
 
+    /// How long pieces take that are asked for by name, from grant to verified piece.
+    pub(super) fn pace(&self) -> Duration {
+        self.pace
+    }
+
     /// How long a source that declines is left alone.
     pub(super) fn rest(&self) -> Duration {
         (self.pace / REST_DIVISOR).clamp(REST_MIN, REST_MAX)

@@ -11,10 +11,12 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: sim table [RECEIVERS] [PIECES] [--seeds N] [--first-seed N] [--strategy NAME] [--world NAME]
-                 [--oversubscription X] [--gbps X] [--connections N]
+                 [--oversubscription X] [--uplinks full|scarce] [--gbps X] [--connections N]
        sim tables --results FILE [--sizes RECEIVERSxPIECES,...] [--worlds NAME,...] [--seeds N] [--jobs N]
        sim hunt [COUNT] [--first-seed N]
        sim hunt --seed N [--receivers N] [--pieces N] [--slow SHARE] ...
+
+Without --uplinks, nodes are told that uplinks are scarce when an oversubscription above 1 is given.
 
 worlds: equal, slow, dying, late, all; without --world and --worlds, each of them
 

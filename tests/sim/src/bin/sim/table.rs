@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use flow::connections::Bounds;
+use flow::swarm::Uplinks;
 use sim::statistics::estimate;
 use sim::{Outcome, Scenario, simulate};
 
@@ -22,6 +23,7 @@ impl Order {
     /// Reads the flags.
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let (mut receivers, mut pieces, mut places) = (1024, 512, 0);
+        let mut uplinks = None;
         let plain = Scenario::of_pieces(1, receivers, pieces);
         let mut order = Self { plain, pieces, seeds: 1, first_seed: 1, world: None };
         while let Some(argument) = arguments.next() {
@@ -35,6 +37,7 @@ impl Order {
                     order.world = Some(World::named(&value::<String>(flag, &mut arguments)?)?);
                 }
                 ("--oversubscription", _) => cluster.oversubscription = value(flag, &mut arguments)?,
+                ("--uplinks", _) => uplinks = Some(value::<Uplinks>(flag, &mut arguments)?),
                 ("--connections", _) => {
                     let asked: usize = value(flag, &mut arguments)?;
                     order.plain.connections = Bounds { all: asked.saturating_mul(2), asked };
@@ -48,6 +51,7 @@ impl Order {
         let sized = Scenario::of_pieces(1, receivers, pieces);
         order.plain = Scenario { receivers, size_bytes: sized.size_bytes, ..order.plain };
         order.pieces = pieces;
+        order.plain.settings.uplinks = uplinks.unwrap_or_else(|| order.plain.cluster.uplinks());
         Ok(order)
     }
 
