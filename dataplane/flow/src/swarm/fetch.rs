@@ -3,8 +3,9 @@
 //! The receiver drives. It keeps a bounded number of sources, opens *grants* towards them, each for one slot and
 //! one piece, and closes every grant exactly once: verified, corrupt, declined, lost or revoked.
 //!
-//! - **Which source.** The one with the fewest open grants among those that keep their deadlines, near before far. A
-//!   source begins with a small window of grants that grows with each delivery and shrinks with each deadline missed,
+//! - **Which source.** The one with the fewest open grants among those that keep their deadlines, near before far. Among
+//!   equals one that has just sent a piece and has another: it has room again, where one that is tried at random may have
+//!   none. A source begins with a small window of grants that grows with each delivery and shrinks with each deadline missed,
 //!   so that a lone source gets a pipeline deep enough for a stream never to idle, and a slow one holds few pieces back.
 //! - **Other racks.** As many grants towards them as their uplinks have room for, as long as somebody near can help: a few
 //!   more while pieces from afar come about as soon as those from nearby, half as many when one does not, and always one.

@@ -164,18 +164,20 @@ impl Fetch {
     ) -> (u64, Action) {
         let patience = self.patience(self.peers[at].node);
         let peer = &mut self.peers[at];
-        peer.open += 1;
+        peer.asked();
         let deadline = now + if piece.is_none() { patience * OFFER_FACTOR } else { patience };
         let grant = self.grants.open(peer.node, piece, offered, now, deadline);
         (grant, Action::Grant { peer: peer.node, grant, want })
     }
 
-    /// The peer to ask next: one that keeps its deadlines, with the fewest grants, near rather than far.
+    /// The peer to ask next: one that keeps its deadlines, with the fewest grants, near rather than far, one that has just sent
+    /// a piece rather than another.
     pub(super) fn best_peer(&mut self, may: impl Fn(&Peer) -> bool) -> Option<usize> {
         let mut best: Option<(u64, usize)> = None;
         for (at, peer) in self.peers.iter().enumerate().filter(|(_, peer)| may(peer)) {
-            let [missed, far] = [peer.missed > 0, !peer.near].map(u64::from);
-            let key = missed << 63 | (peer.open as u64) << 33 | far << 32 | u64::from(self.rng.u32(..));
+            let [missed, held, far] = [peer.missed > 0, !peer.freed, !peer.near].map(u64::from);
+            let open = peer.open as u64;
+            let key = missed << 63 | open << 34 | far << 33 | held << 32 | u64::from(self.rng.u32(..));
             if best.is_none_or(|(least, _)| key < least) {
                 best = Some((key, at));
             }
@@ -326,4 +328,57 @@ impl Fetch {
 /// How many pieces the words of a set hold.
 fn count(words: &[u64]) -> u32 {
     words.iter().map(|word| word.count_ones()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::bitmap::Bitmap;
+    use crate::swarm::{Action, Arrival, Fetch, Settings};
+    use crate::time::Instant;
+    use crate::wire::control::NodeId;
+    use crate::wire::data::Want;
+
+    const PIECES: u32 = 64;
+
+    /// A fetch that asks for a piece at a time, and knows one peer afar and others nearby that have all pieces but one.
+    fn fetch() -> Fetch {
+        let settings = Settings { pieces_at_once: 1, ..Settings::default() };
+        let mut fetch = Fetch::new(settings, Bitmap::new(PIECES), 1, Instant::ZERO);
+        for peer in 1..=8 {
+            let mut have = Bitmap::full(PIECES);
+            have.remove(PIECES - 1);
+            assert!(fetch.on_interest(Instant::ZERO, peer, peer != 1, have));
+        }
+        fetch
+    }
+
+    fn next_grant(fetch: &mut Fetch, now: Instant) -> (NodeId, u64, u32) {
+        loop {
+            match fetch.poll(now, 1) {
+                Some(Action::Grant { peer, grant, want: Want::Piece(piece) }) => return (peer, grant, piece),
+                Some(_) => {}
+                None => panic!("nothing is asked for"),
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_just_sent_a_piece_is_asked_for_the_next_until_it_declines() {
+        let (mut fetch, mut now) = (fetch(), Instant::ZERO);
+        let (first, mut grant, mut piece) = next_grant(&mut fetch, now);
+        assert_ne!(first, 1, "those nearby come first");
+        for _ in 0..8 {
+            now = now + Duration::from_millis(10);
+            assert_eq!(fetch.on_arriving(now, first, grant, piece), Arrival::Accept);
+            fetch.on_verified(now, grant);
+            let next = next_grant(&mut fetch, now);
+            assert_eq!(next.0, first);
+            (grant, piece) = (next.1, next.2);
+        }
+        fetch.on_declined(now, first, grant);
+        let (second, ..) = next_grant(&mut fetch, now);
+        assert!(second != first && second != 1);
+    }
 }

@@ -51,6 +51,8 @@ pub(super) struct Peer {
     pub(super) missed: u32,
     /// It is not asked before this time.
     pub(super) rest_until: Instant,
+    /// It has sent a piece and was not asked since: one of its upload slots is likely to be free.
+    pub(super) freed: bool,
     missed_at: Instant,
     declines: u32,
     /// Moving average of the time from grant to verified piece.
@@ -73,6 +75,7 @@ impl Peer {
             bad: 0,
             missed: 0,
             rest_until: Instant::ZERO,
+            freed: false,
             missed_at: Instant::ZERO,
             declines: 0,
             service: None,
@@ -104,10 +107,17 @@ impl Peer {
         self.service.is_some()
     }
 
+    /// A grant is opened towards it.
+    pub(super) fn asked(&mut self) {
+        self.open += 1;
+        self.freed = false;
+    }
+
     pub(super) fn delivered(&mut self, took: Duration, window_max: usize) {
         self.service = Some(self.service.map_or(took, |service| (service * 7 + took) / 8));
         self.missed = 0;
         self.declines = 0;
+        self.freed = true;
         self.window = (self.window + 1).min(window_max);
     }
 
@@ -123,6 +133,7 @@ impl Peer {
 
     /// It declined a grant: it rests for `rest`, longer each time in a row. Whether to ask it again what it has.
     pub(super) fn declined(&mut self, now: Instant, rest: Duration) -> bool {
+        self.freed = false;
         self.rest_until = now + rest * (1 << self.declines.min(REST_DOUBLINGS_MAX));
         self.declines = self.declines.saturating_add(1);
         self.declines >= DECLINES_DOUBTED && self.declines.is_power_of_two()
