@@ -25,7 +25,8 @@ pub struct Broadcast {
 
 impl Broadcast {
     /// Puts `size` bytes, at most one chunk, on `source`, does what `prepare` says, and begins to get them on all
-    /// `receivers`. Returns when pieces have arrived, and while every receiver still lacks at least half of them.
+    /// `receivers`. Returns when pieces have arrived and every receiver has begun, and while each still lacks at least half of
+    /// them.
     pub fn catch(source: &Node, receivers: &[&Node], size: u64, prepare: impl Fn(&Self)) -> Self {
         Self::catch_one(source, receivers, size, |_| true, prepare)
     }
@@ -75,7 +76,7 @@ impl Broadcast {
         loop {
             let there = replicas(&watcher, self.chunk);
             let most = receivers.iter().filter_map(|node| there.get(node)).map(share).fold(0.0, f64::max);
-            if most > 0.0 {
+            if most > 0.0 && receivers.iter().all(|node| there.contains_key(node)) {
                 return most < 0.5;
             }
             thread::sleep(LOOK);
