@@ -113,7 +113,7 @@ fn many_receivers_share_a_process() {
     assert_eq!(report["tasks"].as_array().unwrap().len(), 1);
     let cost = |name: &str| report["cost"][name].as_u64().unwrap();
     assert!(cost("threads") < 64, "{report:#}");
-    // A fetch has 24 peers at the most, and a few connections more are kept; only who has everything may serve more, and on a
+    // A fetch has 8 peers at the most on one host, and 32 connections are kept; only who has everything may serve more, and on a
     // busy machine that is many for a while.
     let connections = report["cost"]["connections_mean"].as_f64().unwrap();
     assert!(connections <= 56.0, "{report:#}");
