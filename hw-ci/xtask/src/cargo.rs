@@ -1,7 +1,8 @@
 //! Runs cargo.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use cargo_metadata::MetadataCommand;
 
@@ -44,8 +45,13 @@ pub(crate) fn built(folder: &str, program: &str) -> Result<PathBuf, Error> {
     Ok(metadata.target_directory.join(folder).join(program).into())
 }
 
-/// The folder of the workspace.
-pub(crate) fn root() -> &'static std::path::Path {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).expect("this crate lies two folders below the root")
+/// The folder of the workspace. Cargo says where this crate lies whenever it runs it; where it was built may be another checkout
+/// that shares the folder of build output.
+pub(crate) fn root() -> &'static Path {
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let run = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let here = run.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        here.ancestors().nth(2).expect("this crate lies two folders below the root").to_owned()
+    });
+    &ROOT
 }
