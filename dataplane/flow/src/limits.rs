@@ -44,8 +44,11 @@ pub const PEERS_ON_ONE_HOST: usize = 8;
 pub const CONNECTIONS_PER_SHARD: usize = 4352;
 /// Connections of a shard beyond which none is taken that a peer asks for; the rest are for its own fetches.
 pub const CONNECTIONS_ASKED_PER_SHARD: usize = 4096;
-/// Pieces that one node sends of at once, over all chunks.
-pub const UPLOADS_AT_ONCE: usize = 4;
+/// Pieces that one node sends of at once, over all chunks, and that a fetch asks for by name at once. The fewer, the sooner a piece
+/// can be handed on; the more, the rarer is a link on which nothing happens to be sent.
+pub const UPLOADS_AT_ONCE: usize = 3;
+/// Peers that a source with nothing to send tells so.
+pub const ROOM_TOLD: usize = 8;
 /// Longest address of a worker of UCX, in bytes. With tens of devices they have a few hundred.
 pub const WORKER_ADDRESS_MAX: usize = 16 << 10;
 /// Grants that a receiver holds open towards one source.

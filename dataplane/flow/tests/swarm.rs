@@ -150,6 +150,7 @@ impl Play {
             (6, _) => {
                 let (peer, piece) = (self.rng.u64(1..14), self.rng.u32(0..self.pieces + 2));
                 self.fetch.on_coming(self.now, peer, piece, self.rng.u64(1..14));
+                self.fetch.on_room(self.rng.u64(1..14));
             }
             (4 | 5, Some(grant)) if self.open[&grant].0 != HONEST => {
                 let (peer, want) = self.open.remove(&grant).unwrap();
@@ -276,6 +277,10 @@ proptest! {
                         (peer, grant)
                     }
                     Upload::Decline { peer, grant, .. } => (peer, grant),
+                    Upload::Room { .. } => {
+                        prop_assert!(sending.is_empty() && waiting.is_empty(), "there is no room");
+                        continue;
+                    }
                 };
                 prop_assert!(waiting.remove(&(peer, grant)), "an answer to no grant");
             }
@@ -286,7 +291,10 @@ proptest! {
             sending.remove(&(peer, grant));
             serve.on_sent(peer, grant);
             while let Some(upload) = serve.poll(Instant::from_micros(1_000_000), &holdings) {
-                let (Upload::Send { peer, grant, .. } | Upload::Decline { peer, grant, .. }) = upload;
+                let (Upload::Send { peer, grant, .. } | Upload::Decline { peer, grant, .. }) = upload else {
+                    prop_assert!(waiting.is_empty(), "there is no room");
+                    continue;
+                };
                 prop_assert!(waiting.remove(&(peer, grant)));
                 if matches!(upload, Upload::Send { .. }) {
                     sending.insert((peer, grant));
@@ -367,6 +375,33 @@ fn a_lone_receiver_has_all_slots_until_another_comes() {
         assert!(matches!(next, Some(Upload::Send { peer, .. }) if peer == expected), "{next:?}");
         assert_eq!(poll(&mut serve), None);
     }
+}
+
+#[test]
+fn who_sent_all_that_was_asked_for_says_once_that_there_is_room() {
+    let holdings = Everything(Bitmap::full(64));
+    let mut serve = Serve::new(2);
+    let poll = |serve: &mut Serve| serve.poll(Instant::ZERO, &holdings);
+    let grant = |serve: &mut Serve, number| {
+        serve.on_grant(Instant::ZERO, 1, CHUNK, number, Want::Piece(number as u32)).unwrap();
+        assert!(matches!(poll(serve), Some(Upload::Send { .. })));
+    };
+    assert_eq!(poll(&mut serve), None, "nobody knows of what");
+    (0..2).for_each(|number| grant(&mut serve, number));
+    serve.on_sent(1, 0);
+    assert_eq!(poll(&mut serve), None, "something is under way");
+    serve.on_sent(1, 1);
+    assert_eq!(poll(&mut serve), Some(Upload::Room { chunk: CHUNK }));
+    assert_eq!(poll(&mut serve), None);
+    // What its receiver gets by itself took no room.
+    grant(&mut serve, 2);
+    serve.on_released(1, 2);
+    assert_eq!(poll(&mut serve), None);
+    // Nor is there any when something was asked for meanwhile.
+    grant(&mut serve, 3);
+    serve.on_sent(1, 3);
+    grant(&mut serve, 4);
+    assert_eq!(poll(&mut serve), None);
 }
 
 #[test]

@@ -85,6 +85,8 @@ pub(crate) enum Message {
     Preference { priority: Priority },
     /// "This piece is on its way to me from another rack, or to another one nearby."
     Coming { piece: u32, importer: usize },
+    /// "Nobody asks me for anything."
+    Room,
     /// "I do not take part."
     Leave,
     /// A slot is ready.

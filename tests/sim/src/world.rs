@@ -62,6 +62,8 @@ pub(super) struct World<'a> {
     nodes: Vec<Node>,
     fates: Vec<Fate>,
     trackers: Trackers,
+    /// Draws whom a node tells what.
+    rng: Rng,
     /// Fetches that somebody waits for.
     unfinished: usize,
     /// When a piece was verified last, in nanoseconds.
@@ -97,6 +99,7 @@ impl<'a> World<'a> {
             nodes: Vec::new(),
             trackers: Trackers::new(scenario, rng.u64(..)),
             fates,
+            rng: Rng::with_seed(rng.u64(..)),
             unfinished: scenario.receivers * scenario.transfers(),
             advanced_ns: 0,
             violation: None,

@@ -15,7 +15,7 @@ use flow::swarm::patience::Patience;
 use flow::swarm::{Priority, Settings};
 use flow::time::Instant;
 use flow::wire::control::{Holding, NodeId, TrackerPeer};
-use flow::wire::data::{Coming, Decline, Describe, Grant, Have, Interest, Leave, Revoke, Want};
+use flow::wire::data::{Coming, Decline, Describe, Grant, Have, Interest, Leave, Revoke, Room, Want};
 use flow::wire::session::{ChunkFetched, ChunkReference, Device};
 use futures_lite::future::yield_now;
 use memory::Lease;
@@ -376,6 +376,10 @@ impl Shard {
     pub(super) fn on_coming(self: &Rc<Self>, node: NodeId, coming: &Coming) {
         let Coming { chunk, piece, importer } = *coming;
         self.with_fetch(&chunk, |fetch, now| fetch.on_coming(now, node, piece, importer));
+    }
+
+    pub(super) fn on_room(self: &Rc<Self>, node: NodeId, room: &Room) {
+        self.with_fetch(&room.chunk, |fetch, _| fetch.on_room(node));
     }
 
     pub(super) fn on_declined(self: &Rc<Self>, node: NodeId, decline: &Decline) {

@@ -249,6 +249,7 @@ impl Shard {
             Message::MemoryMapped(_) => writer.lend(),
             Message::Grant(grant) => self.on_grant(peer, writer, grant),
             Message::Coming(coming) => self.on_coming(peer.node, &coming),
+            Message::Room(room) => self.on_room(peer.node, &room),
             Message::Have(have) => self.on_have(peer, &have),
             Message::Interest(interest) => self.on_interest(peer, writer, interest),
             Message::LaneOpen(offer) => self.on_lane_offer(connection, &offer),

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use flow::bitmap::Bitmap;
 use flow::chunk::ChunkId;
+use flow::limits::ROOM_TOLD;
 use flow::swarm::Priority;
 use flow::swarm::serve::{Holdings, Upload};
 use flow::wire::control::NodeId;
-use flow::wire::data::{Decline, Description, Grant, Interest, Leave, PieceData, Preference, Want};
+use flow::wire::data::{Decline, Description, Grant, Interest, Leave, PieceData, Preference, Room, Want};
 use futures_lite::future::yield_now;
 use memory::SharedLease;
 
@@ -112,6 +113,7 @@ impl Shard {
             match upload {
                 None => return,
                 Some(Upload::Decline { peer, chunk, grant }) => self.decline(peer, chunk, grant),
+                Some(Upload::Room { chunk }) => self.tell_room(chunk),
                 Some(Upload::Send { peer, chunk, grant, piece }) => {
                     self.send_piece(peer, chunk, grant, piece)
                 }
@@ -133,6 +135,19 @@ impl Shard {
         for peer in state.interested.iter().filter(|(_, lacks)| **lacks > 0).map(|(peer, _)| *peer) {
             if let Some(writer) = mesh.writer(peer) {
                 writer.have(replica.id, piece);
+            }
+        }
+    }
+
+    /// Tells some of those that lack pieces of a chunk that nobody asks this shard for anything.
+    fn tell_room(&self, chunk: ChunkId) {
+        let Some(replica) = self.replica(&chunk) else { return };
+        let state = replica.state.borrow();
+        let lacking = state.interested.iter().filter(|(_, lacks)| **lacks > 0).map(|(peer, _)| *peer);
+        let mesh = self.mesh.borrow();
+        for peer in fastrand::choose_multiple(lacking, ROOM_TOLD) {
+            if let Some(writer) = mesh.writer(peer) {
+                writer.message(Room { chunk });
             }
         }
     }
@@ -207,7 +222,7 @@ impl Shard {
             && connection.writer.piece(head, lease)
         {
             // The peer copies it by itself, so it takes nobody's turn.
-            self.serve.borrow_mut().on_sent(node, grant);
+            self.serve.borrow_mut().on_released(node, grant);
         }
     }
 
@@ -218,7 +233,7 @@ impl Shard {
         let shard = self.clone();
         glommio::spawn_local(async move {
             yield_now().await;
-            shard.serve.borrow_mut().on_sent(node, grant);
+            shard.serve.borrow_mut().on_released(node, grant);
             shard.pump();
         })
         .detach();

@@ -14,7 +14,8 @@
 //!   streams as the other and all links are full; grants that wait in a queue would hold pieces back that somebody
 //!   idle could send. A busy source declines, and the receiver goes elsewhere: to look for a free source costs two
 //!   small messages, to wait for a busy one costs the time of a piece. A piece that takes twice as long as pieces usually
-//!   do comes from a slow source and leaves room on the link: another is asked for beside it.
+//!   do comes from a slow source and leaves room on the link: another is asked for beside it. So is another from a source that says
+//!   that nobody asks it for anything.
 //! - **Which piece.** An *origin*, which had the whole chunk when it was first heard of, chooses itself: it sends
 //!   what it has sent least often, out of what nobody else nearby has. One grant at each origin comes before all
 //!   others and waits in its queue as long as it takes, because pieces enter the swarm there alone. An offer to an
@@ -41,6 +42,7 @@ mod imports; // the pieces that are nearby, and those that are coming
 mod peer; // what is known of one source
 mod peers; // the sources that are known, by name
 mod picker; // one piece of a set
+mod room; // one piece more than usual, from a source that has room
 mod settings; // how a fetch behaves
 mod sources; // who is asked at all
 mod spine; // how much is asked for from other racks

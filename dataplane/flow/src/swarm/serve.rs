@@ -6,6 +6,9 @@
 //! finds another source sooner than this one gets to it. Where the source may choose, it sends the piece that it has sent
 //! least often, and not one that this receiver was just sent.
 //!
+//! When all that was asked for is sent, some of those that lack pieces are told that there is room: each asks for as many pieces as
+//! it has streams for, and without that a source that happens to be asked by nobody would idle though others need what it has.
+//!
 //! What matters more comes first, as [`Priority`] weighs it: each priority has a line of its own, and lines are served by
 //! weight. A grant is refused only for what matters as much, so that what is urgent waits for the next slot rather than for
 //! luck; and while others hold all slots, one grant of each lower priority may wait as well, so that it gets its share.
@@ -73,6 +76,12 @@ pub enum Upload {
         /// The receiver's number of the grant.
         grant: u64,
     },
+    /// Nothing is under way any more and nobody waits: up to [`crate::limits::ROOM_TOLD`] peers that lack pieces of the chunk
+    /// are to be told so; for [`crate::swarm::Fetch::on_room`] there.
+    Room {
+        /// The chunk that was sent last.
+        chunk: ChunkId,
+    },
 }
 
 /// The state of the source side; see the module.
@@ -83,6 +92,8 @@ pub struct Serve {
     shares: Shares,
     receivers: BTreeMap<NodeId, Receiver>,
     counts: BTreeMap<ChunkId, Counts>,
+    /// The chunk of which the last piece was sent, while nothing was asked for since.
+    vacant: Option<ChunkId>,
 }
 
 /// What is sent and waits with one priority.
@@ -99,8 +110,8 @@ struct Line {
 #[derive(Debug, Default)]
 struct Receiver {
     queues: [VecDeque<Queued>; Priority::ALL.len()],
-    /// Grants whose pieces are under way.
-    sending: Vec<(u64, Priority)>,
+    /// Pieces under way.
+    sending: Vec<Sending>,
     /// What it was sent last, by grant.
     recent: VecDeque<(u64, ChunkId, u32)>,
     /// Chunks that do not matter to it as usual.
@@ -109,8 +120,15 @@ struct Receiver {
 
 impl Receiver {
     fn is_sent(&self, grant: u64) -> bool {
-        self.sending.iter().any(|(sending, _)| *sending == grant)
+        self.sending.iter().any(|sending| sending.grant == grant)
     }
+}
+
+#[derive(Debug)]
+struct Sending {
+    grant: u64,
+    priority: Priority,
+    chunk: ChunkId,
 }
 
 #[derive(Debug)]
@@ -136,6 +154,7 @@ impl Serve {
             shares: Shares::default(),
             receivers: BTreeMap::new(),
             counts: BTreeMap::new(),
+            vacant: None,
         }
     }
 
@@ -248,8 +267,8 @@ impl Serve {
     pub fn on_lost(&mut self, peer: NodeId) {
         self.withdraw(peer, |_| true);
         if let Some(receiver) = self.receivers.remove(&peer) {
-            for (_, priority) in &receiver.sending {
-                self.lines[*priority as usize].uploads -= 1;
+            for sending in &receiver.sending {
+                self.lines[sending.priority as usize].uploads -= 1;
             }
             for &(_, chunk, piece) in receiver.recent.iter().filter(|sent| receiver.is_sent(sent.0)) {
                 if let Some(counts) = self.counts.get_mut(&chunk) {
@@ -261,12 +280,21 @@ impl Serve {
 
     /// The piece of a grant is sent; its upload slot is free.
     pub fn on_sent(&mut self, peer: NodeId, grant: u64) {
-        if let Some(receiver) = self.receivers.get_mut(&peer)
-            && let Some(at) = receiver.sending.iter().position(|(sending, _)| *sending == grant)
-        {
-            let (_, priority) = receiver.sending.swap_remove(at);
-            self.lines[priority as usize].uploads -= 1;
-        }
+        self.vacant = self.release(peer, grant).or(self.vacant);
+    }
+
+    /// The piece of a grant takes no upload slot: the receiver gets it by itself, or it cannot be sent.
+    pub fn on_released(&mut self, peer: NodeId, grant: u64) {
+        self.release(peer, grant);
+    }
+
+    /// Frees an upload slot; gives the chunk whose piece had it.
+    fn release(&mut self, peer: NodeId, grant: u64) -> Option<ChunkId> {
+        let receiver = self.receivers.get_mut(&peer)?;
+        let at = receiver.sending.iter().position(|sending| sending.grant == grant)?;
+        let Sending { priority, chunk, .. } = receiver.sending.swap_remove(at);
+        self.lines[priority as usize].uploads -= 1;
+        Some(chunk)
     }
 
     /// Drops what is remembered of a chunk.
@@ -280,11 +308,13 @@ impl Serve {
         if uploads >= self.uploads_at_once {
             return None;
         }
-        let (priority, at) = self
-            .shares
-            .order()
-            .into_iter()
-            .find_map(|priority| Some((priority, self.next_turn(priority, uploads)?)))?;
+        let mut order = self.shares.order().into_iter();
+        let turn = order.find_map(|priority| Some((priority, self.next_turn(priority, uploads)?)));
+        let Some((priority, at)) = turn else {
+            let vacant = self.vacant.take_if(|_| uploads == 0);
+            return vacant.map(|chunk| Upload::Room { chunk });
+        };
+        self.vacant = None;
         let line = &mut self.lines[priority as usize];
         let peer = line.turns.remove(at)?;
         let receiver = self.receivers.get_mut(&peer)?;
@@ -302,7 +332,7 @@ impl Serve {
         self.shares.sent(priority);
         self.lines[priority as usize].uploads += 1;
         let receiver = self.receivers.get_mut(&peer)?;
-        receiver.sending.push((grant, priority));
+        receiver.sending.push(Sending { grant, priority, chunk });
         receiver.recent.push_back((grant, chunk, piece));
         if receiver.recent.len() > RECENT_PER_PEER {
             receiver.recent.pop_front();

@@ -37,6 +37,14 @@ pub struct Coming {
     pub importer: NodeId,
 }
 
+/// The sender has sent what it was asked for, and is asked for nothing: who lacks a piece of the chunk may ask it for one more than
+/// usual; see [`crate::swarm::Fetch::on_room`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Room {
+    /// The chunk.
+    pub chunk: ChunkId,
+}
+
 /// Pieces that the sender has verified since it last said so.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct Have {

@@ -130,6 +130,7 @@ messages! {
     49 MembersChanged,
 
     50 Coming,
+    51 Room,
 
     62 KeyOpen,
     63 KeyEntry,

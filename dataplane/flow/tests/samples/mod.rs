@@ -283,6 +283,7 @@ messages! {
     MembersChanged { since epoch cluster nodes gone forgotten }
 
     Coming { chunk piece importer }
+    Room { chunk }
 
     KeyOpen { key lease }
     KeyEntry { key version revision created_ms manifest lease }

@@ -60,6 +60,12 @@ impl World<'_> {
                     self.drive(to, chunk);
                 }
             }
+            Message::Room => {
+                if let Some(fetch) = self.fetching(to, chunk) {
+                    fetch.on_room(id(from));
+                    self.drive(to, chunk);
+                }
+            }
             Message::Leave => self.part(to, from, chunk),
             Message::Grant { grant, want } => {
                 let node = &mut self.nodes[to];

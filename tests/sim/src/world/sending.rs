@@ -1,5 +1,6 @@
 //! The source's part of the engine: what is sent.
 
+use flow::limits::ROOM_TOLD;
 use flow::swarm::Upload;
 
 use super::{World, id, index};
@@ -23,6 +24,7 @@ impl World<'_> {
                     let chunk = self.number(chunk);
                     self.tell(node, index(peer), chunk, Message::Decline { grant });
                 }
+                Some(Upload::Room { chunk }) => self.tell_room(node, self.number(chunk)),
                 Some(Upload::Send { peer, chunk, grant, piece }) => {
                     let chunk = self.number(chunk);
                     let held = self.nodes[node].seats[chunk].verified.contains(piece);
@@ -31,6 +33,15 @@ impl World<'_> {
                     self.send(Piece { from: node, to, chunk, grant, piece, length });
                 }
             }
+        }
+    }
+
+    /// Tells some of those that lack pieces of a chunk that nobody asks this node for anything.
+    fn tell_room(&mut self, node: usize, chunk: usize) {
+        let ties = self.nodes[node].seats[chunk].ties.iter_mut();
+        let lacking = ties.filter(|(_, tie)| tie.lacks > 0).map(|(peer, _)| peer);
+        for peer in self.rng.choose_multiple(lacking, ROOM_TOLD) {
+            self.tell(node, peer, chunk, Message::Room);
         }
     }
 

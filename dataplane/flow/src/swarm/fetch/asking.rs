@@ -36,11 +36,15 @@ impl Fetch {
                 return Some(action);
             }
         }
-        if self.is_busy(now) {
-            self.sated();
-            return None;
-        }
         let imports = self.imports();
+        if self.is_busy(now) {
+            let near_only = imports || self.spine_is_busy(now);
+            let more = self.ask_for_more(near_only, now);
+            if more.is_none() {
+                self.sated();
+            }
+            return more;
+        }
         if imports && let Some(action) = self.import(now) {
             return Some(action);
         }
@@ -105,7 +109,7 @@ impl Fetch {
     }
 
     /// The grants for pieces asked for by name that have not missed their deadlines.
-    fn named_in_time(&self) -> impl Iterator<Item = &Grant> {
+    pub(super) fn named_in_time(&self) -> impl Iterator<Item = &Grant> {
         self.grants.iter().filter(|grant| grant.offered == 0 && !grant.overdue)
     }
 
@@ -115,7 +119,7 @@ impl Fetch {
     }
 
     /// Asks one peer for a piece that is missing and not asked for, or notes that it has none.
-    fn grant_to(&mut self, at: usize, now: Instant) -> Option<Action> {
+    pub(super) fn grant_to(&mut self, at: usize, now: Instant) -> Option<Action> {
         let chooses = self.peers[at].origin
             && self.peers[..at].iter().filter(|peer| peer.origin && peer.is_connected()).count()
                 < CHOOSING_ORIGINS;

@@ -53,6 +53,8 @@ pub(super) struct Peer {
     pub(super) rest_until: Instant,
     /// It has sent a piece and was not asked since: one of its upload slots is likely to be free.
     pub(super) freed: bool,
+    /// It said that nothing is asked of it, and was not asked since.
+    pub(super) has_told_room: bool,
     missed_at: Instant,
     declines: u32,
     /// Moving average of the time from grant to verified piece.
@@ -76,6 +78,7 @@ impl Peer {
             missed: 0,
             rest_until: Instant::ZERO,
             freed: false,
+            has_told_room: false,
             missed_at: Instant::ZERO,
             declines: 0,
             service: None,
@@ -111,6 +114,14 @@ impl Peer {
     pub(super) fn asked(&mut self) {
         self.open += 1;
         self.freed = false;
+        self.has_told_room = false;
+    }
+
+    /// It said that nothing is asked of it: it need not rest, and is as good as one that has just sent a piece.
+    pub(super) fn has_told_room(&mut self) {
+        self.freed = true;
+        self.has_told_room = true;
+        self.rest_until = Instant::ZERO;
     }
 
     pub(super) fn delivered(&mut self, took: Duration, window_max: usize) {
