@@ -436,6 +436,7 @@ impl Fetch {
                 self.note_came(near, is_own, took);
             }
         }
+        self.tempo.sources_take(self.peers.iter().filter_map(|peer| peer.service).collect());
         let Some(piece) = closed.piece else { return };
         if !self.take(piece) {
             self.counters.duplicate += 1;

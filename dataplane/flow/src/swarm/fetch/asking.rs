@@ -92,7 +92,8 @@ impl Fetch {
     /// Whether as many pieces are asked for by name as shall be: those that shall arrive at once, and twice those that
     /// could arrive in the time that a grant and the header of its piece take. While nothing comes in time, twice those
     /// that shall arrive at once, with all that are late: they may be on their way, and hold up each other. Those from slow
-    /// sources fill no link and do not count, up to as many again.
+    /// sources fill no link and do not count, up to as many again: a source is slow whose pieces usually take so long, or whose
+    /// piece does.
     pub(super) fn is_busy(&self, now: Instant) -> bool {
         let at_once = self.settings.pieces_at_once;
         let [named, in_time] =
@@ -101,7 +102,7 @@ impl Fetch {
             true => named >= 2 * at_once,
             false => {
                 let on_the_way = self.tempo.on_the_way(at_once);
-                let slow = self.named_in_time().filter(|grant| self.slow_at(grant) <= now).count();
+                let slow = self.named_in_time().filter(|grant| self.is_slow(grant, now)).count();
                 in_time - slow.min(at_once) >= at_once + on_the_way.min(ON_THE_WAY_MAX * at_once)
             }
         };
@@ -111,6 +112,12 @@ impl Fetch {
     /// The grants for pieces asked for by name that have not missed their deadlines.
     pub(super) fn named_in_time(&self) -> impl Iterator<Item = &Grant> {
         self.grants.iter().filter(|grant| grant.offered == 0 && !grant.overdue)
+    }
+
+    /// Whether a grant is one of a slow source.
+    fn is_slow(&self, grant: &Grant, now: Instant) -> bool {
+        let usually = self.peers.find(grant.peer).and_then(|peer| peer.service);
+        self.slow_at(grant) <= now || usually.is_some_and(|usually| usually > self.tempo.slow_after())
     }
 
     /// When a grant has taken so long that its source is slow.

@@ -19,9 +19,9 @@ impl Fetch {
     /// A source has sent what it was asked for, and is asked for nothing. It counts if it has sent a piece before, about as fast as
     /// others do.
     pub fn on_room(&mut self, peer: NodeId) {
-        let pace = self.tempo.pace();
+        let typical = self.tempo.typical();
         let Some(known) = self.peer_mut(peer) else { return };
-        let is_slow = |service| service * 100 > pace * SLOW_PERCENT;
+        let is_slow = |service| service * 100 > typical * SLOW_PERCENT;
         if known.service.is_some_and(|service| !is_slow(service)) {
             known.has_told_room();
             self.settled = false;

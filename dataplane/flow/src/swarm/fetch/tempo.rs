@@ -26,7 +26,10 @@ const MISSED_MAX: u32 = 6;
 pub(super) struct Tempo {
     /// Moving average of the time from grant to verified piece, over pieces asked for by name.
     pace: Duration,
-    /// Shortest time from grant to header of late, over the same.
+    /// The median over the sources of how long theirs take. Slow sources are asked more than their number says, as they
+    /// have room when others do not, so that the average is theirs where there are a few.
+    typical: Duration,
+    /// Shortest time from grant to header of late, over the pieces asked for by name.
     delay: Duration,
     /// How often deadlines were missed one after the other, since a piece came as soon as pieces usually do.
     doublings: u32,
@@ -35,7 +38,7 @@ pub(super) struct Tempo {
 
 impl Tempo {
     pub(super) fn new() -> Self {
-        Self { pace: PACE_START, delay: Duration::ZERO, doublings: 0, missed_at: Instant::ZERO }
+        Self { pace: PACE_START, typical: PACE_START, delay: Duration::ZERO, doublings: 0, missed_at: Instant::ZERO }
     }
 
     /// The header of a piece that was asked for by name came.
@@ -86,9 +89,22 @@ impl Tempo {
         self.pace * 3 * (1 << self.doublings)
     }
 
+    /// Pieces of the sources that have sent some take so long, in any order.
+    pub(super) fn sources_take(&mut self, mut services: Vec<Duration>) {
+        let middle = services.len() / 2;
+        if middle < services.len() {
+            self.typical = *services.select_nth_unstable(middle).1;
+        }
+    }
+
+    /// The median over the sources of how long their pieces take.
+    pub(super) fn typical(&self) -> Duration {
+        self.typical
+    }
+
     /// After how long a grant has taken so much longer than others here that it is its source that is slow.
     pub(super) fn slow_after(&self) -> Duration {
-        self.pace * 2
+        self.typical * 2
     }
 
     /// How long pieces take that are asked for by name, from grant to verified piece.
