@@ -40,6 +40,9 @@ pub const PEERS_PER_RECEIVER: usize = 24;
 /// As [`PEERS_PER_RECEIVER`], of a node whose peers are all on its own host. No link is full there, so that what sources cost is
 /// all that counts: each is told of each piece.
 pub const PEERS_ON_ONE_HOST: usize = 8;
+/// Pieces that a fetch asks for by name at once where its peers are all on its own host: it copies them out of their memory by
+/// itself, and waits for nothing but news and answers.
+pub const PIECES_AT_ONCE_ON_ONE_HOST: usize = 4;
 /// Connections that one shard has at once to shards of other nodes.
 pub const CONNECTIONS_PER_SHARD: usize = 4352;
 /// Connections of a shard beyond which none is taken that a peer asks for; the rest are for its own fetches.

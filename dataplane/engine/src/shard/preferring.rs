@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use flow::chunk::ChunkId;
-use flow::limits::UPLOADS_AT_ONCE;
 use flow::swarm::Priority;
 use flow::wire::data::Preference;
 
@@ -38,9 +37,10 @@ impl Shard {
     /// Divides what is asked for at once among the fetches.
     pub(super) fn share_out(&self) {
         let fetches: Vec<Rc<Fetching>> = self.fetches.borrow().values().cloned().collect();
+        let all = self.mesh.borrow().fetch_settings().pieces_at_once;
         let highest = fetches.iter().map(|fetching| fetching.priority.get()).max().unwrap_or_default();
         for fetching in fetches {
-            let at_once = fetching.priority.get().pieces_at_once(highest, UPLOADS_AT_ONCE);
+            let at_once = fetching.priority.get().pieces_at_once(highest, all);
             fetching.fetch.borrow_mut().set_pieces_at_once(at_once);
         }
     }

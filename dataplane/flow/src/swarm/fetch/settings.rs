@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::limits::{
-    GRANTS_PER_CHUNK, GRANTS_PER_PEER, PEERS_ON_ONE_HOST, PEERS_PER_RECEIVER, UPLOADS_AT_ONCE,
+    GRANTS_PER_CHUNK, GRANTS_PER_PEER, PEERS_ON_ONE_HOST, PEERS_PER_RECEIVER, PIECES_AT_ONCE_ON_ONE_HOST,
+    UPLOADS_AT_ONCE,
 };
 use crate::swarm::Uplinks;
 use crate::wire::control::NodeId;
@@ -50,6 +51,6 @@ impl Default for Settings {
 impl Settings {
     /// Of a node whose peers are all on its own host.
     pub fn on_one_host() -> Self {
-        Self { peers: PEERS_ON_ONE_HOST, ..Self::default() }
+        Self { peers: PEERS_ON_ONE_HOST, pieces_at_once: PIECES_AT_ONCE_ON_ONE_HOST, ..Self::default() }
     }
 }

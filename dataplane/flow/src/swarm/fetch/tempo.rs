@@ -38,7 +38,13 @@ pub(super) struct Tempo {
 
 impl Tempo {
     pub(super) fn new() -> Self {
-        Self { pace: PACE_START, typical: PACE_START, delay: Duration::ZERO, doublings: 0, missed_at: Instant::ZERO }
+        Self {
+            pace: PACE_START,
+            typical: PACE_START,
+            delay: Duration::ZERO,
+            doublings: 0,
+            missed_at: Instant::ZERO,
+        }
     }
 
     /// The header of a piece that was asked for by name came.
