@@ -1,7 +1,7 @@
 //! The source side of one shard: which of the grants of all receivers is filled next.
 //!
 //! Receivers take turns. One piece is under way to each at a time, and a second only when no other receiver waits. A lone
-//! receiver may have all upload slots, so that its stream never idles, however long a source takes to notice that a
+//! receiver may have all upload slots and one more, so that its stream never idles, however long a source takes to notice that a
 //! piece is sent. A grant for a named piece that would have to wait for an upload slot is refused at once: the receiver
 //! finds another source sooner than this one gets to it. Where the source may choose, it sends the piece that it has sent
 //! least often, and not one that this receiver was just sent.
@@ -30,6 +30,9 @@ use crate::wire::data::Want;
 
 /// Pieces under way to one receiver at once while others are served too.
 const UPLOADS_PER_PEER: usize = 2;
+/// Upload slots more while no more than one receiver is served: pieces that follow each other have to bridge the time until one
+/// is known to be sent.
+const UPLOADS_MORE_ALONE: usize = 1;
 /// Pieces that are remembered for each receiver, so that they are not chosen for it again.
 const RECENT_PER_PEER: usize = 2 * GRANTS_PER_PEER;
 /// Counts of a chunk are dropped when nobody has asked for it for so long.
@@ -91,6 +94,8 @@ pub struct Serve {
     lines: [Line; Priority::ALL.len()],
     shares: Shares,
     receivers: BTreeMap<NodeId, Receiver>,
+    /// Receivers to whom something is under way.
+    served: usize,
     counts: BTreeMap<ChunkId, Counts>,
     /// The chunk of which the last piece was sent, while nothing was asked for since.
     vacant: Option<ChunkId>,
@@ -146,13 +151,14 @@ impl Queued {
 }
 
 impl Serve {
-    /// A source that sends at most `uploads_at_once` pieces at once.
+    /// A source that sends at most `uploads_at_once` pieces at once, and one more to a receiver that is alone.
     pub fn new(uploads_at_once: usize) -> Self {
         Self {
             uploads_at_once: uploads_at_once.max(1),
             lines: Default::default(),
             shares: Shares::default(),
             receivers: BTreeMap::new(),
+            served: 0,
             counts: BTreeMap::new(),
             vacant: None,
         }
@@ -267,6 +273,7 @@ impl Serve {
     pub fn on_lost(&mut self, peer: NodeId) {
         self.withdraw(peer, |_| true);
         if let Some(receiver) = self.receivers.remove(&peer) {
+            self.served -= usize::from(!receiver.sending.is_empty());
             for sending in &receiver.sending {
                 self.lines[sending.priority as usize].uploads -= 1;
             }
@@ -293,6 +300,7 @@ impl Serve {
         let receiver = self.receivers.get_mut(&peer)?;
         let at = receiver.sending.iter().position(|sending| sending.grant == grant)?;
         let Sending { priority, chunk, .. } = receiver.sending.swap_remove(at);
+        self.served -= usize::from(receiver.sending.is_empty());
         self.lines[priority as usize].uploads -= 1;
         Some(chunk)
     }
@@ -305,7 +313,8 @@ impl Serve {
     /// What to send next; called until there is nothing.
     pub fn poll(&mut self, now: Instant, holdings: &impl Holdings) -> Option<Upload> {
         let uploads: usize = self.lines.iter().map(|line| line.uploads).sum();
-        if uploads >= self.uploads_at_once {
+        let more = if self.served <= 1 { UPLOADS_MORE_ALONE } else { 0 };
+        if uploads >= self.uploads_at_once + more {
             return None;
         }
         let mut order = self.shares.order().into_iter();
@@ -332,6 +341,7 @@ impl Serve {
         self.shares.sent(priority);
         self.lines[priority as usize].uploads += 1;
         let receiver = self.receivers.get_mut(&peer)?;
+        self.served += usize::from(receiver.sending.is_empty());
         receiver.sending.push(Sending { grant, priority, chunk });
         receiver.recent.push_back((grant, chunk, piece));
         if receiver.recent.len() > RECENT_PER_PEER {
