@@ -16,6 +16,8 @@ use flow::wire::session::{Done, Failure};
 use outbox::Outbox;
 use plan::membership::DEAD_AFTER_MS;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::members::View;
 use crate::node::Node;
@@ -26,8 +28,11 @@ const GATHER: Duration = Duration::from_millis(5);
 /// Pauses before a tracker that knew no source is asked again.
 const SECOND_THOUGHTS: [Duration; 3] =
     [Duration::from_millis(5), Duration::from_millis(20), Duration::from_millis(50)];
-/// How long a tracker may take to answer before the other one is asked.
+/// How long a tracker may take to answer.
 const TRACKER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it may take before the other one is asked as well: a hedged request (Dean and Barroso, "The Tail at Scale", 2013). One
+/// that has just died is not missed yet, and whoever wants a chunk meanwhile shall not wait for it.
+const HEDGE: Duration = Duration::from_millis(50);
 /// All holdings are announced again so often, in case a tracker has lost what it heard.
 const REFRESH: Duration = Duration::from_secs(30);
 /// The first time after the node's start, when all trackers have surely heard that it started again.
@@ -167,20 +172,43 @@ pub(crate) async fn find_holders(node: Arc<Node>, chunk: ChunkId, most: usize) {
     node.engine.holders(chunk, holders.collect(), are_all);
 }
 
-/// Joins the swarm at the first tracker that answers, and at the other one when the first knows nobody.
-async fn ask_trackers(node: &Node, chunk: ChunkId) -> Vec<TrackerPeer> {
+/// Joins the swarm at the first tracker that answers, and at the other one when the first knows nobody or is silent for a while.
+async fn ask_trackers(node: &Arc<Node>, chunk: ChunkId) -> Vec<TrackerPeer> {
     let view = node.members.view();
-    let mut found = Vec::new();
-    for tracker in view.trackers(&chunk.0) {
-        if let Ok(peers) = join_at(node, &view, tracker, chunk).await {
-            found = peers;
+    let question = |tracker: NodeId| {
+        let (node, view) = (node.clone(), view.clone());
+        async move {
+            let mut found = join_at(&node, &view, tracker, chunk).await.unwrap_or_default();
+            found.retain(|peer| peer.node != node.id() && view.is_live(peer.node));
+            found
         }
-        found.retain(|peer| peer.node != node.id() && view.is_live(peer.node));
-        if !found.is_empty() {
-            break;
+    };
+    first_that_knows(view.trackers(&chunk.0).into_iter().map(question)).await
+}
+
+/// Asks one after the other until somebody is named. Whoever has not answered when the next one is asked may still be the first.
+async fn first_that_knows<F>(questions: impl Iterator<Item = F>) -> Vec<TrackerPeer>
+where
+    F: Future<Output = Vec<TrackerPeer>> + Send + 'static,
+{
+    let mut asked = JoinSet::new();
+    for question in questions {
+        asked.spawn(question);
+        let turn_ends = Instant::now() + HEDGE;
+        while let Ok(Some(answer)) = timeout_at(turn_ends, asked.join_next()).await {
+            match answer {
+                Ok(peers) if !peers.is_empty() => return peers,
+                _ => {}
+            }
         }
     }
-    found
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok(peers) if !peers.is_empty() => return peers,
+            _ => {}
+        }
+    }
+    Vec::new()
 }
 
 /// Another node says what it holds.
@@ -272,5 +300,47 @@ fn holding_of(replica: &ReplicaRecord) -> Holding {
         _ if held >= pieces => Holding::Complete,
         _ if held == 0 && !replica.fetching => Holding::None,
         _ => Holding::Partial,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+
+    use super::*;
+
+    type Question = Pin<Box<dyn Future<Output = Vec<TrackerPeer>> + Send>>;
+
+    /// Names a peer, or nobody, after so many milliseconds.
+    fn answer(after_ms: u64, node: Option<NodeId>) -> Question {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(after_ms)).await;
+            node.map(|node| TrackerPeer { node, complete: true, near: false }).into_iter().collect()
+        })
+    }
+
+    /// Who is named, and after how many milliseconds.
+    async fn named(questions: Vec<Question>) -> (Option<NodeId>, u128) {
+        let began = Instant::now();
+        let peers = first_that_knows(questions.into_iter()).await;
+        (peers.first().map(|peer| peer.node), began.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_tracker_holds_nobody_up_for_long() {
+        let hedge_ms = HEDGE.as_millis() as u64;
+        let soon = named(vec![answer(1, Some(1)), answer(1, Some(2))]).await;
+        assert_eq!(soon, (Some(1), 1), "the first one answers, the other one is not asked");
+        let nobody_first = named(vec![answer(1, None), answer(1, Some(2))]).await;
+        assert_eq!(nobody_first, (Some(2), 2));
+        let silent = named(vec![answer(1000, None), answer(1, Some(2))]).await;
+        assert_eq!(silent, (Some(2), u128::from(hedge_ms) + 1));
+        let late = named(vec![answer(hedge_ms + 5, Some(1)), answer(1000, Some(2))]).await;
+        assert_eq!(late, (Some(1), u128::from(hedge_ms) + 5), "whoever is late may still be the first");
+        let knows = named(vec![answer(1000, Some(1)), answer(1, None)]).await;
+        assert_eq!(knows, (Some(1), 1000));
+        assert_eq!(named(vec![answer(1, None), answer(2, None)]).await, (None, 3));
+        assert_eq!(named(vec![]).await, (None, 0));
     }
 }

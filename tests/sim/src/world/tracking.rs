@@ -15,8 +15,9 @@ use crate::scenario::Scenario;
 const TRACKERS: usize = 2;
 /// Pauses before a tracker that knew no source is asked again, in nanoseconds.
 const SECOND_THOUGHTS_NS: [u64; 3] = [5_000_000, 20_000_000, 50_000_000];
-/// How long a tracker may take to answer before the other one is asked, in nanoseconds.
+/// How long a tracker may take to answer, and before the other one is asked as well, in nanoseconds.
 const TIMEOUT_NS: u64 = 1_000_000_000;
+const HEDGE_NS: u64 = 50_000_000;
 
 /// The nodes that track, and what each of them knows.
 #[derive(Debug)]
@@ -95,11 +96,12 @@ impl World<'_> {
         }
         let (now, now_ns) = (self.now(), self.queue.now_ns());
         let (rack, limit) = (self.rack(node), self.scenario.settings.peers);
-        let mut at_ns = now_ns;
+        let (mut at_ns, mut silent_until_ns) = (now_ns, now_ns);
         let mut peers: Vec<TrackerPeer> = Vec::new();
         for tracker in self.trackers.chosen[chunk].clone() {
             if !self.answers(tracker, node) {
-                at_ns += TIMEOUT_NS;
+                silent_until_ns = at_ns + TIMEOUT_NS;
+                at_ns += HEDGE_NS;
                 continue;
             }
             let Some((tracker, worker)) = self.trackers.known.get_mut(&tracker) else { continue };
@@ -109,6 +111,9 @@ impl World<'_> {
             if !peers.is_empty() {
                 break;
             }
+        }
+        if peers.is_empty() {
+            at_ns = at_ns.max(silent_until_ns);
         }
         let has_source = peers.iter().any(|peer| peer.complete);
         at_ns += self.scenario.cluster.latency_ns;
