@@ -305,7 +305,6 @@ fn holding_of(replica: &ReplicaRecord) -> Holding {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
     use std::pin::Pin;
 
     use super::*;

@@ -31,6 +31,7 @@ impl Fetch {
     /// Asks a source that has room while as many pieces are asked for as shall be.
     pub(super) fn ask_for_more(&mut self, near_only: bool, now: Instant) -> Option<Action> {
         let at_once = self.settings.pieces_at_once;
+        // One for each card's worth, and none for a fetch that leaves room for one that matters more.
         let more = at_once / UPLOADS_AT_ONCE;
         if self.tempo.is_doubted() || self.named_in_time().count() >= at_once + more {
             return None;
