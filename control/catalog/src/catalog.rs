@@ -10,7 +10,7 @@ use crate::write::{Write, Written};
 
 /// The durable truth: keys and what they have. Every engine passes one conformance suite.
 ///
-/// What is acknowledged is durable, and ordered by revisions. A key that has expired is absent for everybody from that
+/// What is acknowledged is durable, but for [`Catalog::write_early`], and ordered by revisions. A key that has expired is absent for everybody from that
 /// moment on, also before the sweep has written its end. Time is the catalog's own.
 #[async_trait]
 pub trait Catalog: Send + Sync {
@@ -32,6 +32,13 @@ pub trait Catalog: Send + Sync {
 
     /// Carries out a write; it is durable when this returns. When the future is dropped it may still happen.
     async fn write(&self, write: Write) -> Result<Written, CatalogError>;
+
+    /// As [`Catalog::write`], for somebody on the machine of the catalog who stores nothing that outlives the machine: it may
+    /// return before the write is on disk. It outlives the process. Nobody sees it before it is on disk: so that what is undone
+    /// when the machine loses its power was told to those alone who were on it.
+    async fn write_early(&self, write: Write) -> Result<Written, CatalogError> {
+        self.write(write).await
+    }
 
     /// Removes a key, or with `recursive` also every `key/…`; how many keys that were. A large subtree goes in steps, each
     /// of which is all or nothing.

@@ -34,6 +34,14 @@ pub(crate) async fn answer(node: &Node, message: Message) -> Result<Message, Fai
     }
 }
 
+/// Answers a write as [`answer`] does, maybe before it is on disk; see [`catalog::Catalog::write_early`].
+pub(crate) async fn write_early(node: &Node, write: CatalogWrite) -> Message {
+    match node.catalog.write_early(translate::write(write)).await {
+        Ok(written) => translate::written(written).into(),
+        Err(error) => translate::refused(&error).into(),
+    }
+}
+
 /// Lets go, again and again, of snapshots and transactions that were forgotten. It never returns.
 pub(crate) async fn tidy(node: Arc<Node>) {
     loop {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::recent::Recorded;
 use super::rows::{
-    Batch, Buried, Current, Logged, LoggedKind, Place, Registered, Retired, STATE, State, Stored, Table,
-    View, change_row, content_row, expiry_row, owned_row, retired_row,
+    Batch, Buried, Current, Logged, LoggedKind, Made, Place, Registered, Retired, STATE, State, Stored,
+    Table, View, change_row, content_row, expiry_row, owned_row, retired_row,
 };
 use super::shared::{Moment, Shared};
 use crate::change::{Change, ChangeKind};
@@ -219,7 +219,7 @@ impl<'a> Group<'a> {
     }
 
     /// Writes all of it.
-    pub(crate) fn write(mut self) -> Result<(State, Vec<Recorded>), CatalogError> {
+    pub(crate) fn write(mut self) -> Result<(State, Vec<Recorded>, Made), CatalogError> {
         for (key, slot) in std::mem::take(&mut self.slots) {
             if slot.changed {
                 self.write_slot(&key, &slot);
@@ -240,12 +240,12 @@ impl<'a> Group<'a> {
         if self.state != self.began {
             self.batch.put(Table::Meta, STATE, &self.state);
         }
-        self.batch.write()?;
+        let made = self.batch.write()?;
         let recorded = self
             .recorded
             .into_iter()
             .map(|(revision, changes)| Recorded { revision, changes: changes.into() });
-        Ok((self.state, recorded.collect()))
+        Ok((self.state, recorded.collect(), made))
     }
 
     /// Writes what has become of a key, each row once.

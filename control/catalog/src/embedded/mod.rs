@@ -170,28 +170,33 @@ impl Catalog for Embedded {
     }
 
     async fn get(&self, keys: &[String], _: Consistency) -> Result<Found, CatalogError> {
-        let moment = self.shared().moment();
+        let moment = self.shared().settled().await;
         let entries = moment.get(keys).await?;
         Ok(Found { revision: moment.state.revision, entries, stale: false })
     }
 
     async fn scan(&self, scan: &Scan, _: Consistency) -> Result<Page, CatalogError> {
-        self.shared().moment().scan(scan).await
+        self.shared().settled().await.scan(scan).await
     }
 
     async fn count(&self, prefix: &str, _: Consistency) -> Result<u64, CatalogError> {
         check::prefix(prefix)?;
-        let (moment, prefix) = (self.shared().moment(), prefix.to_string());
+        let (moment, prefix) = (self.shared().settled().await, prefix.to_string());
         blocking::unblock(move || moment.count(&prefix)).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, CatalogError> {
-        Ok(Box::new(self.shared().moment()))
+        Ok(Box::new(self.shared().settled().await))
     }
 
     async fn write(&self, write: Write) -> Result<Written, CatalogError> {
         let checked = Box::new(check::write(write)?);
-        self.ask(|reply| Request::Write { checked, reply }).await
+        self.ask(|reply| Request::Write { checked, early: false, reply }).await
+    }
+
+    async fn write_early(&self, write: Write) -> Result<Written, CatalogError> {
+        let checked = Box::new(check::write(write)?);
+        self.ask(|reply| Request::Write { checked, early: true, reply }).await
     }
 
     async fn remove(&self, key: &str, recursive: bool) -> Result<u64, CatalogError> {
@@ -207,12 +212,14 @@ impl Catalog for Embedded {
     async fn changes(&self, start: Start, selector: Selector) -> Result<Box<dyn ChangeStream>, CatalogError> {
         let selection = Selection::new(selector)?;
         let news = self.inner.news.clone();
+        self.shared().settled().await;
         Ok(Box::new(Stream::new(self.shared().clone(), news, start, selection)?))
     }
 
     async fn open_leased(&self, key: &str) -> Result<Option<(Entry, u64)>, CatalogError> {
         check_key(key)?;
         let shared = self.shared();
+        shared.settled().await;
         // The version must still be the current one when the lease begins; see `Writer::forget`.
         let mut leases = shared.leases();
         let moment = shared.moment();
@@ -233,7 +240,7 @@ impl Catalog for Embedded {
     }
 
     async fn references(&self, chunks: &[[u8; 32]]) -> Result<Vec<bool>, CatalogError> {
-        let (moment, chunks) = (self.shared().moment(), chunks.to_vec());
+        let (moment, chunks) = (self.shared().settled().await, chunks.to_vec());
         blocking::unblock(move || {
             let count = |chunk: &[u8; 32]| moment.view.get::<u64>(Table::Chunks, chunk);
             chunks.iter().map(|chunk| Ok(count(chunk)?.is_some_and(|count| count > 0))).collect()
@@ -281,7 +288,7 @@ impl Catalog for Embedded {
     }
 
     async fn services(&self) -> Result<Vec<Service>, CatalogError> {
-        let moment = self.shared().moment();
+        let moment = self.shared().settled().await;
         let alive = self.shared().services().alive(moment.at_ms);
         blocking::unblock(move || {
             let services = alive.into_iter().map(|(name, ttl_ms, left_ms)| {
@@ -317,7 +324,7 @@ fn cluster_id(rows: &Arc<Rows>) -> Result<u64, CatalogError> {
     let chosen = random()?.max(1);
     let mut batch = rows.batch();
     batch.put(Table::Meta, CLUSTER, &chosen);
-    batch.write()?;
+    batch.write()?.sync()?;
     Ok(chosen)
 }
 

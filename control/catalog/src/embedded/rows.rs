@@ -178,6 +178,13 @@ pub(crate) struct Batch {
     pub(crate) size: usize,
 }
 
+/// Changes that were made, and may not be on disk yet.
+#[must_use]
+pub(crate) struct Made {
+    /// Where they were made, unless there were none.
+    rows: Option<Arc<Rows>>,
+}
+
 impl Rows {
     pub(crate) fn open(directory: &Path) -> Result<Self, CatalogError> {
         let opened = Database::builder(directory)
@@ -200,7 +207,7 @@ impl Rows {
     }
 
     pub(crate) fn batch(self: &Arc<Self>) -> Batch {
-        let writes = self.database.batch().durability(Some(PersistMode::SyncData));
+        let writes = self.database.batch().durability(Some(PersistMode::Buffer));
         Batch { rows: self.clone(), writes, size: 0 }
     }
 
@@ -293,9 +300,20 @@ impl Batch {
         self.writes.remove(self.rows.table(table), key);
     }
 
-    /// Makes the changes; they are on disk when this returns.
-    pub(crate) fn write(self) -> Result<(), CatalogError> {
-        self.writes.commit().map_err(CatalogError::engine("writing to the catalog"))
+    /// Makes the changes. The operating system has them when this returns: the end of the process does not undo them, while the
+    /// end of its machine may.
+    pub(crate) fn write(self) -> Result<Made, CatalogError> {
+        let rows = (!self.writes.is_empty()).then_some(self.rows);
+        self.writes.commit().map_err(CatalogError::engine("writing to the catalog"))?;
+        Ok(Made { rows })
+    }
+}
+
+impl Made {
+    /// Returns when the changes are on disk.
+    pub(crate) fn sync(self) -> Result<(), CatalogError> {
+        let Some(rows) = self.rows else { return Ok(()) };
+        rows.database.persist(PersistMode::SyncData).map_err(CatalogError::engine("writing to the catalog"))
     }
 }
 

@@ -2,8 +2,13 @@
 //!
 //! Time is the catalog's own: it never goes back, and it stands still while a group of writes becomes durable, so that
 //! what the group found alive has not expired for readers before the group is seen.
+//!
+//! Somebody may be told of a group before it is on disk, and would not see it yet: whoever reads meanwhile waits, so that what
+//! is seen is on disk and each sees what it was told.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use tokio::sync::watch;
 
 use super::clock::Clock;
 use super::lease::Leases;
@@ -19,7 +24,12 @@ pub(crate) struct Shared {
     recent: RwLock<Recent>,
     leases: Mutex<Leases>,
     services: Mutex<Services>,
+    /// Whether somebody was told of a group that is not seen yet.
+    told_early: watch::Sender<bool>,
 }
+
+/// For as long as this lives, those who read wait.
+pub(crate) struct ToldEarly<'a>(&'a watch::Sender<bool>);
 
 struct Now {
     view: Arc<View>,
@@ -55,10 +65,26 @@ impl Shared {
             recent: RwLock::new(Recent::new(state.revision)),
             leases: Mutex::new(leases),
             services: Mutex::new(services),
+            told_early: watch::Sender::new(false),
         }
     }
 
-    /// What is acknowledged, or will be before anything else is.
+    /// As [`Shared::moment`], with all that anybody was told.
+    pub(crate) async fn settled(&self) -> Moment {
+        if *self.told_early.borrow() {
+            // The sender lives as long as this does.
+            let _ = self.told_early.subscribe().wait_for(|told_early| !told_early).await;
+        }
+        self.moment()
+    }
+
+    /// Says that somebody is told of a group which is not seen yet.
+    pub(crate) fn tell_early(&self) -> ToldEarly<'_> {
+        self.told_early.send_replace(true);
+        ToldEarly(&self.told_early)
+    }
+
+    /// What is on disk.
     pub(crate) fn moment(&self) -> Moment {
         let mut now = lock(&self.now);
         let at_ms = match now.group_ms {
@@ -99,6 +125,12 @@ impl Shared {
 
     pub(crate) fn services(&self) -> MutexGuard<'_, Services> {
         lock(&self.services)
+    }
+}
+
+impl Drop for ToldEarly<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
     }
 }
 

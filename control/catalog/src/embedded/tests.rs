@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use futures_lite::future::{block_on, zip};
+use futures_lite::future::{block_on, poll_once, zip};
 use plan::manifest::{ChunkEntry, FileEntry, FileKind, Files, Manifest, Shape};
 use proptest::prelude::*;
 
@@ -332,6 +333,54 @@ fn requests_of_one_group_see_each_other() {
     let ((first, second), (removed, third)) = block_on(all);
     assert_eq!((first.unwrap().versions, second.unwrap().versions), (vec![1], vec![2]));
     assert_eq!((removed.unwrap(), third.unwrap().versions), (1, vec![3]));
+}
+
+#[test]
+fn who_was_told_early_sees_it_at_once() {
+    const THREADS: u64 = 8;
+    const PUTS: u64 = 25;
+    let mut world = World::new();
+    thread::scope(|scope| {
+        for worker in 0..THREADS {
+            let catalog: Embedded = (*world).clone();
+            scope.spawn(move || {
+                for number in 0..PUTS {
+                    let key = format!("{worker}/{number}");
+                    let chunk = (worker * PUTS + number) as u8;
+                    let value = Put::new(&key, Content::Manifest(manifest(&[chunk])));
+                    let write = write_of(value, Some(0));
+                    // Some groups hold writes of both kinds.
+                    let written = match worker % 4 {
+                        0 => block_on(catalog.write(write)),
+                        _ => block_on(catalog.write_early(write)),
+                    };
+                    let revision = written.unwrap().revision;
+                    assert_eq!(get(&catalog, &key).unwrap().unwrap().revision, revision);
+                    assert!(referenced(&catalog, chunk) && keys(&catalog, &key) == [key]);
+                    let since = Start::After(revision - 1);
+                    let all = Selector::Prefix(String::new());
+                    let mut changes = block_on(catalog.changes(since, all)).unwrap();
+                    assert_eq!(block_on(changes.next()).unwrap()[0].revision, revision);
+                }
+            });
+        }
+    });
+    world.reopen();
+    assert_eq!(keys(&world, "").len() as u64, THREADS * PUTS);
+    assert_eq!(put(&world, "next", &[1]), (1, THREADS * PUTS + 1));
+}
+
+#[test]
+fn what_was_told_early_is_waited_for() {
+    let catalog = World::new();
+    put(&catalog, "k", &[1]);
+    let told_early = catalog.shared().tell_early();
+    let chunks = [chunk(1)];
+    let (mut reads, mut asks) = (pin!(catalog.snapshot()), pin!(catalog.references(&chunks)));
+    assert!(block_on(poll_once(&mut reads)).is_none() && block_on(poll_once(&mut asks)).is_none());
+    drop(told_early);
+    assert_eq!(block_on(reads).unwrap().revision(), 1);
+    assert_eq!(block_on(asks).unwrap(), [true]);
 }
 
 #[test]

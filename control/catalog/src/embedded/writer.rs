@@ -1,7 +1,7 @@
 //! The thread that writes.
 //!
 //! It takes what has queued up, carries it out as one group, makes the group durable with one fsync, and only
-//! then answers.
+//! then answers. If all of them want to be told early it answers before the fsync, and lets the group be seen after it.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ const GROUP_LENGTH: usize = 256;
 
 /// Something to write.
 pub(crate) enum Request {
-    /// Carry out a write.
-    Write { checked: Box<Checked>, reply: Reply<Written> },
+    /// Carry out a write, and answer when it is on disk, or as soon as it is made if that is `early`.
+    Write { checked: Box<Checked>, early: bool, reply: Reply<Written> },
     /// Register a service, or keep it alive; `false` when one of this name is to be ended before.
     Keep { name: String, ttl_ms: u64, reply: Reply<bool> },
     /// Say that a service has ended, also one that is alive only if `even_alive`; whether it was said.
@@ -87,6 +87,7 @@ impl Writer {
     fn write_group(&mut self, first: Request) -> Option<Request> {
         let shared = self.shared.clone();
         let mut group = Group::new(&shared, shared.begin_group());
+        let mut all_early = first.is_early();
         let mut answers = vec![self.carry_out(&mut group, first)];
         let mut waiting = None;
         while answers.len() < GROUP_LENGTH && !group.is_full() {
@@ -95,28 +96,40 @@ impl Writer {
                     waiting = Some(next);
                     break;
                 }
-                Ok(next) => answers.push(self.carry_out(&mut group, next)),
+                Ok(next) => {
+                    all_early &= next.is_early();
+                    answers.push(self.carry_out(&mut group, next));
+                }
                 Err(_) => break,
             }
         }
-        let failed = match group.write() {
-            Ok((state, recorded)) => {
-                shared.end_group(state, recorded);
-                self.news.send_replace(state.revision);
-                None
-            }
-            Err(error) => {
-                shared.drop_group();
-                Some(error)
-            }
+        let tell = |answers: Vec<Answer>, failed: Option<CatalogError>| {
+            answers.into_iter().for_each(|answer| answer(failed.clone()));
         };
-        answers.into_iter().for_each(|answer| answer(failed.clone()));
+        let mut told_early = None;
+        let ended = group.write().and_then(|(state, recorded, made)| {
+            if all_early {
+                told_early = Some(shared.tell_early());
+                tell(std::mem::take(&mut answers), None);
+            }
+            made.sync()?;
+            shared.end_group(state, recorded);
+            self.news.send_replace(state.revision);
+            Ok(())
+        });
+        // When the disk fails after somebody was told, the engine takes no write from then on.
+        let failed = ended.err();
+        if failed.is_some() {
+            shared.drop_group();
+        }
+        drop(told_early);
+        tell(answers, failed);
         waiting
     }
 
     fn carry_out(&mut self, group: &mut Group<'_>, request: Request) -> Answer {
         match request {
-            Request::Write { checked, reply } => answer(reply, group.carry_out(*checked)),
+            Request::Write { checked, reply, .. } => answer(reply, group.carry_out(*checked)),
             Request::Keep { name, ttl_ms, reply } => answer(reply, Ok(group.keep(&name, ttl_ms))),
             Request::BeginEnd { name, even_alive, reply } => {
                 answer(reply, Ok(group.begin_end(&name, even_alive)))
@@ -162,6 +175,13 @@ impl Writer {
         let step = group.forget(until_ms, &self.retired_from, is_leased, cursor)?;
         advance(&mut self.retired_from, &step, until_ms);
         Ok(step)
+    }
+}
+
+impl Request {
+    /// Whether it is to be answered before it is on disk.
+    fn is_early(&self) -> bool {
+        matches!(self, Request::Write { early: true, .. })
     }
 }
 

@@ -117,6 +117,10 @@ impl Catalog for Acknowledged {
         self.engine.write(write).await
     }
 
+    async fn write_early(&self, write: Write) -> Result<Written, CatalogError> {
+        self.engine.write_early(write).await
+    }
+
     async fn remove(&self, key: &str, recursive: bool) -> Result<u64, CatalogError> {
         self.engine.remove(key, recursive).await
     }

@@ -41,7 +41,7 @@ impl Session {
             let count = count.min(SLOTS_PER_ANSWER);
             let engine::Begun { handle, slots } =
                 session.node.engine.begin(size, piece_size, device, count).await?;
-            if !session.holdings.add_writing(handle, session.node.activity.begin()) {
+            if !session.holdings.add_writing(handle, durable, session.node.activity.begin()) {
                 session.node.engine.abort(handle).await?;
             }
             Ok(ChunkBegun { handle, slots })
@@ -77,8 +77,10 @@ impl Session {
         if !pieces.is_empty() {
             self.check_arena("ChunkCommit with pieces")?;
         }
+        // Who shares this node's memory shares its machine, and ends with what is in memory alone.
+        let early = matches!(self.bytes, Bytes::InArena) && self.holdings.writes_volatile(handle);
         self.fill_and_seal(pieces, ChunkSeal { handle, id, size }).await?;
-        let answer = self.write(write).await?;
+        let answer = self.write_as(write, early).await?;
         if let Message::CatalogRefused(refused) = &answer
             && was_not_done(refused)
         {
@@ -221,6 +223,10 @@ impl Session {
 
     /// Carries out a write, whose keys from then on keep the chunks that were sealed for them.
     pub(super) async fn write(&self, write: CatalogWrite) -> Result<Message, Failure> {
+        self.write_as(write, false).await
+    }
+
+    async fn write_as(&self, write: CatalogWrite, early: bool) -> Result<Message, Failure> {
         let manifest = |operation: &CatalogOperation| match operation {
             CatalogOperation::Put(CatalogPut { content: CatalogContent::Manifest(root), .. }) => {
                 Manifest::decode(root).ok()
@@ -228,7 +234,10 @@ impl Session {
             _ => None,
         };
         let manifests: Vec<Manifest> = write.operations.iter().filter_map(manifest).collect();
-        let written = kv::answer(&self.node, write.into()).await?;
+        let written = match early {
+            true => kv::write_early(&self.node, write).await,
+            false => kv::answer(&self.node, write.into()).await?,
+        };
         if matches!(written, Message::CatalogWritten(_)) {
             self.kept(&manifests);
         }

@@ -28,13 +28,19 @@ pub(super) struct Holdings(Mutex<Held>);
 #[derive(Debug, Default)]
 struct Held {
     ended: bool,
-    writing: BTreeMap<u64, Busy>,
+    writing: BTreeMap<u64, Writing>,
     reading: BTreeMap<u64, Reading>,
     leases: BTreeSet<u64>,
     snapshots: BTreeSet<u64>,
     transactions: BTreeSet<u64>,
     /// Sealed chunks that no key refers to yet, and the handles that keep them.
     sealed: BTreeMap<ChunkId, Vec<u64>>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    durable: bool,
+    _busy: Busy,
 }
 
 #[derive(Debug)]
@@ -76,10 +82,10 @@ impl Holdings {
     }
 
     /// Takes a chunk that is being written; false when the connection has ended, and whoever asks must give it up.
-    pub(super) fn add_writing(&self, handle: u64, busy: Busy) -> bool {
+    pub(super) fn add_writing(&self, handle: u64, durable: bool, busy: Busy) -> bool {
         let mut held = self.lock();
         if !held.ended {
-            held.writing.insert(handle, busy);
+            held.writing.insert(handle, Writing { durable, _busy: busy });
         }
         !held.ended
     }
@@ -147,6 +153,11 @@ impl Holdings {
         let held = self.lock();
         let reading = held.reading.get(&handle).ok_or_else(|| not_open(handle))?;
         Ok(reading.sending.clone())
+    }
+
+    /// Whether a chunk that is written is to be in memory alone.
+    pub(super) fn writes_volatile(&self, handle: u64) -> bool {
+        self.lock().writing.get(&handle).is_some_and(|writing| !writing.durable)
     }
 
     pub(super) fn remove_writing(&self, handle: u64) {
@@ -224,8 +235,11 @@ mod tests {
     #[test]
     fn a_handle_is_good_for_its_own_use_alone() {
         let (activity, holdings) = (Activity::default(), Holdings::default());
-        assert!(holdings.add_writing(1, activity.begin()) && holdings.add_reading(2, 3, activity.begin()));
+        assert!(
+            holdings.add_writing(1, false, activity.begin()) && holdings.add_reading(2, 3, activity.begin())
+        );
         assert!(holdings.check_writing(1).is_ok() && holdings.check_reading(1).is_err());
+        assert!(holdings.writes_volatile(1) && !holdings.writes_volatile(2));
         assert!(holdings.check_reading(2).is_ok() && holdings.check_writing(2).is_err());
         holdings.remove_writing(1);
         assert!(holdings.check_writing(1).is_err());
@@ -234,7 +248,7 @@ mod tests {
     #[test]
     fn an_ended_connection_takes_nothing_and_leaves_everything() {
         let (activity, holdings) = (Activity::default(), Holdings::default());
-        holdings.add_writing(1, activity.begin());
+        holdings.add_writing(1, false, activity.begin());
         holdings.add_reading(2, 3, activity.begin());
         assert!(holdings.add_lease(3) && holdings.add_snapshot(10) && holdings.add_transaction(11));
         let chunks = [4, 5].map(|byte| ChunkId([byte; 32]));
@@ -256,7 +270,10 @@ mod tests {
             }
         );
         assert!(!holdings.add_sealed(chunks[0], 9));
-        assert!(!holdings.add_writing(4, activity.begin()) && !holdings.add_reading(5, 3, activity.begin()));
+        assert!(
+            !holdings.add_writing(4, false, activity.begin())
+                && !holdings.add_reading(5, 3, activity.begin())
+        );
         assert!(!holdings.add_lease(6));
         assert_eq!(holdings.end(), Remains::default());
     }
