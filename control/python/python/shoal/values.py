@@ -91,18 +91,27 @@ def _encode_npy(value: Any) -> tuple[list[Buffer], dict[str, str]]:
     import numpy
 
     array = numpy.asarray(value)
+    is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    header = _npy_header_of(array.dtype, array.shape, is_fortran)
+    labels = {TYPE: "npy"}
+    if isinstance(value, numpy.generic):
+        labels[PYTHON] = "numpy.generic"
+    return [header, safetensors.bytes_of_array(array.T if is_fortran else array)], labels
+
+
+@functools.lru_cache(maxsize=64)
+def _npy_header_of(dtype: Any, shape: tuple[int, ...], is_fortran: bool) -> bytes:
+    """The header of a file of NumPy, which takes as long to make as a small array takes to copy."""
+    import numpy
+
+    described = {"descr": numpy.lib.format.dtype_to_descr(dtype), "fortran_order": is_fortran, "shape": shape}
     header = io.BytesIO()
-    described = numpy.lib.format.header_data_from_array_1_0(array)
     try:
         numpy.lib.format.write_array_header_1_0(header, described)
     except ValueError:
         header = io.BytesIO()
         numpy.lib.format.write_array_header_2_0(header, described)
-    data = array.T if described["fortran_order"] else array
-    labels = {TYPE: "npy"}
-    if isinstance(value, numpy.generic):
-        labels[PYTHON] = "numpy.generic"
-    return [header.getvalue(), safetensors.bytes_of_array(data)], labels
+    return header.getvalue()
 
 
 class _Collected(io.RawIOBase):
