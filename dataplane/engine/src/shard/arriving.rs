@@ -153,6 +153,9 @@ impl Shard {
         }
         add(&self.counters.pieces_received, 1);
         add(&self.counters.bytes_received, head.length.into());
+        if self.mesh.borrow().is_near(node) {
+            add(&self.counters.bytes_received_near, head.length.into());
+        }
         if !replica.state.borrow().have.contains(piece) {
             lease.zero_after(head.length);
             self.store_piece(replica, piece, Arc::new(lease));

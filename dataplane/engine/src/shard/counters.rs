@@ -17,6 +17,8 @@ pub(super) struct Counters {
     pub(super) bytes_sent_shm: Cell<u64>,
     /// Of [`Counters::bytes_received`], those that were copied out of the memory of a peer on this host.
     pub(super) bytes_received_shm: Cell<u64>,
+    /// Of [`Counters::bytes_received`], those that came from this node's own rack, as far as racks are known.
+    pub(super) bytes_received_near: Cell<u64>,
     /// Of [`Counters::bytes_sent`], those that a device wrote into the memory of a peer.
     pub(super) bytes_sent_rdma: Cell<u64>,
     /// Of [`Counters::bytes_received`], those that a peer's device wrote into the memory of this node.
@@ -39,6 +41,10 @@ pub(super) struct Counters {
     pub(super) connections_refused: Cell<u64>,
     /// How often a chunk was to be fetched that is not all here, by priority, the lowest first.
     pub(super) fetches: [Cell<u64>; Priority::ALL.len()],
+    /// Messages to peers that nobody asks this shard for anything.
+    pub(super) room_told: Cell<u64>,
+    /// The same from peers.
+    pub(super) room_heard: Cell<u64>,
     /// Frames that have come over connections to other shards.
     pub(super) messages_received: Cell<u64>,
 }
@@ -76,6 +82,7 @@ impl Counters {
             ("bytes_received", &self.bytes_received),
             ("bytes_sent_shm", &self.bytes_sent_shm),
             ("bytes_received_shm", &self.bytes_received_shm),
+            ("bytes_received_near", &self.bytes_received_near),
             ("bytes_sent_rdma", &self.bytes_sent_rdma),
             ("bytes_received_rdma", &self.bytes_received_rdma),
             ("bytes_sent_ucx", &self.bytes_sent_ucx),
@@ -91,6 +98,8 @@ impl Counters {
             ("bytes_evicted", &self.bytes_evicted),
             ("connections_opened", &self.connections_opened),
             ("connections_refused", &self.connections_refused),
+            ("room_told", &self.room_told),
+            ("room_heard", &self.room_heard),
             ("messages_received", &self.messages_received),
         ]
         .map(|(name, value)| (name.to_owned(), value.get()));

@@ -379,6 +379,7 @@ impl Shard {
     }
 
     pub(super) fn on_room(self: &Rc<Self>, node: NodeId, room: &Room) {
+        add(&self.counters.room_heard, 1);
         self.with_fetch(&room.chunk, |fetch, _| fetch.on_room(node));
     }
 

@@ -148,6 +148,7 @@ impl Shard {
         for peer in fastrand::choose_multiple(lacking, ROOM_TOLD) {
             if let Some(writer) = mesh.writer(peer) {
                 writer.message(Room { chunk });
+                add(&self.counters.room_told, 1);
             }
         }
     }

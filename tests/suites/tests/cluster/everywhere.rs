@@ -86,6 +86,17 @@ fn racks_with_scarce_uplinks_share_a_file() {
     for node in &cluster.nodes {
         assert_same_tree(&file, &copy(node));
     }
+    let size = fs::metadata(&file).unwrap().len();
+    let sum = |counted: &str, first: usize, step: usize| -> u64 {
+        cluster.nodes.iter().skip(first).step_by(step).map(|node| counter(node, counted)).sum()
+    };
+    for rack in 0..2 {
+        let [all, near] = ["bytes_received", "bytes_received_near"].map(|counted| sum(counted, rack, 2));
+        // The file was put in the first one.
+        assert!(near > 0 && all - near >= rack as u64 * size, "{near} of {all} bytes came from the rack");
+    }
+    let [told, heard] = ["room_told", "room_heard"].map(|counted| sum(counted, 0, 1));
+    assert!(told >= heard && heard > 0, "{told} were told of room, {heard} heard of it");
 }
 
 /// A small tree with something of everything. The root's own mode and time are not part of a key.
