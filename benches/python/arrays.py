@@ -3,8 +3,9 @@
     cargo xtask bench --python [-- --rounds 9 --sizes 8MB,1GiB]
 
 It runs the nodes that SHOAL_BINARY names, and Redis where `redis-server` is on the search path or REDIS_SERVER names one. Each round
-does everything once, in turn, with bytes of its own; shown are the medians, and the least, median and largest ratio to the
-yardstick of the same round. Reads are checked outside the measured time. What is touched and what is fresh:
+does everything in turn, with bytes of its own, what is small several times, and before each thing its yardstick; shown are the medians, and
+the least, median and largest ratio to the yardstick right before. Reads are checked outside the measured time, and Python collects
+garbage between rounds alone. What is touched and what is fresh:
 
 - `copy` writes to memory that was touched before, as `put` does: its node has taken its memory at the start. `copy, fresh` and
   `put, fresh` write to memory that nobody has touched: a new array, and a node that was just started. `put, digest` computes BLAKE3
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -44,6 +46,9 @@ UNITS = {"MB": 10**6, "MiB": 1 << 20, "GB": 10**9, "GiB": 1 << 30}
 #: The largest value that Redis takes.
 REDIS_VALUE_MAX = 512 << 20
 STEP = 1 << 20
+#: What is small is done again until so many bytes were moved, as programs do, but no more often than this.
+REPEATED = 256 << 20
+REPEATS_MAX = 8
 
 #: What is measured, with the yardstick of each.
 YARDSTICKS = {
@@ -64,7 +69,6 @@ YARDSTICKS = {
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    gc.collect()
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
@@ -146,12 +150,34 @@ def put_fresh(source: np.ndarray, memory: str) -> float:
         node.stop()
 
 
-def rounds(size: int, count: int) -> dict[str, list[float]]:
+class Times:
+    """What everything took, each with its yardstick right before it."""
+
+    def __init__(self) -> None:
+        #: In seconds.
+        self.taken: dict[str, list[float]] = {}
+        #: The yardstick's time by that of what was measured beside it.
+        self.ratios: dict[str, list[float]] = {}
+
+    def measure(self, name: str, yardstick: Callable[[], Any], work: Callable[[], Any], check: Callable[[Any], bool] = lambda _: True) -> None:
+        self.add(name, seconds(yardstick)[0], *seconds(work), check)
+
+    def add(self, name: str, beside: float, took: float, result: Any = None, check: Callable[[Any], bool] = lambda _: True) -> None:
+        assert check(result), f"{name}: other bytes came than were written"
+        self.taken.setdefault(YARDSTICKS[name], []).append(beside)
+        self.taken.setdefault(name, []).append(took)
+        self.ratios.setdefault(name, []).append(beside / took)
+
+    def clear(self) -> None:
+        self.taken, self.ratios = {}, {}
+
+
+def rounds(size: int, count: int) -> Times:
     source = np.random.default_rng(1).integers(0, 256, size, np.uint8)
     words = source[: size // 8 * 8].view(np.uint64)
     target = np.zeros_like(source)
     memory = f"{max(5 * size // 2, 256 << 20)}B"
-    times: dict[str, list[float]] = {name: [] for name in YARDSTICKS}
+    repeats, times = max(1, min(REPEATS_MAX, REPEATED // size)), Times()
     with ExitStack() as stack:
         near = Node("--prefault", "--transports", "tcp", memory=memory)
         stack.callback(near.stop)
@@ -162,52 +188,71 @@ def rounds(size: int, count: int) -> dict[str, list[float]]:
         stream = stack.enter_context(sender(size))
         program = os.environ.get("REDIS_SERVER") or shutil.which("redis-server")
         redis = stack.enter_context(closing(Redis(program, 4 * size + (256 << 20)))) if program else None
+        stamps = itertools.count()
 
-        def measure(name: str, work: Callable[[], Any], check: Callable[[Any], bool] = lambda _: True) -> None:
-            took, result = seconds(work)
-            assert check(result), f"{name}: other bytes came than were written"
-            times[name].append(took)
+        def change() -> Any:
+            # Bytes that are there already are not stored again.
+            words[:: 1 << 10] = next(stamps)
+            return words.sum()
+
+        def copy() -> None:
+            np.copyto(target, source)
 
         def is_source(array: np.ndarray) -> bool:
             return np.array_equal(array, source)
 
-        for number in range(count + 1):
-            # Bytes that are there already are not stored again.
-            words[:: 1 << 10] = number
-            total = words.sum()
-            measure("copy", lambda: np.copyto(target, source))
-            measure("put", lambda: client.put("array", source, volatile=True))
-            measure("get", lambda: client.get("array"), is_source)
-            measure("copy, sum", lambda: (np.copyto(target, source), target[: words.nbytes].view(np.uint64).sum())[1])
-            measure("get, sum", lambda: client.get("array")[: words.nbytes].view(np.uint64).sum(), lambda sum: sum == total)
-            measure("tcp stream", lambda: receive(stream, target))
-            measure("remote get", lambda: other.get("array"), is_source)
+        def volatile() -> None:
+            total = change()
+            times.measure("put", copy, lambda: client.put("array", source, volatile=True))
+            times.measure("get", copy, lambda: client.get("array"), is_source)
+            times.measure(
+                "get, sum",
+                lambda: (np.copyto(target, source), target[: words.nbytes].view(np.uint64).sum()),
+                lambda: client.get("array")[: words.nbytes].view(np.uint64).sum(),
+                lambda sum: sum == total,
+            )
+            times.measure("remote get", lambda: receive(stream, target), lambda: other.get("array"), is_source)
             client.rm("array")
-            words[:: 1 << 10] = count + 1 + number
-            measure("put, digest", lambda: client.put("array", source, volatile=True, digest=True))
+
+        def digest() -> None:
+            change()
+            times.measure("put, digest", copy, lambda: client.put("array", source, volatile=True, digest=True))
             client.rm("array")
-            words[:: 1 << 10] = 2 * (count + 1) + number
-            measure("put, durable", lambda: client.put("array", source))
+
+        def durable() -> None:
+            change()
+            times.measure("put, durable", copy, lambda: client.put("array", source))
             client.rm("array")
-            measure("copy, fresh", lambda: np.copyto(np.empty_like(source), source))
-            times["put, fresh"].append(put_fresh(source, memory))
+
+        def through_redis() -> None:
             if redis is not None:
-                measure("redis set", lambda: redis.set(source))
-                measure("redis get", lambda: redis.get(size), lambda parts: is_source(np.concatenate(parts)))
-    # The first round is a warm-up.
-    return {name: took[1:] for name, took in times.items() if took}
+                change()
+                times.measure("redis set", copy, lambda: redis.set(source))
+                times.measure("redis get", copy, lambda: redis.get(size), lambda parts: is_source(np.concatenate(parts)))
+
+        for number in range(count + 1):
+            gc.collect()
+            for block in (volatile, digest, durable, through_redis):
+                for _ in range(repeats):
+                    block()
+            copied = seconds(lambda: np.copyto(np.empty_like(source), source))[0]
+            times.add("put, fresh", copied, put_fresh(source, memory))
+            if number == 0:
+                # The first round is a warm-up.
+                times.clear()
+    return times
 
 
-def show(name: str, times: dict[str, list[float]]) -> None:
+def show(name: str, times: Times) -> None:
     print(f"| {name} | median, ms | beside | ratio of rates: min / median / max |\n|---|---|---|---|")
     for step, yardstick in YARDSTICKS.items():
-        if step not in times:
+        if step not in times.taken:
             continue
         shown = ""
         if yardstick is not None:
-            ratios = sorted(other / own for own, other in zip(times[step], times[yardstick], strict=True))
-            shown = f"{ratios[0]:.2f} / {statistics.median(ratios):.2f} / {ratios[-1]:.2f}"
-        print(f"| {step} | {1000 * statistics.median(times[step]):.2f} | {yardstick or ''} | {shown} |")
+            ratios = times.ratios[step]
+            shown = f"{min(ratios):.2f} / {statistics.median(ratios):.2f} / {max(ratios):.2f}"
+        print(f"| {step} | {1000 * statistics.median(times.taken[step]):.2f} | {yardstick or ''} | {shown} |")
     print(flush=True)
 
 
@@ -221,6 +266,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="how many rounds count (default: %(default)s)")
     parser.add_argument("--sizes", default="8MB,1GiB", help="separated by commas (default: %(default)s)")
     arguments = parser.parse_args()
+    gc.disable()
     for text in arguments.sizes.split(","):
         show(text, rounds(size_of(text), arguments.rounds))
 
