@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use client::{Client, ClientError, GetOptions, PutOptions, Silent, Source};
+use client::{Client, ClientError, GetOptions, Naming, PutOptions, Silent, Source};
 use suites::{Node, Noise, Setup, noise, shoal};
 
 use crate::corner::{Corner, files_below, get_bytes, keys, put_bytes};
@@ -49,6 +49,25 @@ fn what_is_volatile_is_gone_after_a_restart_and_that_is_told() {
     corner.node.restart();
     assert_eq!(corner.bytes("volatile"), b"in memory alone");
     assert_eq!(corner.bytes("durable"), b"on disk");
+}
+
+/// What is put from memory is acknowledged before the catalog has synced its journal; the kernel has it all the same.
+#[test]
+fn a_kill_right_after_a_volatile_put_does_not_undo_its_key() {
+    let mut node = Node::start();
+    let options = PutOptions { volatile: true, naming: Naming::Unique, ..PutOptions::default() };
+    let mut revision = 0;
+    for version in 1..=10 {
+        let client = node.client();
+        let put = client.put("k", Source::Memory(Box::new(noise(version, 100_000))), &options, &Silent);
+        assert_eq!(put.unwrap().version, version);
+        node.kill();
+        node.restart();
+        let info = node.client().info("k").unwrap();
+        assert_eq!(info.entry.version, version);
+        assert!(info.entry.revision > revision, "revision {} after {revision}", info.entry.revision);
+        revision = info.entry.revision;
+    }
 }
 
 /// Keys that one writer each puts again and again.
