@@ -192,20 +192,19 @@ where
     F: Future<Output = Vec<TrackerPeer>> + Send + 'static,
 {
     let mut asked = JoinSet::new();
-    for question in questions {
+    let mut questions = questions.peekable();
+    while let Some(question) = questions.next() {
         asked.spawn(question);
-        let turn_ends = Instant::now() + HEDGE;
-        while let Ok(Some(answer)) = timeout_at(turn_ends, asked.join_next()).await {
-            match answer {
-                Ok(peers) if !peers.is_empty() => return peers,
-                _ => {}
+        let turn_ends = questions.peek().map(|_| Instant::now() + HEDGE);
+        while let Some(answer) = match turn_ends {
+            Some(turn_ends) => timeout_at(turn_ends, asked.join_next()).await.unwrap_or_default(),
+            None => asked.join_next().await,
+        } {
+            if let Ok(peers) = answer
+                && !peers.is_empty()
+            {
+                return peers;
             }
-        }
-    }
-    while let Some(answer) = asked.join_next().await {
-        match answer {
-            Ok(peers) if !peers.is_empty() => return peers,
-            _ => {}
         }
     }
     Vec::new()

@@ -103,14 +103,17 @@ impl Writer {
                 Err(_) => break,
             }
         }
-        let tell = |answers: Vec<Answer>, failed: Option<CatalogError>| {
-            answers.into_iter().for_each(|answer| answer(failed.clone()));
-        };
+        self.end_group(&shared, group, answers, all_early);
+        waiting
+    }
+
+    /// Makes a group durable, lets it be seen, and answers: then, or if that is `early` as soon as it is made.
+    fn end_group(&self, shared: &Shared, group: Group<'_>, mut answers: Vec<Answer>, early: bool) {
         let mut told_early = None;
         let ended = group.write().and_then(|(state, recorded, made)| {
-            if all_early {
+            if early {
                 told_early = Some(shared.tell_early());
-                tell(std::mem::take(&mut answers), None);
+                answer_all(std::mem::take(&mut answers), None);
             }
             made.sync()?;
             shared.end_group(state, recorded);
@@ -123,8 +126,7 @@ impl Writer {
             shared.drop_group();
         }
         drop(told_early);
-        tell(answers, failed);
-        waiting
+        answer_all(answers, failed);
     }
 
     fn carry_out(&mut self, group: &mut Group<'_>, request: Request) -> Answer {
@@ -191,6 +193,10 @@ fn advance(from: &mut Vec<u8>, step: &Step, until_ms: u64) {
     if step.next.is_none() && number(from) <= until_ms {
         *from = step.left.clone().unwrap_or_else(|| after.to_vec());
     }
+}
+
+fn answer_all(answers: Vec<Answer>, failed: Option<CatalogError>) {
+    answers.into_iter().for_each(|answer| answer(failed.clone()));
 }
 
 /// A caller that has gone away misses its answer, nothing else.
