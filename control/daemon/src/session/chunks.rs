@@ -78,7 +78,9 @@ impl Session {
             self.check_arena("ChunkCommit with pieces")?;
         }
         // Who shares this node's memory shares its machine, and ends with what is in memory alone.
-        let early = matches!(self.bytes, Bytes::InArena) && self.holdings.writes_volatile(handle);
+        let early = matches!(self.bytes, Bytes::InArena)
+            && self.holdings.writes_volatile(handle)
+            && is_about_alone(&write, id);
         self.fill_and_seal(pieces, ChunkSeal { handle, id, size }).await?;
         let answer = self.write_as(write, early).await?;
         if let Message::CatalogRefused(refused) = &answer
@@ -315,6 +317,17 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether a write puts one key that consists of this chunk and does nothing else, so that it outlives nothing that the chunk
+/// does not.
+pub(super) fn is_about_alone(write: &CatalogWrite, chunk: ChunkId) -> bool {
+    let [CatalogOperation::Put(CatalogPut { content: CatalogContent::Manifest(root), .. })] =
+        &write.operations[..]
+    else {
+        return false;
+    };
+    Manifest::decode(root).is_ok_and(|manifest| manifest.all_chunks().all(|part| part.id == chunk.0))
 }
 
 /// Whether a write that was refused has surely changed nothing, and will not.

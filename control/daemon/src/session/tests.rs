@@ -9,6 +9,7 @@ use plan::manifest::{ChunkEntry, Extent, FileEntry, FileKind, Files, Manifest, S
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 
+use super::chunks::is_about_alone;
 use super::*;
 use crate::node::Seat;
 
@@ -394,6 +395,27 @@ async fn begin(world: &World, client: &mut Client, bytes: &[u8], id: ChunkId, ve
     let descriptor = Descriptor { id, geometry: Geometry::of(size).unwrap(), checksums };
     let write = write_of("k", version, id, size, descriptor.digest());
     ChunkCommit { handle, pieces, id, size, write }
+}
+
+/// What else is in a write may be durable, and then so must be its answer.
+#[test]
+fn only_a_write_of_one_key_of_the_chunk_itself_may_be_answered_early() {
+    let (bytes, id) = content(1000);
+    let write = write_of("k", 0, id, bytes.len() as u64, [0; 32]);
+    assert!(is_about_alone(&write, id));
+    assert!(!is_about_alone(&write, ChunkId([7; 32])));
+    let with = |more: CatalogOperation| {
+        let mut write = write.clone();
+        write.operations.push(more);
+        is_about_alone(&write, id)
+    };
+    assert!(!with(CatalogOperation::Delete("other".into())));
+    assert!(!with(write.operations[0].clone()));
+    assert!(!is_about_alone(&CatalogWrite { operations: Vec::new(), ..write.clone() }, id));
+    let mut value = write.clone();
+    let CatalogOperation::Put(put) = &mut value.operations[0] else { panic!("it is a put") };
+    put.content = CatalogContent::Value(vec![1]);
+    assert!(!is_about_alone(&value, id));
 }
 
 #[test]
