@@ -10,8 +10,13 @@ const BLOCK: usize = 1 << 20;
 /// Bytes that do not compress, the same for the same seed, of any length.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
-    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    generator(seed).fill(&mut bytes);
     bytes
+}
+
+/// BLAKE3's output, as that library is optimised in every profile.
+fn generator(seed: u64) -> blake3::OutputReader {
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof()
 }
 
 /// Writes a file of noise in little memory, and gives its BLAKE3 digest.
@@ -30,17 +35,16 @@ pub fn write_noise(path: &Path, seed: u64, length: u64) -> [u8; 32] {
     }
 }
 
-/// A stream of noise that ends after so many bytes. Each read of a whole number of words, such as a buffer of a power
-/// of two, goes on where the last one ended.
+/// A stream of noise that ends after so many bytes.
 pub struct Noise {
-    generator: fastrand::Rng,
+    generator: blake3::OutputReader,
     left: u64,
 }
 
 impl Noise {
-    /// A stream of `length` bytes that depends on the seed, and on the sizes in which it is read.
+    /// A stream of the `length` bytes that [`noise`] makes of the seed.
     pub fn new(seed: u64, length: u64) -> Self {
-        Self { generator: fastrand::Rng::with_seed(seed), left: length }
+        Self { generator: generator(seed), left: length }
     }
 }
 

@@ -413,7 +413,9 @@ pub(super) fn patterned(arena: &Arena, length: u32, tag: u32) -> SharedLease {
 
 /// The bytes that a tag decides.
 pub(super) fn pattern(length: u32, tag: u32) -> Vec<u8> {
-    (0..length).map(|at| (at.wrapping_mul(31) ^ tag.wrapping_mul(0x9e37_79b9) >> 7 ^ at >> 8) as u8).collect()
+    let mut bytes = vec![0; length as usize];
+    blake3::Hasher::new().update(&tag.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
 }
 
 fn node_of(gid: &[u8; 16]) -> usize {
