@@ -112,8 +112,12 @@ pub(crate) enum Error {
     Stopped,
     #[error("cannot read the workspace: {0}")]
     Metadata(#[from] cargo_metadata::Error),
-    #[error("the suite {0} does not build; cargo's output above says why")]
-    Suite(String),
+    #[error("the tests do not build; cargo's output above says why")]
+    Build,
+    #[error(
+        "no test program of the workspace is the suite {0}; correct the table in hw-ci/xtask/src/hw/soft_roce/suites.rs"
+    )]
+    NoProgram(String),
 }
 
 /// Exit status when this machine lacks what the lane needs.

@@ -1,5 +1,6 @@
 //! The tests that need verbs: built on this machine, run in the kernel.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::BufReader;
@@ -7,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cargo_metadata::Message;
+use cargo_metadata::camino::Utf8Path;
 
 use super::machine::{Kernel, LATE, Machine, STOPPED};
 use super::{Device, Error};
@@ -21,8 +23,6 @@ struct Suite {
     arguments: &'static [&'static str],
     /// On which devices, each in a kernel of its own.
     devices: &'static [Device],
-    /// Whether its tests run the `shoal` binary, which they look for beside themselves.
-    runs_shoal: bool,
     /// Whether each of its tests has a kernel of its own. A process of that kernel may not have more than about 65,530
     /// separate ranges of memory, as each is a mapping of this machine's (`vm.max_map_count`): at the limit its threads
     /// repeat the same page fault for ever. Ranges become shorter the longer a kernel has run.
@@ -54,7 +54,6 @@ const SUITES: &[Suite] = &[
         test: Some("loopback"),
         arguments: &[],
         devices: RXE,
-        runs_shoal: false,
         apart: false,
         environment: &[],
         stock: true,
@@ -64,7 +63,6 @@ const SUITES: &[Suite] = &[
         test: Some("connection"),
         arguments: &[],
         devices: BOTH,
-        runs_shoal: false,
         apart: false,
         environment: &[],
         stock: true,
@@ -74,7 +72,6 @@ const SUITES: &[Suite] = &[
         test: Some("iwarp"),
         arguments: &[],
         devices: SIW,
-        runs_shoal: false,
         apart: false,
         environment: &[],
         stock: false,
@@ -84,7 +81,6 @@ const SUITES: &[Suite] = &[
         test: Some("link"),
         arguments: &[],
         devices: RXE,
-        runs_shoal: false,
         apart: false,
         environment: &[],
         stock: true,
@@ -94,7 +90,6 @@ const SUITES: &[Suite] = &[
         test: None,
         arguments: &["transport::lanes::tests::device", "transport::lanes::tests::iwarp", "--nocapture"],
         devices: BOTH,
-        runs_shoal: false,
         apart: false,
         environment: &[],
         stock: true,
@@ -104,7 +99,6 @@ const SUITES: &[Suite] = &[
         test: None,
         arguments: &["ucx_conforms_over_reliable_connections", "--nocapture"],
         devices: RXE,
-        runs_shoal: false,
         apart: false,
         environment: UCX_ON_RXE,
         stock: false,
@@ -114,7 +108,6 @@ const SUITES: &[Suite] = &[
         test: None,
         arguments: &["over_rdma", "tests::rdma::"],
         devices: BOTH,
-        runs_shoal: false,
         apart: true,
         environment: &[],
         stock: false,
@@ -124,7 +117,6 @@ const SUITES: &[Suite] = &[
         test: Some("cluster"),
         arguments: &["rdma"],
         devices: RXE,
-        runs_shoal: true,
         apart: true,
         environment: &[],
         stock: false,
@@ -135,7 +127,6 @@ const SUITES: &[Suite] = &[
         test: Some("cluster"),
         arguments: &["everywhere::over_rdma", "loss::over_rdma", "bench::rdma_is_measured"],
         devices: SIW,
-        runs_shoal: true,
         apart: true,
         environment: &[],
         stock: false,
@@ -145,7 +136,10 @@ const SUITES: &[Suite] = &[
 /// Runs every suite that is for the kernel, on its devices or on one of them alone, and says how long each took; the first
 /// status that is not zero. A suite that failed counts before one that took too long.
 pub(super) fn run(machine: &Machine, only: Option<Device>) -> Result<u8, Error> {
-    let (mut first, mut lines) = (0, Vec::new());
+    let building = Instant::now();
+    let programs = Programs::build()?;
+    let mut lines = vec![Line { what: "the tests: built".into(), took: building.elapsed(), failed: 0 }];
+    let mut first = 0;
     let is_stock = matches!(machine.kernel, Kernel::Stock(_));
     for suite in SUITES.iter().filter(|suite| suite.stock || !is_stock) {
         let wanted = |device: &Device| {
@@ -155,9 +149,7 @@ pub(super) fn run(machine: &Machine, only: Option<Device>) -> Result<u8, Error> 
         if devices.is_empty() {
             continue;
         }
-        let building = Instant::now();
-        let commands = suite.commands(suite.build()?)?;
-        lines.push(Line { what: format!("{}: built", suite.name()), took: building.elapsed(), failed: 0 });
+        let commands = suite.commands(programs.of(suite)?)?;
         for device in devices {
             let machine = Machine { device, ..machine.clone() };
             let running = Instant::now();
@@ -180,7 +172,7 @@ pub(super) fn run(machine: &Machine, only: Option<Device>) -> Result<u8, Error> 
     Ok(first)
 }
 
-/// What became of a suite, or of building it.
+/// What became of a suite, or of building all.
 struct Line {
     what: String,
     took: Duration,
@@ -231,34 +223,37 @@ impl Suite {
         let alone = |test: &str| vec![program.clone(), test.into(), "--exact".into(), "--nocapture".into()];
         Ok(tests.map(alone).collect())
     }
+}
 
-    /// Builds it; its program.
-    fn build(&self) -> Result<OsString, Error> {
-        if self.runs_shoal {
-            let mut command = cargo(&["build", "--locked", "-p", "cli"]);
-            let built = command.status();
-            let built = built.map_err(|source| Error::Spawn { program: spelled(&command), source })?;
-            if !built.success() {
-                return Err(Error::Suite(self.name()));
-            }
-        }
-        let target = self.test.map_or(vec!["--lib"], |test| vec!["--test", test]);
+/// The test programs of the workspace, by the folder of their package and the name of their target.
+struct Programs(HashMap<(String, String), OsString>);
+
+impl Programs {
+    /// Builds them all as `cargo xtask test` does, and `shoal` with them. A few packages by themselves would have fewer
+    /// features, and so be built once more where everything has been tested before.
+    fn build() -> Result<Self, Error> {
         let format = "--message-format=json-render-diagnostics";
-        let mut arguments = vec!["test", "--locked", "-p", self.package, "--no-run", format];
-        arguments.extend(target);
-        let mut command = cargo(&arguments);
+        let mut command = cargo(&["test", "--workspace", "--locked", "--no-run", format]);
         let spawned = command.stdout(Stdio::piped()).spawn();
         let mut child = spawned.map_err(|source| Error::Spawn { program: spelled(&command), source })?;
         let messages = child.stdout.take().map(|output| Message::parse_stream(BufReader::new(output)));
-        let mut program = None;
+        let mut programs = HashMap::new();
         for message in messages.into_iter().flatten().map_while(Result::ok) {
-            if let Message::CompilerArtifact(artifact) = message {
-                let is_named = artifact.target.name == self.test.unwrap_or(self.package);
-                program = artifact.executable.filter(|_| artifact.profile.test && is_named).or(program);
+            if let Message::CompilerArtifact(artifact) = message
+                && artifact.profile.test
+                && let Some(program) = artifact.executable
+                && let Some(package) = artifact.manifest_path.parent().and_then(Utf8Path::file_name)
+            {
+                programs.insert((package.to_owned(), artifact.target.name), program.into_os_string());
             }
         }
         let status = child.wait().map_err(|source| Error::Spawn { program: spelled(&command), source })?;
-        let built = program.filter(|_| status.success());
-        built.map(|path| path.into_os_string()).ok_or_else(|| Error::Suite(self.name()))
+        if status.success() { Ok(Self(programs)) } else { Err(Error::Build) }
+    }
+
+    fn of(&self, suite: &Suite) -> Result<OsString, Error> {
+        let target = suite.test.unwrap_or(suite.package);
+        let program = self.0.get(&(suite.package.to_owned(), target.to_owned()));
+        program.cloned().ok_or_else(|| Error::NoProgram(suite.name()))
     }
 }
