@@ -92,8 +92,11 @@ impl<'c> ChunkWriter<'c> {
         durable: bool,
     ) -> Result<Self, ClientError> {
         let (size, piece_size) = (geometry.size(), geometry.piece_size());
-        let begin = ChunkBegin { size, piece_size, durable, count: geometry.pieces() };
-        let ChunkBegun { handle, slots } = connection.call(begin)?;
+        let prepared = if durable { None } else { connection.take_prepared(geometry)? };
+        let ChunkBegun { handle, slots } = match prepared {
+            Some(begun) => begun,
+            None => connection.call(ChunkBegin { size, piece_size, durable, count: geometry.pieces() })?,
+        };
         let mut writer = Self::of(connection, geometry, handle);
         if !durable {
             // It has nothing to do with them before the chunk is sealed.

@@ -6,12 +6,14 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
+use flow::chunk::Geometry;
 use flow::swarm::Priority;
 use flow::wire::Message;
 use flow::wire::handshake::Token;
+use flow::wire::session::{ChunkAbort, ChunkBegun, ChunkPrepare};
 use memory::{Access, Mapping, Stitched};
 
 use crate::handshake::{self, Welcomed};
@@ -29,6 +31,13 @@ pub(crate) struct Connection {
     reader: Option<JoinHandle<()>>,
     /// How much what is fetched for this connection matters: the place in the list of priorities.
     priority: AtomicU8,
+    prepared: Mutex<Option<Prepared>>,
+}
+
+/// A chunk that the node was asked to begin before anybody needs it, and the request whose reply has its slots.
+struct Prepared {
+    geometry: Geometry,
+    request: u64,
 }
 
 /// The node's arena as this process sees it.
@@ -62,7 +71,8 @@ impl Connection {
         };
         let reader = Some(reader.map_err(connect_error)?);
         let priority = AtomicU8::new(Priority::Normal as u8);
-        Ok(Self { node: welcome.name, socket, writing: Mutex::default(), replies, arena, reader, priority })
+        let (writing, prepared) = Default::default();
+        Ok(Self { node: welcome.name, socket, writing, replies, arena, reader, priority, prepared })
     }
 
     /// Name of the node.
@@ -162,6 +172,39 @@ impl Connection {
         Ok(pending)
     }
 
+    /// Asks for slots of another chunk in memory, so that whoever writes one of this size next has them at once. There is one
+    /// at a time; the node may refuse it.
+    pub(crate) fn prepare(&self, geometry: Geometry) {
+        let mut prepared = self.lock_prepared();
+        if prepared.is_some() {
+            return;
+        }
+        let request = ChunkPrepare { size: geometry.size(), piece_size: geometry.piece_size() };
+        // Should the connection have ended, whoever asks next learns it.
+        if let Ok(pending) = self.send(request) {
+            *prepared = Some(Prepared { geometry, request: pending.keep() });
+        }
+    }
+
+    /// What was prepared, if it is of this size and the node has begun it. What is of another size is given up.
+    pub(crate) fn take_prepared(&self, geometry: Geometry) -> Result<Option<ChunkBegun>, ClientError> {
+        let Some(prepared) = self.lock_prepared().take() else { return Ok(None) };
+        let begun: ChunkBegun = match (Pending { connection: self, id: prepared.request }).wait() {
+            Ok(begun) => begun,
+            Err(ClientError::Failure(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if prepared.geometry == geometry {
+            return Ok(Some(begun));
+        }
+        self.send(ChunkAbort { handle: begun.handle })?;
+        Ok(None)
+    }
+
+    fn lock_prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets every request that waits, and every later one, fail. The socket stays open until the connection is
     /// dropped: threads may still write into leased slots, which the node takes back when the socket closes.
     pub(crate) fn cancel(&self) {
@@ -221,6 +264,13 @@ impl Arena {
 }
 
 impl Pending<'_> {
+    /// Its number, for whoever is going to wait for the reply.
+    fn keep(self) -> u64 {
+        let id = self.id;
+        std::mem::forget(self);
+        id
+    }
+
     /// Waits for the only reply.
     pub(crate) fn wait<R: TryFrom<Message, Error = Message>>(self) -> Result<R, ClientError> {
         R::try_from(self.next()?.message)

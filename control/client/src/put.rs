@@ -149,6 +149,10 @@ fn put_brief(
     let new_bytes = new_bytes(connection, &manifest.chunks)?;
     manifest.files = Files::Inline(files);
     let Written { versions, .. } = filled.commit(write_of(key, &manifest, options))?;
+    if options.volatile {
+        // Who puts something is likely to put something as large again, and need not wait for slots then.
+        connection.prepare(filled.geometry());
+    }
     progress.finish();
     Ok(PutReport { version: version_of(connection, &versions)?, size, files: 1, chunks: 1, new_bytes })
 }

@@ -132,6 +132,11 @@ pub(crate) fn fill_chunk<'u>(
 }
 
 impl Filled<'_> {
+    /// How the chunk is cut.
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.writer.geometry()
+    }
+
     /// Seals the chunk and commits the write that refers to it.
     pub(crate) fn commit(&self, write: CatalogWrite) -> Result<CatalogWritten, ClientError> {
         self.writer.commit(ChunkId(self.entry.id), write)

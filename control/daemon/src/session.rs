@@ -106,6 +106,7 @@ async fn answer(session: &Arc<Session>, request: u64, message: Message) -> Resul
         Message::PieceFill(fill) => session.fill_in_arena(fill).await,
         Message::ChunkSeal(seal) => session.seal(seal).await,
         Message::ChunkBegin(begin) => session.begin_chunk(begin).await,
+        Message::ChunkPrepare(prepare) => session.prepare_chunk(prepare).await,
         Message::ChunkCommit(commit) => session.commit_chunk(commit).await,
         Message::ChunkAbort(abort) => session.abort(abort.handle).await,
         Message::ChunkOpen(open) => session.open(open).await,

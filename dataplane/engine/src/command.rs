@@ -96,6 +96,11 @@ pub(crate) enum Command {
         count: u32,
         reply: Reply<HandleGiven<Begun>>,
     },
+    Prepare {
+        size: u64,
+        piece_size: u32,
+        reply: Reply<HandleGiven<Begun>>,
+    },
     Lease {
         handle: u64,
         first: u32,

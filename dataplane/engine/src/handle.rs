@@ -214,6 +214,14 @@ impl Handle {
         given.map(HandleGiven::take)
     }
 
+    /// As [`Handle::begin`] in memory with slots for all pieces, for a chunk that may never be written: it evicts nothing, and is
+    /// refused where such chunks take their share of the memory.
+    pub async fn prepare(&self, size: u64, piece_size: u32) -> Result<Begun, EngineError> {
+        let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        let given = self.ask(shard, |reply| Command::Prepare { size, piece_size, reply }).await;
+        given.map(HandleGiven::take)
+    }
+
     /// Slots for pieces `first..first + count` of a chunk that is being written; waits for at least one.
     pub async fn lease(&self, handle: u64, first: u32, count: u32) -> Result<Vec<SlotRef>, EngineError> {
         self.ask(shard_of(handle), |reply| Command::Lease { handle, first, count, reply }).await

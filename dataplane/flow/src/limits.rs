@@ -68,6 +68,8 @@ pub const NODES_MAX: usize = 16_384;
 pub const SWARM_MEMBERS_MAX: usize = 16_384;
 /// Operations of one client connection that run at once; more wait in the socket.
 pub const CLIENT_OPERATIONS_AT_ONCE: usize = 256;
+/// Chunks that clients have prepared and not written take at most one part in so many of a shard's memory.
+pub const PREPARED_SHARE: u64 = 16;
 /// Longest that a question for changes of the catalog is held, in milliseconds.
 pub const CHANGES_WAIT_MAX_MS: u32 = 20_000;
 /// A snapshot that nobody has read from for so long ends, in milliseconds.

@@ -220,10 +220,16 @@ fn memory_that_is_refused_at_the_end_leaves_the_key_as_it_was() {
             let source = Source::Memory(Box::new(noise(3 << 20, 1)));
             client.put("k", source, &PutOptions { volatile: true, ..PutOptions::default() }, &Silent)
         };
+        let refuse = |asked: &'static str| {
+            node.set_mood(move |message| {
+                (message.name() == asked).then_some(Fault::Refuse(FailureCode::MemoryFull))
+            })
+        };
+        refuse("ChunkPrepare");
         put().unwrap();
-        node.set_mood(move |message| {
-            (message.name() == asked).then_some(Fault::Refuse(FailureCode::MemoryFull))
-        });
+        // What was asked before has been answered then.
+        client.kv().get("k").unwrap();
+        refuse(asked);
         assert_eq!(put().unwrap_err().code(), Some(FailureCode::MemoryFull));
         node.set_mood(|_| None);
         // What was asked before has been answered then.
@@ -232,6 +238,23 @@ fn memory_that_is_refused_at_the_end_leaves_the_key_as_it_was() {
         assert_eq!(node.state().keys["k"].len(), 1);
         assert_eq!(node.state().aborted, u32::from(asked == "ChunkCommit"));
         node.join();
+    }
+}
+
+#[test]
+fn what_goes_wrong_with_a_chunk_that_was_prepared_is_said() {
+    for fault in [|| Fault::Close, || Fault::Garbage, || Fault::Misanswer] {
+        let node = FakeNode::local();
+        let client = node.connect();
+        let put = || {
+            let source = Source::Memory(Box::new(noise(3 << 20, 1)));
+            client.put("k", source, &PutOptions { volatile: true, ..PutOptions::default() }, &Silent)
+        };
+        node.set_mood(move |message| (message.name() == "ChunkPrepare").then(fault));
+        assert_eq!(put().unwrap().version, 1, "it was done before anything was prepared");
+        let error = put().unwrap_err();
+        assert!(error.to_string().contains("the node fake"), "{error}");
+        assert_eq!(node.state().keys["k"].len(), 1);
     }
 }
 

@@ -286,6 +286,12 @@ impl Session {
                 let slots = self.slots(handle, 0..request.count);
                 self.reply(id, 0, ChunkBegun { handle, slots });
             }
+            Message::ChunkPrepare(request) => {
+                let handle = self.begin(request.size, request.piece_size, false);
+                let pieces = Geometry::new(request.size, request.piece_size).unwrap().pieces();
+                let slots = self.slots(handle, 0..pieces);
+                self.reply(id, 0, ChunkBegun { handle, slots });
+            }
             Message::SlotLease(request) => self.lease(id, request),
             Message::PieceFill(request) => {
                 self.fill(request.handle, request.pieces);

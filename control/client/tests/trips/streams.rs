@@ -176,11 +176,10 @@ fn nothing_is_seen_in_place_over_tcp() {
 }
 
 #[test]
-fn memory_of_a_few_mebibytes_takes_two_questions() {
+fn memory_of_a_few_mebibytes_takes_two_questions_and_one_when_it_is_put_again() {
     let node = FakeNode::local();
     let client = node.connect();
-    let options = PutOptions { naming: Naming::Unique, volatile: true, ..PutOptions::default() };
-    for length in [1, 8_000_000, 16 << 20] {
+    let put = |length: usize, volatile| {
         // What was asked before has been answered then.
         client.kv().get("k").unwrap();
         let (sender, asked) = std::sync::mpsc::channel();
@@ -189,11 +188,27 @@ fn memory_of_a_few_mebibytes_takes_two_questions() {
             None
         });
         let bytes = noise(length, 4);
+        let options = PutOptions { naming: Naming::Unique, volatile, ..PutOptions::default() };
         client.put("k", Source::Memory(Box::new(bytes.clone())), &options, &Silent).unwrap();
+        client.kv().get("k").unwrap();
         node.set_mood(|_| None);
-        assert_eq!(asked.iter().collect::<Vec<_>>(), ["ChunkBegin", "ChunkCommit"], "{length} bytes");
         let mut got = Vec::new();
         client.get_to_writer("k", &mut got, &GetOptions::default(), &Silent).unwrap();
         assert!(got == bytes, "{length} bytes");
+        let asked: Vec<_> = asked.iter().collect();
+        let [first @ .., "CatalogGet"] = &asked[..] else { panic!("{asked:?}") };
+        first.to_vec()
+    };
+    for length in [1, 8_000_000, 16 << 20] {
+        let durable = put(length, false);
+        assert!(durable[0] == "ChunkBegin" && durable.ends_with(&["ChunkCommit"]), "{durable:?}");
+        let fresh = put(length, true);
+        let fresh = fresh.strip_prefix(&["ChunkAbort"]).unwrap_or(&fresh);
+        assert_eq!(fresh, ["ChunkBegin", "ChunkCommit", "ChunkPrepare"], "{length} bytes");
+        assert_eq!(put(length, true), ["ChunkCommit", "ChunkPrepare"], "{length} bytes");
+        let durable = put(length, false);
+        assert!(durable[0] == "ChunkBegin" && durable.ends_with(&["ChunkCommit"]), "{durable:?}");
     }
+    // Of each of the sizes but the last one, what was prepared was given up for the next.
+    assert_eq!(node.state().aborted, 2);
 }

@@ -41,12 +41,29 @@ impl Session {
             let count = count.min(SLOTS_PER_ANSWER);
             let engine::Begun { handle, slots } =
                 session.node.engine.begin(size, piece_size, device, count).await?;
-            if !session.holdings.add_writing(handle, durable, session.node.activity.begin()) {
+            if !session.holdings.add_writing(handle, durable, Some(session.node.activity.begin())) {
                 session.node.engine.abort(handle).await?;
             }
             Ok(ChunkBegun { handle, slots })
         });
         begun.await
+    }
+
+    /// Begins a chunk that may never be written, for which the node does not wait when it stops.
+    pub(super) async fn prepare_chunk(self: &Arc<Self>, prepare: ChunkPrepare) -> Result<Message, Failure> {
+        self.check_arena("ChunkPrepare")?;
+        self.node.check_takes_chunks()?;
+        self.holdings.check_room()?;
+        let session = self.clone();
+        let begun = carried_out(async move {
+            let ChunkPrepare { size, piece_size } = prepare;
+            let engine::Begun { handle, slots } = session.node.engine.prepare(size, piece_size).await?;
+            if !session.holdings.add_writing(handle, false, None) {
+                session.node.engine.abort(handle).await?;
+            }
+            Ok(ChunkBegun { handle, slots })
+        });
+        Ok(begun.await?.into())
     }
 
     pub(super) async fn lease_slots(&self, lease: SlotLease) -> Result<Message, Failure> {

@@ -40,7 +40,7 @@ struct Held {
 #[derive(Debug)]
 struct Writing {
     durable: bool,
-    _busy: Busy,
+    _busy: Option<Busy>,
 }
 
 #[derive(Debug)]
@@ -81,8 +81,9 @@ impl Holdings {
         Err(failure::invalid(text, "close some first"))
     }
 
-    /// Takes a chunk that is being written; false when the connection has ended, and whoever asks must give it up.
-    pub(super) fn add_writing(&self, handle: u64, durable: bool, busy: Busy) -> bool {
+    /// Takes a chunk that is being written, or that may be; false when the connection has ended, and whoever asks must give it
+    /// up.
+    pub(super) fn add_writing(&self, handle: u64, durable: bool, busy: Option<Busy>) -> bool {
         let mut held = self.lock();
         if !held.ended {
             held.writing.insert(handle, Writing { durable, _busy: busy });
@@ -236,7 +237,8 @@ mod tests {
     fn a_handle_is_good_for_its_own_use_alone() {
         let (activity, holdings) = (Activity::default(), Holdings::default());
         assert!(
-            holdings.add_writing(1, false, activity.begin()) && holdings.add_reading(2, 3, activity.begin())
+            holdings.add_writing(1, false, Some(activity.begin()))
+                && holdings.add_reading(2, 3, activity.begin())
         );
         assert!(holdings.check_writing(1).is_ok() && holdings.check_reading(1).is_err());
         assert!(holdings.writes_volatile(1) && !holdings.writes_volatile(2));
@@ -248,7 +250,7 @@ mod tests {
     #[test]
     fn an_ended_connection_takes_nothing_and_leaves_everything() {
         let (activity, holdings) = (Activity::default(), Holdings::default());
-        holdings.add_writing(1, false, activity.begin());
+        holdings.add_writing(1, false, Some(activity.begin()));
         holdings.add_reading(2, 3, activity.begin());
         assert!(holdings.add_lease(3) && holdings.add_snapshot(10) && holdings.add_transaction(11));
         let chunks = [4, 5].map(|byte| ChunkId([byte; 32]));
@@ -270,10 +272,7 @@ mod tests {
             }
         );
         assert!(!holdings.add_sealed(chunks[0], 9));
-        assert!(
-            !holdings.add_writing(4, false, activity.begin())
-                && !holdings.add_reading(5, 3, activity.begin())
-        );
+        assert!(!holdings.add_writing(4, false, None) && !holdings.add_reading(5, 3, activity.begin()));
         assert!(!holdings.add_lease(6));
         assert_eq!(holdings.end(), Remains::default());
     }

@@ -503,6 +503,33 @@ fn a_chunk_that_is_sealed_twice_is_kept_when_one_write_is_refused() {
 }
 
 #[test]
+fn a_chunk_that_is_prepared_keeps_nobody_waiting_and_goes_with_its_connection() {
+    World::run(async |world| {
+        let free = world.node.engine.arena().free_bytes();
+        let prepare = ChunkPrepare { size: (2 << 20) + 77, piece_size: 1 << 20 };
+        let mut client = world.connect(Bytes::InArena);
+        let ChunkBegun { handle, slots } = client.ask(prepare.clone()).await;
+        let lengths: Vec<u32> = slots.iter().map(|slot| slot.length).collect();
+        assert_eq!(lengths, [1 << 20, 1 << 20, 77]);
+        assert!(world.node.engine.arena().free_bytes() <= free - prepare.size);
+        client.ask::<Done>(ChunkAbort { handle }).await;
+        assert_eq!(world.node.engine.arena().free_bytes(), free);
+        for wrong in [ChunkPrepare { size: u64::MAX, ..prepare }, ChunkPrepare { piece_size: 3, ..prepare }] {
+            assert_eq!(client.refusal(wrong).await, FailureCode::Invalid);
+        }
+        let mut other = world.connect(Bytes::OnTheWire);
+        assert_eq!(other.refusal(prepare.clone()).await, FailureCode::Invalid);
+        other.end().await;
+
+        client.ask::<ChunkBegun>(prepare.clone()).await;
+        assert_eq!(world.node.activity.drain(std::time::Duration::from_secs(60)).await, 0);
+        assert_eq!(client.refusal(prepare).await, FailureCode::Draining);
+        client.end().await;
+        assert_eq!(world.node.engine.arena().free_bytes(), free);
+    });
+}
+
+#[test]
 fn memory_is_for_those_who_share_it() {
     World::run(async |world| {
         let (mut owner, mut other) = (world.connect(Bytes::InArena), world.connect(Bytes::OnTheWire));

@@ -37,7 +37,7 @@ use flow::wire::session::ChunkOpened;
 use memory::Arena;
 
 use self::keeping::Asker;
-use crate::command::{Command, HandleGiven};
+use crate::command::{Begun, Command, HandleGiven};
 use crate::gpu::Gpus;
 use crate::notify::Notify;
 use crate::ring::DataRing;
@@ -75,6 +75,8 @@ pub(crate) struct Shard {
     next_number: Cell<u64>,
     replicas: RefCell<HashMap<ChunkId, Rc<Replica>>>,
     writings: RefCell<HashMap<u64, Rc<Writing>>>,
+    /// Bytes of chunks that were prepared and are not sealed.
+    prepared: Rc<Cell<u64>>,
     readings: RefCell<HashMap<u64, Rc<Reading>>>,
     fetches: RefCell<HashMap<ChunkId, Rc<Fetching>>>,
     fetch_started: Notify,
@@ -128,6 +130,14 @@ impl Shard {
                 let handle = begun.handle;
                 Ok(HandleGiven::to_write(begun, handle, self.commands()))
             }),
+            Command::Prepare { size, piece_size, reply } => {
+                let prepared = self.prepare(size, piece_size);
+                let given = |begun: Begun| {
+                    let handle = begun.handle;
+                    HandleGiven::to_write(begun, handle, self.commands())
+                };
+                drop(reply.send(prepared.map(given)));
+            }
             Command::Lease { handle, first, count, reply } => {
                 answer!(reply, self.lease(handle, first, count))
             }

@@ -148,6 +148,7 @@ impl Parts {
             next_number: 1.into(),
             replicas: RefCell::new(replicas.collect()),
             writings: RefCell::default(),
+            prepared: Rc::default(),
             readings: RefCell::default(),
             fetches: RefCell::new(HashMap::new()),
             values: super::values::Values::new(self.budget),

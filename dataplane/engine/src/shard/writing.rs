@@ -1,6 +1,6 @@
 //! Chunks that clients write.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::ops::Range;
@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use flow::chunk::{ChunkId, Descriptor, Geometry};
+use flow::limits::PREPARED_SHARE;
 use flow::swarm::Priority;
 use flow::wire::control::Holding;
 use flow::wire::session::{ChunkReference, Device, FilledPiece, SlotRef};
@@ -30,6 +31,14 @@ pub(super) struct Writing {
     region: Option<Arc<Region>>,
     state: RefCell<WritingState>,
     changed: Notify,
+    /// Counts it, when it was prepared.
+    _prepared: Option<Prepared>,
+}
+
+/// Bytes of a chunk that was prepared count until this is dropped.
+struct Prepared {
+    all: Rc<Cell<u64>>,
+    size: u64,
 }
 
 #[derive(Default)]
@@ -81,9 +90,28 @@ impl Shard {
             Device::Dram | Device::Nvme => None,
         };
         let state = RefCell::new(state);
-        let writing = Writing { geometry, file, region, state, changed: Notify::default() };
+        let changed = Notify::default();
+        let writing = Writing { geometry, file, region, state, changed, _prepared: None };
         let handle = self.handle();
         let slots = self.lease_now(&writing, 0..count.min(geometry.pieces()))?;
+        self.writings.borrow_mut().insert(handle, Rc::new(writing));
+        Ok(Begun { handle, slots })
+    }
+
+    /// Begins a chunk that may never be written, in memory that is free and that such chunks may take.
+    pub(super) fn prepare(self: &Rc<Self>, size: u64, piece_size: u32) -> Result<Begun, EngineError> {
+        let geometry = Geometry::new(size, piece_size)?;
+        let limit = self.arena.size() / self.shards.len() as u64 / PREPARED_SHARE;
+        let refused = || EngineError::MemoryFull { wanted: size, limit };
+        let _prepared = Some(Prepared::count(&self.prepared, size, limit).ok_or_else(refused)?);
+        let (state, changed) = Default::default();
+        let writing = Writing { geometry, file: None, region: None, state, changed, _prepared };
+        let slot = |piece| {
+            let lease = self.arena.lease(self.index, geometry.length(piece)).ok_or_else(refused)?;
+            writing.take(piece, lease)
+        };
+        let slots = (0..geometry.pieces()).map(slot).collect::<Result<_, _>>()?;
+        let handle = self.handle();
         self.writings.borrow_mut().insert(handle, Rc::new(writing));
         Ok(Begun { handle, slots })
     }
@@ -315,6 +343,21 @@ impl Shard {
 
     fn writing(&self, handle: u64) -> Result<Rc<Writing>, EngineError> {
         self.writings.borrow().get(&handle).cloned().ok_or(EngineError::NoHandle(handle))
+    }
+}
+
+impl Prepared {
+    /// Counts bytes among all that are prepared, if there is room for them up to the limit.
+    fn count(all: &Rc<Cell<u64>>, size: u64, limit: u64) -> Option<Self> {
+        let sum = all.get().checked_add(size).filter(|sum| *sum <= limit)?;
+        all.set(sum);
+        Some(Self { all: all.clone(), size })
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - self.size);
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use flow::chunk::ChunkId;
 use flow::swarm::Priority;
-use flow::wire::session::Device;
+use flow::verify::checksum_of;
+use flow::wire::session::{Device, FilledPiece};
 use futures_lite::future::{block_on, poll_once};
+use memory::Mapping;
 
 use crate::EngineError;
 use crate::tests::cluster::{Cluster, bytes, get, put};
@@ -34,6 +37,38 @@ fn memory_full_of_pinned_chunks_is_a_clear_error_until_one_is_unpinned() {
     assert!(matches!(refused, Err(EngineError::MemoryFull { limit: 33_554_432, .. })), "{refused:?}");
     block_on(handle.pin(pinned.id, false)).unwrap();
     put(handle, &bytes(1, 10 << 20), false).unwrap();
+    cluster.stop();
+}
+
+#[test]
+fn what_is_prepared_takes_its_share_of_free_memory_and_no_more() {
+    let cluster = Cluster::new(&[1], 64 << 20);
+    let handle = cluster.handle(1);
+    let prepare = |size| block_on(handle.prepare(size, 1 << 20));
+    let first = prepare(3 << 20).unwrap();
+    assert_eq!(first.slots.len(), 3);
+    assert_eq!(
+        prepare((1 << 20) + 1),
+        Err(EngineError::MemoryFull { wanted: (1 << 20) + 1, limit: 4 << 20 })
+    );
+    let second = prepare(1 << 20).unwrap();
+    // What is given up, and what is sealed, leaves its share to others.
+    block_on(handle.abort(first.handle)).unwrap();
+    let bytes_of_it = bytes(1, 1 << 20);
+    let arena = handle.arena();
+    let mapping = Mapping::map_shared(arena.read_write_fd(), arena.size(), true).unwrap();
+    mapping.writer(second.slots[0].offset, 1 << 20).unwrap().copy_from_slice(&bytes_of_it);
+    let filled = FilledPiece { piece: 0, length: 1 << 20, checksum: checksum_of(&bytes_of_it) };
+    let id = ChunkId(blake3::hash(&bytes_of_it).into());
+    let sealed = block_on(handle.fill_and_seal(second.handle, vec![filled], id, 1 << 20)).unwrap();
+    assert_eq!(block_on(handle.verify(id)), Ok(id));
+    block_on(handle.close(sealed.handle)).unwrap();
+    let third = prepare(4 << 20).unwrap();
+    block_on(handle.abort(third.handle)).unwrap();
+
+    let volatile = put(handle, &bytes(2, 63 << 20), false).unwrap();
+    assert!(matches!(prepare(2 << 20), Err(EngineError::MemoryFull { .. })));
+    assert_eq!(block_on(handle.verify(volatile.id)), Ok(volatile.id), "nothing is evicted for it");
     cluster.stop();
 }
 

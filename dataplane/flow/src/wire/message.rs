@@ -166,6 +166,7 @@ messages! {
     101 ChunkBegin,
     102 ChunkBegun,
     103 ChunkCommit,
+    104 ChunkPrepare,
 
     110 ChunkList,
     111 ChunkListing,

@@ -321,6 +321,7 @@ messages! {
     ChunkBegin { size piece_size durable count }
     ChunkBegun { handle slots }
     ChunkCommit { handle pieces id size write }
+    ChunkPrepare { size piece_size }
 
     ChunkList { chunk after }
     ChunkListing { replicas silent more }

@@ -17,6 +17,17 @@ pub struct ChunkCreate {
     pub durable: bool,
 }
 
+/// Begins a chunk in memory that may be written soon, or never: with slots for all its pieces, answered by [`ChunkBegun`], or
+/// refused when that much memory is not free, as nothing is evicted for it, or when such chunks take their share of it
+/// ([`PREPARED_SHARE`](crate::limits::PREPARED_SHARE)).
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ChunkPrepare {
+    /// Bytes it will have.
+    pub size: u64,
+    /// Bytes of a piece.
+    pub piece_size: u32,
+}
+
 /// A chunk is begun.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ChunkCreated {
